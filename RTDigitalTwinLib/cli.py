@@ -1,0 +1,217 @@
+"""The command line: the only door to the shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from RTDigitalTwinLib import __version__, progress
+from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError
+
+EXIT_ERROR, EXIT_CANCELLED = 1, 130
+RESEARCH_USE = "Research use only. Not for clinical decisions."
+
+console = Console(stderr=True, highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (0 well, 1 an error the user can mend, 130 cancelled)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (KeyboardInterrupt, Cancelled):
+        console.print("Cancelled. Nothing half-written was left behind.")
+        return EXIT_CANCELLED
+    except RTDigitalTwinError as error:
+        console.print("[bold red]Error:[/]", end=" ")
+        console.print(str(error), markup=False)
+        return EXIT_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rt-digital-twin", description=f"Digital twin of a patient under radiotherapy. {RESEARCH_USE}"
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="predict one patient: scene, dose volumes, DVHs, metrics, report")
+    run.set_defaults(command=_run)
+    run.add_argument("patient", metavar="PATIENT", help="a patient's folder, or 'sample' for the built-in one")
+    run.add_argument("--out", type=Path, required=True, help="folder for the results")
+    run.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)")
+    run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
+    _add_model_options(run)
+
+    evaluate = commands.add_parser("evaluate", help="score a cohort with reference doses")
+    evaluate.set_defaults(command=_evaluate)
+    evaluate.add_argument("data", type=Path, metavar="DATA_DIR", help="folder of patients, or of splits")
+    evaluate.add_argument("--out", type=Path, required=True, help="JSON file for the scores")
+    evaluate.add_argument(
+        "--samples", type=_count, default=0, help="score the mean of so many samples (default 0: deterministic)"
+    )
+    evaluate.add_argument("--patients", nargs="+", default=(), metavar="NAME", help="only these")
+    evaluate.add_argument("--predictions", type=Path, metavar="DIR", help="write the benchmark's submission CSVs")
+    _add_model_options(evaluate)
+
+    train = commands.add_parser("train", help="train the dose network within a time budget")
+    train.set_defaults(command=_train)
+    train.add_argument(
+        "data", type=Path, metavar="DATA", help="folder with train-pats and validation-pats, or patients"
+    )
+    train.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and weights")
+    train.add_argument("--minutes", type=_minutes, required=True, help="budget, over all resumed parts")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+    doctor = commands.add_parser("doctor", help="what is installed, GPU, weights, system libraries")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of the dropout samples (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument("--weights", type=Path, help="weights file (default: the one that comes with the software)")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+@contextmanager
+def _progress_bar() -> Iterator[progress.Progress]:
+    """A bar on a terminal; elsewhere a line whenever another tenth is done."""
+    if not console.is_terminal:
+        last = -1
+
+        def lines(done_ratio: float, message: str) -> None:
+            nonlocal last
+            if int(done_ratio * 10) > last:
+                last = int(done_ratio * 10)
+                console.print(f"{done_ratio:4.0%} {message}", markup=False)
+
+        yield lines
+        return
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda done_ratio, message: bar.update(task, completed=done_ratio, description=message)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from RTDigitalTwinLib.run import RunSettings, run_patient
+
+    settings = RunSettings(options.samples, options.seed, options.device, options.weights)
+    with _progress_bar() as shown:
+        summary = run_patient(options.patient, options.out, settings, overwrite=options.overwrite, progress=shown)
+    for warning in summary["warnings"]:
+        console.print("[yellow]Note:[/]", end=" ")
+        console.print(warning, markup=False)
+    _print_metrics(summary)
+    print(f"{options.out}: {', '.join(summary['files'])}")
+    print(RESEARCH_USE)
+    return 0
+
+
+def _print_metrics(summary: dict) -> None:
+    table = Table(title=f"{summary['patient']}: mean of samples, sampled 95 % band (not calibrated)")
+    for heading in ("structure", "metric", "mean", "low", "high", "reference"):
+        table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
+    for row in summary["metrics"]:
+        numbers = [row[k] for k in ("mean", "low", "high", "reference")]
+        cells = ["" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
+        table.add_row(row["structure"], row["metric"], *cells)
+    Console(highlight=False).print(table)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from RTDigitalTwinLib.files import whole_file
+    from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+    from RTDigitalTwinLib.solver.evaluation import choose_folders, evaluate
+
+    folders = choose_folders(options.data, options.patients)
+    surrogate = DoseSurrogate.load(options.weights, options.device)
+    with whole_file(options.out) as aside:
+        with _progress_bar() as shown:
+            evaluation = evaluate(surrogate, folders, options.samples, options.seed, options.predictions, shown)
+        scores = evaluation.as_dict()
+        aside.write_text(json.dumps(scores, indent=1) + "\n")
+    print(
+        f"{scores['patients']} patients: dose score {scores['dose_score_gy']:.3f} Gy, "
+        f"DVH score {scores['dvh_score_gy']:.3f} Gy, {scores['seconds_per_patient']:.2f} s a patient"
+    )
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from RTDigitalTwinLib.model.training import Training, TrainingSettings, refuse_to_overwrite, train
+    from RTDigitalTwinLib.model.training_data import load_cases, split_folders
+    from RTDigitalTwinLib.model.weights import choose_device
+    from RTDigitalTwinLib.patient.loading import load_patients
+
+    if not options.resume:
+        refuse_to_overwrite(options.out)
+    device = choose_device(options.device)
+    training_folders, validation_folders = split_folders(options.data)
+    training = Training(TrainingSettings(options.minutes, options.seed), options.out, device)
+    if options.resume:
+        training.resume()
+    with _progress_bar() as shown:
+        cases = load_cases(training_folders, progress.part(shown, 0.0, 1.0))
+        patients = load_patients(validation_folders)
+    console.print(
+        f"{len(cases)} patients to train, {len(patients)} to validate, on {device} in {training.precision}.",
+        markup=False,
+    )
+    with _progress_bar() as shown:
+        digest = train(training, cases, patients, shown)
+    last = training.log[-1]
+    print(
+        f"{training.steps} steps: validation dose score {last['validation_dose_score_gy']:.3f} Gy, DVH score "
+        f"{last['validation_dvh_score_gy']:.3f} Gy; weights SHA-256 {digest[:12]} in {options.out}"
+    )
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from RTDigitalTwinLib.doctor import State, examine
+
+    colours = {State.OK: "green", State.LIMITED: "yellow", State.BROKEN: "red"}
+    checks = examine()
+    table = Table(show_header=False, box=None)
+    for check in checks:
+        remedy = f"{check.found}\n{check.remedy}" if check.remedy else check.found
+        table.add_row(f"[{colours[check.state]}]{check.state.value}[/]", check.name, remedy)
+    Console(highlight=False).print(table)
+    return EXIT_ERROR if any(check.state is State.BROKEN for check in checks) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

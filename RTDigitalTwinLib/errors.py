@@ -1,0 +1,49 @@
+"""The one family of errors a user is meant to read: what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class RTDigitalTwinError(Exception):
+    """Something a user can act on.
+
+    Parameters
+    ----------
+    what : the problem in one sentence.
+    where : file (relative to the folder the user chose), structure or tag concerned.
+    remedy : what to do about it.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        super().__init__((f"{where}: " if where else "") + what + (f" {remedy}" if remedy else ""))
+
+
+class GeometryError(RTDigitalTwinError):
+    """Grids, frames of reference or shapes that do not fit together."""
+
+
+class PatientDataError(RTDigitalTwinError):
+    """A patient's files are missing, damaged or contradict each other."""
+
+
+class ModelError(RTDigitalTwinError):
+    """Network weights are missing, altered or made for another configuration."""
+
+
+class TrainingError(RTDigitalTwinError):
+    """Training data, checkpoint or settings do not allow training."""
+
+
+class OutputError(RTDigitalTwinError):
+    """Results cannot be written where they were asked for."""
+
+
+class SceneError(RTDigitalTwinError):
+    """The MRML scene lacks something, or a node does not hold what it should."""
+
+
+class Cancelled(RTDigitalTwinError):
+    """The user stopped the work; nothing was left behind."""
+
+    def __init__(self) -> None:
+        super().__init__("Cancelled.")

@@ -1,0 +1,194 @@
+"""The dose network: a residual 3D U-Net with whole-channel dropout behind its encoder.
+
+Sizes and blocks follow the prototype's MONAI U-Net (five levels of 32 to 512 channels, two residual units a level,
+19.2 million parameters). Three things differ. Dropout sits in the bottleneck and decoder only, so one encoding serves
+any number of samples. The last up-sampling is neither normalised (instance normalisation of the one dose channel would
+tie a patient's dose level to the size of the crop) nor dropped (that would drop the whole dose). And each up-sampling
+convolution is split by linearity into the part of the skip connection, computed once, and the part of the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from monai.networks.blocks import Convolution, ResidualUnit
+from torch import Tensor, nn
+from torch.nn import functional
+
+from RTDigitalTwinLib.model.features import CHANNELS
+
+PRESCRIPTION_SCALE_GY = 70.0
+
+
+@dataclass(frozen=True)
+class NetworkConfiguration:
+    """What rebuilds a network: stored with its weights."""
+
+    channels: tuple[str, ...] = CHANNELS
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    residual_units: int = 2
+    dropout_ratio: float = 0.1
+
+    def as_dict(self) -> dict[str, object]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, stored: dict) -> NetworkConfiguration:
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All of a patient that dropout does not touch.
+
+    Attributes
+    ----------
+    deepest : (1, width, ...) input of the bottleneck.
+    skips : for each decoder level, deepest first, the skip connection's share of its up-sampling convolution.
+    """
+
+    deepest: Tensor
+    skips: tuple[Tensor, ...]
+
+
+class ChannelDropout(nn.Module):
+    """Multiplies whole channels by given factors (0, or 1/(1 - p)); the identity where none are given."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.factors: Tensor | None = None
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.factors is None:
+            return values
+        return values * self.factors.to(values.dtype)[:, :, None, None, None]
+
+
+class UpStage(nn.Module):
+    """Transposed convolution of (skip, below), then residual units."""
+
+    def __init__(self, skip_width: int, below_width: int, width: int, is_top: bool, dropout: float) -> None:
+        super().__init__()
+        self.skip_width = skip_width
+        adn = {} if is_top else {"norm": "instance", "dropout": dropout, "dropout_dim": 3}
+        self.up = Convolution(
+            3,
+            skip_width + below_width,
+            width,
+            strides=2,
+            kernel_size=3,
+            act="PRELU",
+            is_transposed=True,
+            adn_ordering="A" if is_top else "NDA",
+            **adn,
+        )
+        self.unit = ResidualUnit(
+            3,
+            width,
+            width,
+            subunits=1,
+            act="PRELU",
+            norm="instance",
+            dropout_dim=3,
+            dropout=None if is_top else dropout,
+            last_conv_only=is_top,
+        )
+
+    def _transposed(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        conv = self.up.conv
+        return functional.conv_transpose3d(values, weight, bias, conv.stride, conv.padding, conv.output_padding)
+
+    def of_skip(self, skip: Tensor) -> Tensor:
+        """The skip connection's share of the up-sampling."""
+        return self._transposed(skip, self.up.conv.weight[: self.skip_width], self.up.conv.bias)
+
+    def forward(self, skip_share: Tensor, below: Tensor) -> Tensor:
+        raised = skip_share + self._transposed(below, self.up.conv.weight[self.skip_width :], None)
+        return self.unit(self.up.adn(raised))
+
+
+class DoseUNet(nn.Module):
+    """Features (batch, 11, slices, rows, columns) to dose in Gy (batch, slices, rows, columns), never negative.
+
+    All sizes are multiples of 16. Dose outside the feasible mask is the caller's to zero.
+    """
+
+    def __init__(self, configuration: NetworkConfiguration | None = None) -> None:
+        super().__init__()
+        self.configuration = configuration or NetworkConfiguration()
+        widths, dropout = self.configuration.widths, self.configuration.dropout_ratio
+        inputs = (len(self.configuration.channels), *widths[:-2])
+        self.encoder = nn.ModuleList(
+            ResidualUnit(3, a, b, strides=2, subunits=self.configuration.residual_units, act="PRELU", norm="instance")
+            for a, b in zip(inputs, widths[:-1], strict=True)
+        )
+        self.bottleneck = ResidualUnit(
+            3,
+            widths[-2],
+            widths[-1],
+            subunits=self.configuration.residual_units,
+            act="PRELU",
+            norm="instance",
+            dropout=dropout,
+            dropout_dim=3,
+        )
+        below = (widths[-1], *widths[-3::-1])
+        outputs = (*widths[-3::-1], 1)
+        self.decoder = nn.ModuleList(
+            UpStage(skip, deep, out, is_top=out == 1, dropout=dropout)
+            for skip, deep, out in zip(widths[-2::-1], below, outputs, strict=True)
+        )
+        self._own_the_dropout()
+
+    def _own_the_dropout(self) -> None:
+        """Put ChannelDropout where MONAI put its random one, so that masks are explicit."""
+        self._dropouts: list[ChannelDropout] = []
+        for part in (self.bottleneck, *self.decoder):
+            for module in part.modules():
+                if isinstance(module, Convolution) and hasattr(module, "adn") and hasattr(module.adn, "D"):
+                    module.adn.D = ChannelDropout(module.conv.out_channels)
+                    self._dropouts.append(module.adn.D)
+
+    def draw_factors(self, samples: int, generator: torch.Generator) -> list[Tensor]:
+        """Dropout factors (samples, width) for every dropout, from a CPU generator: the same on any device.
+
+        One sample's factors are drawn together, so that sample k is the same however many are drawn.
+        """
+        keep = 1 - self.configuration.dropout_ratio
+        widths = [dropout.width for dropout in self._dropouts]
+        drawn = torch.rand(samples, sum(widths), generator=generator) < keep
+        return list((drawn.float() / keep).split(widths, dim=1))
+
+    def encode(self, features: Tensor) -> Encoded:
+        """All that precedes the first dropout."""
+        levels = []
+        for unit in self.encoder:
+            features = unit(features)
+            levels.append(features)
+        skips = tuple(stage.of_skip(level) for stage, level in zip(self.decoder, reversed(levels), strict=True))
+        return Encoded(levels[-1], skips)
+
+    def decode(self, encoded: Encoded, factors: Sequence[Tensor] | None = None) -> Tensor:
+        """Dose in Gy (samples, slices, rows, columns), one a row of the factors; without factors deterministic."""
+        return functional.relu(self.decode_unclipped(encoded, factors))
+
+    def decode_unclipped(self, encoded: Encoded, factors: Sequence[Tensor] | None = None) -> Tensor:
+        """As ``decode``, without the cut at 0 Gy, behind which no gradient would pass in training."""
+        try:
+            for i, dropout in enumerate(self._dropouts):
+                dropout.factors = None if factors is None else factors[i]
+            values = self.bottleneck(encoded.deepest)
+            for stage, skip in zip(self.decoder, encoded.skips, strict=True):
+                values = stage(skip, values)
+        finally:
+            for dropout in self._dropouts:
+                dropout.factors = None
+        return values[:, 0].float() * PRESCRIPTION_SCALE_GY
+
+    def forward(self, features: Tensor, factors: Sequence[Tensor] | None = None) -> Tensor:
+        return self.decode(self.encode(features), factors)

@@ -1,0 +1,101 @@
+"""Network weights on disk: safetensors beside a JSON manifest with their SHA-256."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from RTDigitalTwinLib.errors import ModelError
+from RTDigitalTwinLib.files import sha256_of, whole_file
+from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
+from RTDigitalTwinLib.resources import resource_path
+
+DEFAULT_WEIGHTS = ("Models", "dose-unet.safetensors")
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network with the hash of its weights and what its manifest says of their making."""
+
+    network: DoseUNet
+    sha256: str
+    manifest: dict
+
+
+def default_weights() -> Path:
+    """The weights that come with the software. Raises ModelError where they are missing."""
+    path = resource_path(*DEFAULT_WEIGHTS)
+    if not path.is_file():
+        raise ModelError("The weights are not there.", where=path.name, remedy="Install anew, or pass --weights FILE.")
+    return path
+
+
+def manifest_path(weights: Path) -> Path:
+    return weights.with_suffix(".json")
+
+
+def save_weights(network: DoseUNet, path: Path, about: dict) -> str:
+    """Write weights in half precision and their manifest (``about`` is merged in); returns the SHA-256."""
+    state = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
+    with whole_file(path) as aside:
+        save_file(state, aside)
+        digest = sha256_of(aside)
+    manifest = {"sha256": digest, "configuration": network.configuration.as_dict(), **about}
+    with whole_file(manifest_path(path)) as aside:
+        aside.write_text(json.dumps(manifest, indent=2) + "\n")
+    return digest
+
+
+def load_network(path: Path | None = None) -> LoadedNetwork:
+    """The network of a weights file (by default the one that comes with the software), in float32 on the CPU.
+
+    Raises ModelError where the file or its manifest is missing, the SHA-256 differs, or the weights do not fit.
+    """
+    path = default_weights() if path is None else Path(path)
+    if not path.is_file():
+        raise ModelError("There is no such weights file.", where=str(path))
+    manifest_file = manifest_path(path)
+    try:
+        manifest = json.loads(manifest_file.read_text())
+        configuration = NetworkConfiguration.from_dict(manifest["configuration"])
+        expected = manifest["sha256"]
+    except FileNotFoundError as error:
+        raise ModelError(
+            "The manifest that belongs to the weights is missing.",
+            where=manifest_file.name,
+            remedy="Keep it beside the weights: it holds their SHA-256.",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError("The manifest is damaged.", where=manifest_file.name, remedy="Copy it anew.") from error
+    found = sha256_of(path)
+    if found != expected:
+        raise ModelError(
+            f"The weights are not the ones the manifest names: SHA-256 {found[:12]}..., expected {expected[:12]}....",
+            where=path.name,
+            remedy="Copy them anew.",
+        )
+    network = DoseUNet(configuration)
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError("The weights do not fit the network of their manifest.", where=path.name) from error
+    network.eval()
+    return LoadedNetwork(network, found, manifest)
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """``auto`` takes a GPU where torch has one. Raises ModelError where the wanted device is not there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise ModelError(f"There is no device {wanted!r}.", remedy="Use auto, cpu or cuda.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("torch finds no CUDA GPU here.", remedy="Use --device cpu, or install a CUDA build of torch.")
+    return device

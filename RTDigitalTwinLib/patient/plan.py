@@ -1,0 +1,47 @@
+"""Plan: what was prescribed, by which beams, with which dose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from RTDigitalTwinLib.patient.volume import Volume
+
+
+class Approval(Enum):
+    """Approval state of a plan (DICOM (300E,0002))."""
+
+    UNKNOWN = "unknown"
+    UNAPPROVED = "UNAPPROVED"
+    APPROVED = "APPROVED"
+    REJECTED = "REJECTED"
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """Dose levels in Gy by target name, given in ``fractions`` equal parts."""
+
+    target_dose_gy: tuple[tuple[str, float], ...]
+    fractions: int
+
+    @property
+    def highest_gy(self) -> float:
+        return max(dose for _, dose in self.target_dose_gy)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A treatment plan.
+
+    Attributes
+    ----------
+    prescription : dose levels and fractions.
+    gantry_angles_deg : coplanar beam angles where known (IEC 61217).
+    dose : planned dose in Gy where known.
+    """
+
+    prescription: Prescription
+    gantry_angles_deg: tuple[float, ...] = ()
+    dose: Volume | None = None
+    approval: Approval = Approval.UNKNOWN
+    label: str = ""

@@ -1,0 +1,107 @@
+"""Volume: values on a Grid, with what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import ArrayLike, NDArray
+
+from RTDigitalTwinLib.errors import GeometryError
+from RTDigitalTwinLib.patient.grid import Grid
+
+
+class Quantity(Enum):
+    """What the numbers of a volume are, with their unit."""
+
+    HU = "HU"
+    DOSE_GY = "Gy"
+    DOSE_STD_GY = "Gy, standard deviation"
+    DOSE_DIFFERENCE_GY = "Gy, difference"
+    SUV = "SUV"
+    DENSITY_G_PER_CC = "g/cc"
+    DISPLACEMENT_MM = "mm"
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Values on a grid.
+
+    Attributes
+    ----------
+    values : (slices, rows, columns), made read-only; NaN where the quantity is undefined.
+    grid : their geometry.
+    quantity : what they are.
+
+    Raises
+    ------
+    GeometryError : the array does not have the grid's shape.
+    """
+
+    values: NDArray[np.floating | np.integer]
+    grid: Grid
+    quantity: Quantity
+
+    def __post_init__(self) -> None:
+        if self.values.shape != self.grid.shape:
+            raise GeometryError(f"Values of shape {self.values.shape} do not fit a grid of {self.grid.shape}.")
+        view = self.values.view()
+        view.flags.writeable = False
+        object.__setattr__(self, "values", view)
+
+    def resampled(self, grid: Grid) -> Volume:
+        """Linear interpolation onto another grid of the same frame; NaN outside this one.
+
+        Raises GeometryError where the frames of reference differ: that needs a registration.
+        """
+        if self.grid.same_as(grid):
+            return self
+        values = resample(self.values, self.grid, grid, outside=np.nan)
+        return Volume(values, grid, self.quantity)
+
+    def minus(self, other: Volume, quantity: Quantity) -> Volume:
+        """Voxelwise difference; both on the same grid."""
+        self.grid.require_same(other.grid, "Two volumes to subtract")
+        return Volume(self.values - other.values, self.grid, quantity)
+
+
+def to_sitk(values: NDArray, grid: Grid) -> sitk.Image:
+    """A SimpleITK image of an array (slice, row, column) on a grid."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values))
+    image.SetSpacing(grid.spacing_mm)
+    image.SetOrigin(grid.origin_mm)
+    image.SetDirection(grid.direction)
+    return image
+
+
+def resample(values: ArrayLike, source: Grid, target: Grid, outside: float) -> NDArray[np.float32]:
+    """Linear interpolation of an array between grids of one frame; ``outside`` beyond the source.
+
+    Raises GeometryError where the frames of reference differ.
+    """
+    if source.frame_of_reference != target.frame_of_reference:
+        raise GeometryError(
+            "The frames of reference differ, so positions cannot be compared.",
+            remedy="Supply a registration between them.",
+        )
+    image = to_sitk(np.asarray(values, dtype=np.float32), source)
+    columns_rows_slices = target.shape[::-1]
+    moved = sitk.Resample(
+        image,
+        columns_rows_slices,
+        sitk.Transform(),
+        sitk.sitkLinear,
+        target.origin_mm,
+        target.spacing_mm,
+        target.direction,
+        outside,
+    )
+    return sitk.GetArrayFromImage(moved)
+
+
+def write_nrrd(volume: Volume, path: str) -> None:
+    """Write a volume as compressed NRRD in LPS."""
+    image = to_sitk(np.asarray(volume.values, dtype=np.float32), volume.grid)
+    sitk.WriteImage(image, path, useCompression=True)

@@ -1,0 +1,147 @@
+"""Samples of a patient's dose, kept where dose can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, StructureDose, dose_axis_gy
+from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.model.features import Features
+from RTDigitalTwinLib.model.surrogate import spread_over_grid
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.solver.ensemble import DvhEnsemble, Ensemble, band_quantiles
+
+
+@dataclass(frozen=True, eq=False)
+class DoseEnsemble:
+    """Dose samples at the voxels of a patient's mask; 0 Gy elsewhere.
+
+    Attributes
+    ----------
+    patient, features : whose dose, and where the mask lies.
+    deterministic_gy : (voxels,) float32, the prediction with dropout off.
+    deviations_gy : (samples, voxels) float16, each sample minus the deterministic dose: a deviation of up to 8 Gy is
+        kept to 0.004 Gy, where half precision of the dose itself would lose 0.03 Gy. No rows in deterministic mode.
+    seed : of the dropout; None in deterministic mode.
+    weights_sha256 : of the network.
+    """
+
+    patient: Patient
+    features: Features
+    deterministic_gy: NDArray[np.float32]
+    deviations_gy: NDArray[np.float16]
+    seed: int | None
+    weights_sha256: str
+    _curves: dict[str, DvhEnsemble] = field(default_factory=dict, repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of samples; 0 in deterministic mode."""
+        return len(self.deviations_gy)
+
+    @property
+    def has_spread(self) -> bool:
+        return self.count > 1
+
+    def sample_gy(self, index: int) -> NDArray[np.float32]:
+        """One sample (voxels,)."""
+        return np.maximum(self.deterministic_gy + self.deviations_gy[index].astype(np.float32), 0)
+
+    @cached_property
+    def mean(self) -> Volume:
+        """Mean of the samples in Gy (the deterministic dose where there are none)."""
+        values = self.deterministic_gy
+        if self.count:
+            values = np.maximum(values + self.deviations_gy.mean(axis=0, dtype=np.float32), 0)
+        return self._volume(values, Quantity.DOSE_GY)
+
+    @cached_property
+    def deterministic(self) -> Volume:
+        """The dose with dropout off, in Gy."""
+        return self._volume(self.deterministic_gy, Quantity.DOSE_GY)
+
+    @cached_property
+    def std(self) -> Volume:
+        """Sampled spread: standard deviation in Gy. Too narrow as an error bar.
+
+        Raises RTDigitalTwinError with fewer than two samples.
+        """
+        if not self.has_spread:
+            raise RTDigitalTwinError("A spread needs at least two samples.", remedy="Predict with more samples.")
+        return self._volume(self.deviations_gy.std(axis=0, ddof=1, dtype=np.float32), Quantity.DOSE_STD_GY)
+
+    def quantile(self, ratio: float) -> Volume:
+        """Exact quantile of the samples in Gy, voxel by voxel."""
+        values = self.deterministic_gy
+        if self.count:
+            values = np.maximum(values + np.quantile(self.deviations_gy.astype(np.float32), ratio, axis=0), 0)
+        return self._volume(values, Quantity.DOSE_GY)
+
+    def band(self, level: float = 0.95) -> tuple[Volume, Volume]:
+        """Central band of the sampled spread, voxel by voxel: (low, high) in Gy. Not calibrated."""
+        low, high = band_quantiles(level)
+        return self.quantile(low), self.quantile(high)
+
+    def structure_dose(self, name: str) -> StructureDose:
+        """Every sample's dose in a structure of the patient; voxels outside the dose mask have 0 Gy."""
+        return self._in_structure(self.patient.structure(name))
+
+    def dvh(self, name: str) -> DvhEnsemble:
+        """Cumulative DVH of every sample in a structure of the patient."""
+        if name not in self._curves:
+            axis = dose_axis_gy(self.highest_gy)
+            curves = self.structure_dose(name).volume_at_dose_ratio(axis)
+            self._curves[name] = DvhEnsemble(curves, "ratio", name, axis)
+        return self._curves[name]
+
+    def metric(self, name: str, metric: str) -> Ensemble:
+        """A DVH metric (D95, D0.1cc, V20, mean) of every sample in a structure."""
+        parsed = DvhMetric.parse(metric)
+        return Ensemble(self.structure_dose(name).metric(parsed), parsed.unit)
+
+    @cached_property
+    def highest_gy(self) -> float:
+        """The highest dose of any sample, and of the reference where one is known."""
+        highest = float(self.deterministic_gy.max())
+        if self.count:
+            highest = max(float((self.deterministic_gy + row).max()) for row in self.deviations_gy)
+        if self.patient.plans and self.patient.plan.dose is not None:
+            highest = max(highest, float(self.patient.plan.dose.values.max()))
+        return highest
+
+    def _volume(self, values: NDArray, quantity: Quantity) -> Volume:
+        return spread_over_grid(values, self.features, quantity)
+
+    @cached_property
+    def _place_in_mask(self) -> NDArray[np.int32]:
+        """Position of each voxel of the grid among the mask's voxels; -1 outside."""
+        place = np.full(self.features.grid.voxel_count, -1, np.int32)
+        place[self.features.mask_indices] = np.arange(self.features.mask_indices.size, dtype=np.int32)
+        return place
+
+    def _in_structure(self, structure: Structure) -> StructureDose:
+        place = self._place_in_mask.reshape(self.features.grid.shape)[structure.box]
+        inside = structure.box_occupancy > 0
+        place = place[inside]
+        doses = np.zeros((max(self.count, 1), place.size), np.float32)
+        known = place >= 0
+        doses[:, known] = self.deterministic_gy[place[known]]
+        if self.count:
+            doses[:, known] += self.deviations_gy[:, place[known]]
+            np.maximum(doses, 0, out=doses)
+        volume_cc = self.features.grid.voxel_volume_mm3 / 1000
+        return StructureDose(doses, structure.box_occupancy[inside], volume_cc)
+
+
+def structure_dose_of(dose: Volume, structure: Structure) -> StructureDose:
+    """A single dose, such as the reference, in a structure on the same grid."""
+    dose.grid.require_same(structure.grid, f"The dose and {structure.name}")
+    inside = structure.box_occupancy > 0
+    values = dose.values[structure.box][inside].astype(np.float32)
+    return StructureDose(values[None], structure.box_occupancy[inside], dose.grid.voxel_volume_mm3 / 1000)

@@ -1,0 +1,41 @@
+"""The dose of a plan as a state of the twin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.sampling import sample_dose
+
+
+@dataclass(frozen=True, eq=False)
+class DoseBelief:
+    """What the network and its dropout say of a patient's dose."""
+
+    surrogate: DoseSurrogate
+    patient: Patient
+
+    def sample(self, samples: int, seed: int, progress: Progress = silent) -> DoseEnsemble:
+        return sample_dose(self.surrogate, self.patient, samples, seed, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class DoseState:
+    """StateModel of the dose of the whole course, in Gy. It is the plan's, so time alone does not change it."""
+
+    surrogate: DoseSurrogate
+
+    def initial(self, patient: Patient) -> DoseBelief:
+        return DoseBelief(self.surrogate, patient)
+
+    def transition(self, state: DoseEnsemble, action: object, days: float, seed: int) -> DoseEnsemble:
+        return state
+
+    def observe(self, state: DoseEnsemble) -> dict[str, NDArray]:
+        """Mean dose of each structure (samples,)."""
+        return {f"{name}_mean_gy": state.structure_dose(name).mean_gy() for name in state.patient.structures}

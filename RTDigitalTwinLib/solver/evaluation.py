@@ -1,0 +1,116 @@
+"""Scores of the dose prediction over a cohort with reference doses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, cohort_scores_gy, score_patient
+from RTDigitalTwinLib.errors import OutputError, PatientDataError
+from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+from RTDigitalTwinLib.patient import openkbp
+from RTDigitalTwinLib.patient.loading import load_patients, patient_folders
+from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.sampling import sample_dose
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One patient's scores and the seconds its prediction took, reading not counted."""
+
+    pseudonym: str
+    score: PatientScore
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A cohort's scores."""
+
+    patients: tuple[Evaluated, ...]
+    samples: int
+    seed: int
+    weights_sha256: str
+    device: str
+
+    def as_dict(self) -> dict:
+        """For JSON: doses in Gy, seconds of prediction."""
+        dose, dvh = cohort_scores_gy(p.score for p in self.patients)
+        return {
+            "patients": len(self.patients),
+            "dose_score_gy": round(dose, 4),
+            "dvh_score_gy": round(dvh, 4),
+            "seconds_per_patient": round(sum(p.seconds for p in self.patients) / len(self.patients), 3),
+            "samples": self.samples,
+            "seed": self.seed if self.samples else None,
+            "device": self.device,
+            "weights_sha256": self.weights_sha256,
+            "per_patient": [
+                {
+                    "patient": p.pseudonym,
+                    "dose_error_gy": round(p.score.dose_error_gy, 4),
+                    "dvh_error_gy": round(p.score.dvh_error_gy, 4),
+                    "seconds": round(p.seconds, 3),
+                    "dvh_errors_gy": {f"{s} {m}": round(e, 3) for (s, m), e in p.score.dvh_errors_gy.items()},
+                }
+                for p in self.patients
+            ],
+        }
+
+
+def choose_folders(data: Path, names: Sequence[str] = ()) -> list[Path]:
+    """The patients of a folder, of its split folders, or the folder itself; of these the named ones.
+
+    Raises PatientDataError where there are none, or a name is not among them.
+    """
+    if not data.is_dir():
+        raise PatientDataError("There is no such folder.", where=str(data))
+    folders = [data] if openkbp.recognises(data) else patient_folders(data)
+    if not folders:
+        raise PatientDataError(
+            "The folder holds no patients.",
+            where=data.name,
+            remedy="Give a folder of patient folders, or of splits such as test-pats.",
+        )
+    if not names:
+        return folders
+    missing = sorted(set(names) - {f.name for f in folders})
+    if missing:
+        raise PatientDataError(f"Not among the {len(folders)} patients: {', '.join(missing)}.", where=data.name)
+    return [f for f in folders if f.name in names]
+
+
+def evaluate(
+    surrogate: DoseSurrogate,
+    folders: Sequence[Path],
+    samples: int = 0,
+    seed: int = 0,
+    predictions: Path | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score every patient's deterministic dose (``samples`` 0) or the mean of its samples.
+
+    ``predictions`` is a folder for the doses in the benchmark's submission format. Raises PatientDataError for a
+    patient without reference dose, OutputError where predictions cannot be written.
+    """
+    if predictions is not None and len({f.name for f in folders}) < len(folders):
+        raise OutputError(
+            "Two patients have the same folder name, so their predictions would overwrite each other.",
+            remedy="Evaluate one split at a time.",
+        )
+    evaluated = []
+    for i, folder in enumerate(folders):
+        progress(i / len(folders), folder.name)
+        (patient,) = load_patients([folder])
+        start = time.perf_counter()
+        dose = sample_dose(surrogate, patient, samples, seed).mean
+        seconds = time.perf_counter() - start
+        evaluated.append(Evaluated(patient.pseudonym, score_patient(patient, dose.values), seconds))
+        if predictions is not None:
+            with whole_file(predictions / f"{folder.name}.csv") as aside:
+                openkbp.write_dose(dose, aside)
+    progress(1.0, "done")
+    return Evaluation(tuple(evaluated), samples, seed, surrogate.weights_sha256, str(surrogate.device))

@@ -1,0 +1,44 @@
+"""Monte Carlo dropout: one encoding, any number of decodings."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.model.features import build_features
+from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+
+DECODED_TOGETHER = {"cpu": 2, "cuda": 16}
+
+
+def sample_dose(
+    surrogate: DoseSurrogate, patient: Patient, samples: int, seed: int = 0, progress: Progress = silent
+) -> DoseEnsemble:
+    """Predict a patient's dose with its sampled spread.
+
+    The encoder runs once; each sample decodes with its own whole-channel dropout, drawn from ``seed``, so that the
+    same seed gives the same samples and the first k of n samples are those of k. ``samples`` 0 is deterministic.
+    Raises RTDigitalTwinError for a negative number; ``progress`` may cancel by raising.
+    """
+    if samples < 0:
+        raise RTDigitalTwinError(f"The number of samples must be 0 or more, not {samples}.")
+    progress(0.0, "features")
+    features = build_features(patient)
+    progress(0.02, "encoder")
+    encoded = surrogate.encode(features)
+    deterministic = surrogate.decode(encoded, features)[0]
+    deviations = np.empty((samples, deterministic.size), np.float16)
+    factors = surrogate.network.draw_factors(samples, torch.Generator().manual_seed(seed))
+    together = DECODED_TOGETHER.get(surrogate.device.type, 1)
+    for first in range(0, samples, together):
+        progress(0.05 + 0.95 * first / samples, f"sample {first + 1} of {samples}")
+        part = slice(first, first + together)
+        deviations[part] = surrogate.decode(encoded, features, [f[part] for f in factors]) - deterministic
+    progress(1.0, "done")
+    return DoseEnsemble(
+        patient, features, deterministic, deviations, seed if samples else None, surrogate.weights_sha256
+    )
