@@ -1,10 +1,10 @@
 """The dose network: a residual 3D U-Net with whole-channel dropout behind its encoder.
 
 Sizes and blocks follow the prototype's MONAI U-Net (five levels of 32 to 512 channels, two residual units a level,
-19.2 million parameters). Three things differ. Dropout sits in the bottleneck and decoder only, so one encoding serves
-any number of samples. The last up-sampling is neither normalised (instance normalisation of the one dose channel would
-tie a patient's dose level to the size of the crop) nor dropped (that would drop the whole dose). And each up-sampling
-convolution is split by linearity into the part of the skip connection, computed once, and the part of the sample.
+19.2 million parameters). Two things differ. Dropout sits in the bottleneck and decoder only, so one encoding serves any
+number of samples, and not in the last level, where dropping the one channel would drop the whole dose. And each
+up-sampling convolution is split by linearity into the part of the skip connection, computed once, and the part of the
+sample.
 """
 
 from __future__ import annotations
@@ -75,29 +75,11 @@ class UpStage(nn.Module):
     def __init__(self, skip_width: int, below_width: int, width: int, is_top: bool, dropout: float) -> None:
         super().__init__()
         self.skip_width = skip_width
-        adn = {} if is_top else {"norm": "instance", "dropout": dropout, "dropout_dim": 3}
-        self.up = Convolution(
-            3,
-            skip_width + below_width,
-            width,
-            strides=2,
-            kernel_size=3,
-            act="PRELU",
-            is_transposed=True,
-            adn_ordering="A" if is_top else "NDA",
-            **adn,
-        )
-        self.unit = ResidualUnit(
-            3,
-            width,
-            width,
-            subunits=1,
-            act="PRELU",
-            norm="instance",
-            dropout_dim=3,
-            dropout=None if is_top else dropout,
-            last_conv_only=is_top,
-        )
+        dropped = None if is_top else dropout
+        blocks: dict[str, Any] = {"act": "PRELU", "norm": "instance", "dropout": dropped, "dropout_dim": 3}
+        both = skip_width + below_width
+        self.up = Convolution(3, both, width, strides=2, kernel_size=3, is_transposed=True, **blocks)
+        self.unit = ResidualUnit(3, width, width, subunits=1, last_conv_only=is_top, **blocks)
 
     def _transposed(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = self.up.conv

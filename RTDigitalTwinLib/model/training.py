@@ -109,7 +109,7 @@ class Training:
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.steps, self.seconds = 0, 0.0
+        self.steps, self.skipped, self.seconds = 0, 0, 0.0
         self.queue: list[int] = []
         self.log: list[dict] = []
         self.precision = faster_precision(self.network, device)
@@ -131,9 +131,12 @@ class Training:
         loss = masked_l1(predicted, dose, mask)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_norm)
-        self.optimiser.step()
-        self._update_average()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_norm)
+        if torch.isfinite(norm):  # a rare overflow in half precision must not end in the weights
+            self.optimiser.step()
+            self._update_average()
+        else:
+            self.skipped += 1
         self.steps += 1
         loss_gy = float(loss.detach()) * PRESCRIPTION_SCALE_GY
         self.seconds += time.perf_counter() - start
@@ -170,6 +173,7 @@ class Training:
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             "steps": self.steps,
+            "skipped": self.skipped,
             "seconds": self.seconds,
             "queue": self.queue,
             "log": self.log,
@@ -201,7 +205,7 @@ class Training:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
-        self.steps, self.seconds = state["steps"], state["seconds"]
+        self.steps, self.skipped, self.seconds = state["steps"], state["skipped"], state["seconds"]
         self.queue, self.log = state["queue"], state["log"]
 
 

@@ -1,0 +1,171 @@
+"""The report of one patient: a single HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.colors import to_hex
+
+from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, score_patient
+from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, dvh_figure, figure_svg, readable_colour
+from RTDigitalTwinLib.report.provenance import Provenance
+from RTDigitalTwinLib.report.tables import MetricRow, metric_rows, ordered_structures, target_levels_gy
+from RTDigitalTwinLib.resources import resource_path
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+
+TEMPLATE = ("Report", "report.html.j2")
+IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+NOT_KNOWN = "–"
+MINUS = "−"
+
+
+@dataclass(frozen=True)
+class ReportPicture:
+    """A picture inside the report, or why it is missing."""
+
+    caption: str
+    data_uri: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ReportStructure:
+    """A structure with its number in the chart, its colours (#rrggbb) on light and dark paper, and its metrics."""
+
+    number: int
+    structure: Structure
+    colour: str
+    dark_colour: str
+    level_gy: float | None
+    metrics: tuple[MetricRow, ...]
+
+
+def write_report(
+    path: Path,
+    patient: Patient,
+    prediction: DoseEnsemble,
+    pictures: Mapping[str, Path],
+    provenance: Provenance,
+    *,
+    missing_pictures: Mapping[str, str] | None = None,
+    level: float = 0.95,
+) -> None:
+    """Write the report.
+
+    Parameters
+    ----------
+    path : of the HTML file.
+    patient : the one the prediction is of.
+    pictures : PNG or JPEG files by caption; they become part of the file.
+    missing_pictures : captions of pictures that could not be made, with the reason to print.
+    level : of the sampled band.
+
+    Raises
+    ------
+    RTDigitalTwinError : the prediction is of another patient; OutputError where the file cannot be written.
+    """
+    html = render_report(patient, prediction, pictures, provenance, missing_pictures=missing_pictures, level=level)
+    with whole_file(path) as aside:
+        aside.write_text(html, encoding="utf-8")
+
+
+def render_report(
+    patient: Patient,
+    prediction: DoseEnsemble,
+    pictures: Mapping[str, Path],
+    provenance: Provenance,
+    *,
+    missing_pictures: Mapping[str, str] | None = None,
+    level: float = 0.95,
+) -> str:
+    """The HTML that ``write_report`` writes."""
+    if patient.pseudonym != prediction.patient.pseudonym:
+        raise RTDigitalTwinError("The prediction is of another patient.", where=patient.pseudonym,
+                                 remedy="Predict for this patient first.")  # fmt: skip
+    rows = metric_rows(prediction, level)
+    covered = [row.covers_reference for row in rows if row.covers_reference is not None]
+    structures = _structures(patient, rows)
+    css_colours = {INK: "currentColor", PAPER: "var(--paper)"}
+    css_colours |= {s.colour: f"var(--structure-{s.number})" for s in structures}
+    chart = figure_svg(dvh_figure(prediction, level, legend=False), "Dose-volume histograms", css_colours)
+    shown = [_picture(caption, file) for caption, file in pictures.items()]
+    shown += [ReportPicture(caption, reason=reason) for caption, reason in (missing_pictures or {}).items()]
+    return (
+        _environment()
+        .from_string(resource_path(*TEMPLATE).read_text(encoding="utf-8"))
+        .render(
+            patient=patient,
+            plan=patient.plan if patient.plans else None,
+            structures=structures,
+            ink=INK,
+            paper=PAPER,
+            dark_paper=DARK_PAPER,
+            pictures=[picture for picture in shown if picture.data_uri],
+            missing=[picture for picture in shown if not picture.data_uri],
+            chart=Markup(chart),
+            has_band=prediction.has_spread,
+            samples=prediction.count,
+            level_percent=f"{100 * level:g}",
+            score=_score(patient, prediction),
+            covered=sum(covered),
+            compared=len(covered),
+            provenance=provenance,
+        )
+    )
+
+
+def _structures(patient: Patient, rows: list[MetricRow]) -> list[ReportStructure]:
+    metrics = {name: tuple(group) for name, group in groupby(rows, key=lambda row: row.structure)}
+    levels = target_levels_gy(patient)
+    return [
+        ReportStructure(
+            number,
+            s,
+            to_hex(readable_colour(s.name)),
+            to_hex(readable_colour(s.name, DARK_PAPER)),
+            levels.get(s.name),
+            metrics[s.name],
+        )
+        for number, s in enumerate(ordered_structures(patient), start=1)
+    ]
+
+
+def _score(patient: Patient, prediction: DoseEnsemble) -> PatientScore | None:
+    if not patient.plans or patient.plan.dose is None:
+        return None
+    return score_patient(patient, prediction.mean.values)
+
+
+def _picture(caption: str, file: Path) -> ReportPicture:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        return ReportPicture(caption, reason=f"The picture could not be read ({error.strerror or 'unknown reason'}).")
+    for signature, media_type in IMAGE_TYPES.items():
+        if content.startswith(signature):
+            return ReportPicture(caption, f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}")
+    return ReportPicture(caption, reason="The picture is neither PNG nor JPEG.")
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(one_decimal=_one_decimal, signed=_signed)
+    return environment
+
+
+def _one_decimal(value: float | None) -> str:
+    return NOT_KNOWN if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
+
+
+def _signed(value: float | None) -> str:
+    return NOT_KNOWN if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", MINUS)

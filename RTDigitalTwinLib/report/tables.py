@@ -1,0 +1,160 @@
+"""The numbers of a prediction as rows: what the report, the command line and the CSV files all show."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.solver.ensemble import Ensemble
+
+TARGET_METRICS = ("D99", "D95", "D1", "mean")
+ORGAN_METRICS = ("D0.1cc", "mean")
+PAROTID_METRICS = ("V20", "V30")
+CSV_DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One DVH metric of one structure.
+
+    Attributes
+    ----------
+    metric : D95, D0.1cc, V20 or mean.
+    unit : Gy, or % of the structure's volume.
+    mean : over the samples; of the single dose in deterministic mode.
+    low, high : limits of the sampled band; None where there are fewer than two samples.
+    reference : of the plan's dose; None where that is not known.
+    """
+
+    structure: str
+    metric: str
+    unit: str
+    mean: float
+    low: float | None
+    high: float | None
+    reference: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Predicted mean minus reference."""
+        return None if self.reference is None else self.mean - self.reference
+
+    @property
+    def covers_reference(self) -> bool | None:
+        """Whether the band holds the reference; None without a band or a reference."""
+        if self.low is None or self.high is None or self.reference is None:
+            return None
+        return self.low <= self.reference <= self.high
+
+
+@dataclass(frozen=True)
+class DvhRow:
+    """One point of a structure's cumulative DVH: share of its volume (0..1) receiving at least ``dose_gy``.
+
+    ``volume_low`` and ``volume_high`` are the sampled band, None where there are fewer than two samples.
+    """
+
+    structure: str
+    dose_gy: float
+    volume_mean: float
+    volume_low: float | None
+    volume_high: float | None
+
+
+def ordered_structures(patient: Patient) -> tuple[Structure, ...]:
+    """Structures as tables and charts list them: targets from the highest dose level down, then the others."""
+    levels = target_levels_gy(patient)
+    targets = sorted(patient.targets.values(), key=lambda target: -levels.get(target.name, 0.0))
+    others = [s for s in patient.structures.values() if s.kind is not StructureKind.TARGET]
+    return (*targets, *others)
+
+
+def target_levels_gy(patient: Patient) -> dict[str, float]:
+    """Prescribed dose in Gy by target; empty without a plan."""
+    return dict(patient.plan.prescription.target_dose_gy) if patient.plans else {}
+
+
+def metrics_of(structure: Structure, level_gy: float | None = None) -> tuple[str, ...]:
+    """Names of the metrics to show: of a target also the volume at its own dose level, where it has one."""
+    if structure.kind is StructureKind.TARGET:
+        return TARGET_METRICS if level_gy is None else (*TARGET_METRICS, f"V{level_gy:g}")
+    return ORGAN_METRICS + (PAROTID_METRICS if structure.name.startswith("Parotid") else ())
+
+
+def metric_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[MetricRow]:
+    """Metrics of every structure with the central band at ``level`` of the sampled spread (not calibrated)."""
+    patient = prediction.patient
+    levels = target_levels_gy(patient)
+    plan_dose = patient.plan.dose if patient.plans else None
+    rows = []
+    for structure in ordered_structures(patient):
+        sampled = prediction.structure_dose(structure.name)
+        planned = None if plan_dose is None else structure_dose_of(plan_dose, structure)
+        for name in metrics_of(structure, levels.get(structure.name)):
+            metric = DvhMetric.parse(name)
+            ensemble = Ensemble(sampled.metric(metric), metric.unit)
+            low, high = (float(v) for v in ensemble.band(level)) if prediction.has_spread else (None, None)
+            reference = None if planned is None else _known(float(planned.metric(metric)[0]))
+            rows.append(MetricRow(structure.name, name, metric.unit, float(ensemble.mean), low, high, reference))
+    return rows
+
+
+def dvh_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[DvhRow]:
+    """Cumulative DVH of every structure, 0.1 Gy apart, with the pointwise band at ``level`` of the sampled spread."""
+    rows = []
+    for structure in ordered_structures(prediction.patient):
+        curves = prediction.dvh(structure.name)
+        columns = [curves.dose_gy.tolist(), curves.mean.tolist()]
+        if prediction.has_spread:
+            low, high = curves.band(level)
+            limits = zip(low.tolist(), high.tolist(), strict=True)
+        else:
+            limits = zip([None] * len(curves.dose_gy), [None] * len(curves.dose_gy), strict=True)
+        rows += [DvhRow(structure.name, d, m, *lh) for d, m, lh in zip(*columns, limits, strict=True)]
+    return rows
+
+
+def write_metrics_csv(path: Path, rows: Iterable[MetricRow]) -> None:
+    """Write structure, metric, unit, mean, low, high, reference. A cell is empty where there is nothing to claim.
+
+    Raises OutputError where it cannot be written.
+    """
+    _write_csv(path, MetricRow, rows)
+
+
+def write_dvh_csv(path: Path, prediction: DoseEnsemble, level: float = 0.95) -> None:
+    """Write structure, dose_gy, volume_mean, volume_low, volume_high; volumes as shares in 0..1.
+
+    In deterministic mode volume_low and volume_high stay empty: one dose says nothing of its spread.
+    Raises OutputError where it cannot be written.
+    """
+    _write_csv(path, DvhRow, dvh_rows(prediction, level))
+
+
+def _write_csv(path: Path, row_type: type, rows: Iterable[MetricRow] | Iterable[DvhRow]) -> None:
+    names = [field.name for field in fields(row_type)]
+    with whole_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([_cell(getattr(row, name)) for name in names] for row in rows)
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return f"{round(value, CSV_DECIMALS) + 0.0:.10g}"  # + 0.0 turns a negative zero positive
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None

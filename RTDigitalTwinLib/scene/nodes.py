@@ -1,0 +1,192 @@
+"""A patient and a prediction as MRML nodes under one study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from RTDigitalTwinLib.errors import SceneError
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.scene import volume_nodes
+from RTDigitalTwinLib.scene.dvh_nodes import DvhNodes, add_dvhs
+from RTDigitalTwinLib.scene.hierarchy import folder_item, put_under, study_item
+from RTDigitalTwinLib.scene.structure_nodes import add_structures
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+
+_FINGERPRINT = "RTDigitalTwin.PatientSha256"
+_SEGMENTATION_REFERENCE = "RTDigitalTwin.segmentation"
+_REFERENCE_DOSE_REFERENCE = "RTDigitalTwin.referenceDose"
+_PROVENANCE = {"seed": "RTDigitalTwin.Seed", "samples": "RTDigitalTwin.Samples", "weights": "RTDigitalTwin.Weights"}
+_UNKNOWN_PRESCRIPTION_GY = 70.0
+_OVERLAY_OPACITY = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class PatientNodes:
+    """Nodes of a patient.
+
+    Attributes
+    ----------
+    patient : as given.
+    ct, segmentation : volume and segmentation node.
+    reference_dose : volume node of the plan's dose; None where it is not known.
+    study : item of the subject hierarchy.
+    """
+
+    patient: Patient
+    ct: Any
+    segmentation: Any
+    reference_dose: Any | None
+    study: int
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionNodes:
+    """Nodes of a prediction.
+
+    Attributes
+    ----------
+    patient : nodes of its patient.
+    prediction : as given.
+    mean : volume node of the mean dose in Gy.
+    std : of the sampled spread; None with fewer than two samples.
+    difference, absolute_difference : predicted minus reference; None where no reference is known.
+    dvh : tables, metrics, series, chart.
+    folder : item of the subject hierarchy that holds them.
+    """
+
+    patient: PatientNodes
+    prediction: DoseEnsemble
+    mean: Any
+    std: Any | None
+    difference: Any | None
+    absolute_difference: Any | None
+    dvh: DvhNodes
+    folder: int
+
+    @property
+    def volumes(self) -> tuple[Any, ...]:
+        """Every volume node of the prediction itself."""
+        return tuple(n for n in (self.mean, self.std, self.difference, self.absolute_difference) if n is not None)
+
+
+def show_patient(scene: Any, patient: Patient, progress: Progress = silent) -> PatientNodes:
+    """The patient's CT, structures and reference dose; found again where the scene already has this very patient."""
+    fingerprint = _fingerprint(patient)
+    study = study_item(scene, patient.pseudonym)
+    found = _find(scene, patient, fingerprint, study)
+    if found is not None:
+        return found
+    progress(0.0, "Showing the CT")
+    ct = volume_nodes.add_ct(scene, patient.ct)
+    ct.SetAttribute(_FINGERPRINT, fingerprint)
+    progress(0.2, "Showing the structures")
+    segmentation = add_structures(
+        scene, patient.structures.values(), [patient.dose_mask], main_target(patient), ct, "Structures"
+    )
+    ct.SetNodeReferenceID(_SEGMENTATION_REFERENCE, segmentation.GetID())
+    reference = None
+    dose = reference_dose(patient)
+    if dose is not None:
+        reference = volume_nodes.add_dose(scene, dose, "Reference dose", highest_prescription_gy(patient))
+        ct.SetNodeReferenceID(_REFERENCE_DOSE_REFERENCE, reference.GetID())
+    put_under(scene, study, [node for node in (ct, segmentation, reference) if node is not None])
+    progress(1.0, "Patient shown")
+    return PatientNodes(patient, ct, segmentation, reference, study)
+
+
+def show_prediction(
+    scene: Any,
+    patient: Patient,
+    prediction: DoseEnsemble,
+    patient_nodes: PatientNodes | None = None,
+    progress: Progress = silent,
+) -> PredictionNodes:
+    """The prediction beside its patient, and the views set on it.
+
+    Raises SceneError where the prediction is another patient's, and GeometryError where grids differ.
+    """
+    if prediction.patient is not patient and _fingerprint(prediction.patient) != _fingerprint(patient):
+        raise SceneError("The prediction was made for another patient.", where=patient.pseudonym,
+                         remedy="Predict for this patient.")  # fmt: skip
+    beside = patient_nodes or show_patient(scene, patient, part(progress, 0.0, 0.4))
+    progress(0.4, "Showing the dose")
+    folder = folder_item(scene, beside.study, "Predicted dose")
+    mean = volume_nodes.add_dose(scene, prediction.mean, "Predicted dose", highest_prescription_gy(patient))
+    mean.SetAttribute(_PROVENANCE["seed"], "" if prediction.seed is None else str(prediction.seed))
+    mean.SetAttribute(_PROVENANCE["samples"], str(prediction.count))
+    mean.SetAttribute(_PROVENANCE["weights"], prediction.weights_sha256)
+    shown = patient.dose_mask.mask
+    std = difference = absolute = None
+    if prediction.has_spread:
+        std = volume_nodes.add_spread(scene, prediction.std, "Sampled spread (std, not calibrated)", shown)
+    reference = reference_dose(patient)
+    if reference is not None:
+        signed = prediction.mean.minus(reference, Quantity.DOSE_DIFFERENCE_GY)
+        unsigned = Volume(abs(signed.values), signed.grid, Quantity.DOSE_DIFFERENCE_GY)
+        difference = volume_nodes.add_difference(scene, signed, "Difference (predicted minus reference)", shown)
+        absolute = volume_nodes.add_absolute_difference(scene, unsigned, "Absolute difference", shown)
+    dvh = add_dvhs(scene, prediction, reference, mean, beside.segmentation, part(progress, 0.5, 1.0))
+    nodes = PredictionNodes(beside, prediction, mean, std, difference, absolute, dvh, folder)
+    put_under(scene, folder, [*nodes.volumes, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])
+    show_in_views(scene, nodes)
+    progress(1.0, "Dose shown")
+    return nodes
+
+
+def show_in_views(scene: Any, nodes: PredictionNodes, overlay: Any | None = None) -> None:
+    """The CT in every slice view with an overlay above (by default the mean dose), and the chart in plot views."""
+    overlay = overlay or nodes.mean
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
+        composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
+        composite.SetBackgroundVolumeID(nodes.patient.ct.GetID())
+        composite.SetForegroundVolumeID(overlay.GetID())
+        composite.SetForegroundOpacity(_OVERLAY_OPACITY)
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLPlotViewNode")):
+        scene.GetNthNodeByClass(index, "vtkMRMLPlotViewNode").SetPlotChartNodeID(nodes.dvh.chart.GetID())
+
+
+def highest_prescription_gy(patient: Patient) -> float:
+    """The highest dose level prescribed; 70 Gy where none is known, for the range of colours only."""
+    return patient.plan.prescription.highest_gy if patient.plans else _UNKNOWN_PRESCRIPTION_GY
+
+
+def main_target(patient: Patient) -> Structure | None:
+    """The target with the highest dose level; None where there is no target."""
+    levels = dict(patient.plan.prescription.target_dose_gy) if patient.plans else {}
+    targets = list(patient.targets.values())
+    return max(targets, key=lambda target: (levels.get(target.name, 0.0), target.name)) if targets else None
+
+
+def reference_dose(patient: Patient) -> Volume | None:
+    """The dose of the plan in use, where known."""
+    return patient.plan.dose if patient.plans else None
+
+
+def _find(scene: Any, patient: Patient, fingerprint: str, study: int) -> PatientNodes | None:
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
+        ct = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
+        if ct.GetAttribute(_FINGERPRINT) != fingerprint:
+            continue
+        segmentation = ct.GetNodeReference(_SEGMENTATION_REFERENCE)
+        reference = ct.GetNodeReference(_REFERENCE_DOSE_REFERENCE)
+        if segmentation is not None and (reference is not None) == (reference_dose(patient) is not None):
+            return PatientNodes(patient, ct, segmentation, reference, study)
+    return None
+
+
+def _fingerprint(patient: Patient) -> str:
+    """SHA-256 over what is shown of a patient: the same patient loaded twice is the same."""
+    digest = sha256(repr((patient.pseudonym, patient.ct.grid)).encode())
+    digest.update(patient.ct.values.tobytes())
+    for structure in (*patient.structures.values(), patient.dose_mask):
+        digest.update(repr((structure.name, structure.box)).encode())
+        digest.update(structure.box_occupancy.tobytes())
+    dose = reference_dose(patient)
+    if dose is not None:
+        digest.update(dose.values.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,100 @@
+"""Structures as a segmentation node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util import numpy_support
+
+from RTDigitalTwinLib.patient.colours import structure_colour
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
+from RTDigitalTwinLib.scene import slicerrt_names as names
+from RTDigitalTwinLib.scene.geometry import ras_from_index, vtk_matrix
+
+KIND_TAG = "RTDigitalTwin.Kind"
+_ORGAN_OPACITY_3D = 0.35
+_SOLID_OPACITY_3D = 1.0
+_OUTER_TARGET_OPACITY_3D = 0.25
+_OUTLINE_WIDTH = 3
+
+
+def add_structures(
+    scene: Any,
+    structures: Iterable[Structure],
+    hidden: Iterable[Structure],
+    solid: Structure | None,
+    ct_node: Any,
+    name: str,
+) -> Any:
+    """A segmentation node with one binary segment a structure: its voxels at least half inside.
+
+    Segment ids and names are the structures'. ``hidden`` ones are there but not shown; in 3D ``solid`` is opaque
+    and the others are translucent around it.
+    """
+    structures, hidden = list(structures), list(hidden)
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(ct_node)
+    segmentation = node.GetSegmentation()
+    segmentation.SetSourceRepresentationName(_BINARY)
+    for number, structure in enumerate([*structures, *hidden], start=1):
+        segmentation.AddSegment(_segment(structure, number), structure.name)
+    node.CreateClosedSurfaceRepresentation()
+    _display(node, structures, hidden, solid)
+    return node
+
+
+_BINARY = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+
+
+def binary_voxels(structure: Structure) -> np.ndarray:
+    """Mask over the structure's box; a region too small for a voxel half inside keeps its fullest voxels."""
+    return structure.box_occupancy >= min(0.5, float(structure.box_occupancy.max()))
+
+
+def _segment(structure: Structure, number: int) -> Any:
+    segment = slicer.vtkSegment()
+    segment.SetName(structure.name)
+    segment.SetColor(*structure_colour(structure.name))
+    segment.SetTag(names.ROI_NUMBER, str(number))
+    segment.SetTag(KIND_TAG, structure.kind.value)
+    segment.AddRepresentation(_BINARY, _labelmap(structure))
+    return segment
+
+
+def _labelmap(structure: Structure) -> Any:
+    """Only the box around the structure, placed by its extent in the whole grid."""
+    image = slicer.vtkOrientedImageData()
+    slices, rows, columns = structure.box
+    image.SetExtent(
+        columns.start, columns.stop - 1, rows.start, rows.stop - 1, slices.start, slices.stop - 1
+    )  # fmt: skip
+    image.SetImageToWorldMatrix(vtk_matrix(ras_from_index(structure.grid)))
+    scalars = numpy_support.numpy_to_vtk(
+        np.ascontiguousarray(binary_voxels(structure), dtype=np.uint8).ravel(),
+        deep=True,
+        array_type=vtk.VTK_UNSIGNED_CHAR,
+    )
+    scalars.SetName("ImageScalars")
+    image.GetPointData().SetScalars(scalars)
+    return image
+
+
+def _display(node: Any, structures: list[Structure], hidden: list[Structure], solid: Structure | None) -> None:
+    display = node.GetDisplayNode()
+    display.SetVisibility2DFill(False)
+    display.SetVisibility2DOutline(True)
+    display.SetSliceIntersectionThickness(_OUTLINE_WIDTH)
+    # Outlines of the smoothed surface, not the stairs of voxels.
+    display.SetPreferredDisplayRepresentationName2D(
+        slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+    )
+    for structure in structures:
+        opacity = _OUTER_TARGET_OPACITY_3D if structure.kind is StructureKind.TARGET else _ORGAN_OPACITY_3D
+        display.SetSegmentOpacity3D(structure.name, _SOLID_OPACITY_3D if structure is solid else opacity)
+    for structure in hidden:
+        display.SetSegmentVisibility(structure.name, False)

@@ -1,0 +1,276 @@
+"""Off-screen slice and 3D views drawn by Slicer's displayable managers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.patient.colours import Colour
+from RTDigitalTwinLib.scene.geometry import array_of
+
+SIZE = (1120, 800)
+PANEL_PIXELS = 185  # on both sides of the image: structure names on the left, colour legend on the right
+_MARGIN_PIXELS = 72  # above and below the image's anatomy: titles, letters, ruler
+_SLICE_MANAGERS = (
+    "vtkMRMLSegmentationsDisplayableManager2D",
+    "vtkMRMLRulerDisplayableManager",
+    "vtkMRMLColorLegendDisplayableManager",
+)
+_SOLID_MANAGERS = (
+    "vtkMRMLCameraDisplayableManager",
+    "vtkMRMLViewDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager3D",
+)
+_AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))  # towards lower and higher RAS
+_GREY, _WHITE = (0.72, 0.72, 0.75), (1.0, 1.0, 1.0)
+
+
+class _View:
+    """A window without a screen. Its nodes leave the scene when it is closed."""
+
+    def __init__(self, scene: Any, application_logic: Any, factory: Any, managers: Sequence[str]) -> None:
+        self.scene, self.application_logic = scene, application_logic
+        self._ids_before = {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
+        self.renderer = vtk.vtkRenderer()
+        self.window = vtk.vtkRenderWindow()
+        self.window.SetOffScreenRendering(1)
+        self.window.SetMultiSamples(0)  # else translucent segments vanish in 3D
+        self.window.SetSize(*SIZE)
+        self.window.AddRenderer(self.renderer)
+        self.interactor = vtk.vtkRenderWindowInteractor()
+        self.interactor.SetRenderWindow(self.window)
+        self.interactor.Initialize()
+        self._texts: list[Any] = []
+        self._before_managers()
+        instance = factory.GetInstance()
+        instance.SetMRMLApplicationLogic(application_logic)
+        for name in managers:
+            if not instance.IsDisplayableManagerRegistered(name):
+                instance.RegisterDisplayableManager(name)
+        self.managers = slicer.vtkMRMLDisplayableManagerGroup()
+        self.managers.SetRenderer(self.renderer)
+        self.managers.Initialize(instance, self.renderer)
+
+    def _before_managers(self) -> None:
+        """Draw what lies beneath the managers' props."""
+
+    def text(
+        self, words: str, x: float, y: float, size: int = 16, colour: Colour = _WHITE, align: str = "left"
+    ) -> None:
+        """Words at a place in pixels from the lower left corner."""
+        actor = vtk.vtkTextActor()
+        actor.SetInput(words)
+        style = actor.GetTextProperty()
+        style.SetFontSize(size)
+        style.SetColor(*colour)
+        style.SetFontFamilyToArial()
+        {"left": style.SetJustificationToLeft, "right": style.SetJustificationToRight,
+         "middle": style.SetJustificationToCentered}[align]()  # fmt: skip
+        style.SetVerticalJustificationToCentered()
+        actor.SetPosition(x, y)
+        self.renderer.AddViewProp(actor)
+        self._texts.append(actor)
+
+    def clear_texts(self) -> None:
+        for actor in self._texts:
+            self.renderer.RemoveViewProp(actor)
+        self._texts.clear()
+
+    def list_names(self, named: Sequence[tuple[str, Colour]]) -> None:
+        """Names in their colours down the left panel."""
+        for row, (name, colour) in enumerate(named):
+            self.text(name, 16, SIZE[1] - 96 - 26 * row, 16, colour)
+
+    def save(self, path: Path) -> None:
+        """Render and write a PNG."""
+        self.window.Render()
+        grab = vtk.vtkWindowToImageFilter()
+        grab.SetInput(self.window)
+        grab.ReadFrontBufferOff()
+        grab.Update()
+        with whole_file(path) as aside:
+            writer = vtk.vtkPNGWriter()
+            writer.SetFileName(str(aside))
+            writer.SetInputConnection(grab.GetOutputPort())
+            writer.Write()
+            if writer.GetErrorCode():
+                raise OSError(vtk.vtkErrorCode.GetStringFromErrorCode(writer.GetErrorCode()))
+
+    def close(self) -> None:
+        self.clear_texts()
+        self.managers.SetMRMLDisplayableNode(None)
+        made = [self.scene.GetNthNode(i) for i in range(self.scene.GetNumberOfNodes())]
+        for node in made:
+            if node.GetID() not in self._ids_before:
+                self.scene.RemoveNode(node)
+        self.window.Finalize()
+
+
+class SliceView(_View):
+    """A slice along one of the patient's axes (``Axial``, ``Coronal``, ``Sagittal``)."""
+
+    def __init__(self, scene: Any, application_logic: Any, orientation: str) -> None:
+        super().__init__(scene, application_logic, slicer.vtkMRMLSliceViewDisplayableManagerFactory, _SLICE_MANAGERS)
+        self._legend: Any = None
+        self.renderer.GetActiveCamera().ParallelProjectionOn()
+        self.logic = slicer.vtkMRMLSliceLogic()
+        self.logic.SetMRMLApplicationLogic(application_logic)
+        application_logic.GetSliceLogics().AddItem(self.logic)
+        self.logic.SetMRMLScene(scene)
+        self.node = self.logic.AddSliceNode(f"RTDigitalTwin{orientation}")
+        self.managers.SetMRMLDisplayableNode(self.node)
+        self.node.SetOrientation(orientation)
+        self.node.SetMappedInLayout(True)
+        self.node.SetRulerType(slicer.vtkMRMLAbstractViewNode.RulerTypeThin)
+        self.logic.ResizeSliceNode(*SIZE)
+
+    def _before_managers(self) -> None:
+        self._mapper = vtk.vtkImageMapper()
+        self._mapper.SetColorWindow(255)
+        self._mapper.SetColorLevel(127.5)
+        image = vtk.vtkActor2D()
+        image.SetMapper(self._mapper)
+        image.GetProperty().SetDisplayLocationToBackground()
+        self.renderer.AddViewProp(image)
+        for left in (0, SIZE[0] - PANEL_PIXELS):
+            self.renderer.AddViewProp(_panel(left, left + PANEL_PIXELS, SIZE[1]))
+
+    def show(self, background: Any, overlay: Any, opacity: float) -> None:
+        """A volume with another above it."""
+        composite = self.logic.GetSliceCompositeNode()
+        composite.SetBackgroundVolumeID(background.GetID())
+        composite.SetForegroundVolumeID(overlay.GetID())
+        composite.SetForegroundOpacity(opacity)
+        # Another connection with every change of volumes.
+        self._mapper.SetInputConnection(self.logic.GetImageDataConnection())
+        self._show_legend(overlay)
+
+    def _show_legend(self, volume: Any) -> None:
+        """The volume's colour legend in this view's right panel.
+
+        A view draws only legends that came after it, so this is a copy, which leaves with the next or the view.
+        """
+        if self._legend is not None:
+            self.scene.RemoveNode(self._legend)
+        legend = slicer.vtkMRMLColorLegendDisplayNode()
+        kept = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(volume)
+        legend.CopyContent(kept)
+        legend.SetAndObservePrimaryDisplayNode(volume.GetDisplayNode())
+        legend.AddViewNodeID(self.node.GetID())
+        legend.SetPosition(0.98, 0.5)
+        legend.SetSize(0.11, 0.6)
+        self._legend = self.scene.AddNode(legend)
+        volume.AddAndObserveDisplayNodeID(legend.GetID())
+        legend.Modified()  # drawn only now that its volume is known
+
+    def frame(self, points_ras: Any, through_ras: Sequence[float], slab_mm: float) -> None:
+        """Put the slice through a point; those of ``points_ras`` (n, 3) within a slab fill the image between panels."""
+        axes = array_of(self.node.GetSliceToRAS())[:3, :3]
+        depth = float(np.asarray(through_ras) @ axes[:, 2])
+        points = np.asarray(points_ras) @ axes
+        points = points[np.abs(points[:, 2] - depth) <= slab_mm]
+        low, high = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
+        room = np.array([SIZE[0] - 2 * PANEL_PIXELS - 60, SIZE[1] - 2 * _MARGIN_PIXELS])
+        mm_per_pixel = float(((high - low) / room).max())
+        self.node.SetFieldOfView(SIZE[0] * mm_per_pixel, SIZE[1] * mm_per_pixel, 1.0)
+        matrix = self.node.GetSliceToRAS()
+        for row, value in enumerate(axes @ (*((low + high) / 2), depth)):
+            matrix.SetElement(row, 3, value)
+        self.node.UpdateMatrices()
+
+    def letters(self) -> None:
+        """R, L, A, P, S, I at the image's edges."""
+        axes = array_of(self.node.GetSliceToRAS())[:3, :3]
+        width, height = SIZE
+        places = (
+            (0, 0, PANEL_PIXELS + 18, height / 2), (0, 1, width - PANEL_PIXELS - 18, height / 2),
+            (1, 0, width / 2, 56), (1, 1, width / 2, height - 52),
+        )  # fmt: skip
+        for axis, end, x, y in places:
+            towards = axes[:, axis]
+            main = int(np.abs(towards).argmax())
+            higher = (towards[main] > 0) == bool(end)
+            self.text(_AXIS_LETTERS[main][int(higher)], x, y, 22, _WHITE, "middle")
+
+    def close(self) -> None:
+        self.application_logic.GetSliceLogics().RemoveItem(self.logic)
+        super().close()
+
+
+class SolidView(_View):
+    """The structures' surfaces in space."""
+
+    def __init__(self, scene: Any, application_logic: Any) -> None:
+        super().__init__(scene, application_logic, slicer.vtkMRMLThreeDViewDisplayableManagerFactory, _SOLID_MANAGERS)
+        self.renderer.SetUseDepthPeeling(True)
+        self.renderer.SetMaximumNumberOfPeels(8)
+        self.logic = slicer.vtkMRMLViewLogic()
+        self.logic.SetMRMLApplicationLogic(application_logic)
+        application_logic.GetViewLogics().AddItem(self.logic)
+        self.logic.SetMRMLScene(scene)
+        self.node = self.logic.AddViewNode("RTDigitalTwin3D")
+        self.node.SetMappedInLayout(True)
+        self.node.SetBoxVisible(False)
+        self.node.SetAxisLabelsVisible(False)
+        self.node.SetBackgroundColor(0.05, 0.06, 0.09)
+        self.node.SetBackgroundColor2(0.20, 0.23, 0.30)
+        self.managers.SetMRMLDisplayableNode(self.node)
+
+    def add_surface(self, surface: Any, colour: Colour, opacity: float) -> None:
+        """A surface in RAS that is no node of the scene."""
+        mapper = vtk.vtkPolyDataMapper()
+        mapper.SetInputData(surface)
+        mapper.ScalarVisibilityOff()
+        actor = vtk.vtkActor()
+        actor.SetMapper(mapper)
+        actor.GetProperty().SetColor(*colour)
+        actor.GetProperty().SetOpacity(opacity)
+        actor.PickableOff()
+        self.renderer.AddViewProp(actor)
+
+    def look(self, corners_ras: Any) -> None:
+        """From in front, half left of the patient and slightly above; the box of corners (n, 3) fills the picture."""
+        towards = np.array([-0.55, 0.80, 0.20])  # RAS: patient's left is -x
+        towards /= np.linalg.norm(towards)
+        right = np.cross((0, 0, 1), towards)
+        right /= np.linalg.norm(right)
+        axes = np.stack([right, np.cross(towards, right), towards], axis=1)
+        seen = np.asarray(corners_ras) @ axes
+        low, high = seen.min(axis=0), seen.max(axis=0)
+        room = np.array([SIZE[0] - 2 * PANEL_PIXELS, SIZE[1] - 2 * _MARGIN_PIXELS])
+        height_mm = SIZE[1] * float(((high - low)[:2] / room).max())
+        camera = self.renderer.GetActiveCamera()
+        middle = axes @ ((low + high) / 2)
+        distance = height_mm / 2 / np.tan(np.deg2rad(camera.GetViewAngle() / 2))
+        camera.SetFocalPoint(*middle)
+        camera.SetPosition(*(middle + distance * towards))
+        camera.SetViewUp(0, 0, 1)
+        self.renderer.ResetCameraClippingRange()
+
+    def close(self) -> None:
+        self.application_logic.GetViewLogics().RemoveItem(self.logic)
+        super().close()
+
+
+def _panel(left: int, right: int, height: int) -> Any:
+    """A black area, so that names and legend never lie on anatomy."""
+    points = vtk.vtkPoints()
+    for x, y in ((left, 0), (right, 0), (right, height), (left, height)):
+        points.InsertNextPoint(x, y, 0)
+    cells = vtk.vtkCellArray()
+    cells.InsertNextCell(4, (0, 1, 2, 3))
+    area = vtk.vtkPolyData()
+    area.SetPoints(points)
+    area.SetPolys(cells)
+    mapper = vtk.vtkPolyDataMapper2D()
+    mapper.SetInputData(area)
+    actor = vtk.vtkActor2D()
+    actor.SetMapper(mapper)
+    actor.GetProperty().SetColor(0, 0, 0)
+    return actor

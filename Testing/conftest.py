@@ -1,0 +1,67 @@
+"""Patients that several tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from RTDigitalTwinLib.patient import openkbp
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.volume import Quantity, Volume
+
+SHARED_VARIABLE = "RTDT_OPENKBP"
+SHARED_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "openkbp"
+
+
+@pytest.fixture(scope="session")
+def sample() -> Patient:
+    """The built-in sample patient."""
+    return Patient.sample(seed=0)
+
+
+def blurred_target_dose(patient: Patient) -> Volume:
+    """A dose to test with: the prescription in the targets, blurred by 8 mm, in the mask."""
+    gy = np.zeros(patient.ct.grid.shape, np.float32)
+    for name, level in patient.plan.prescription.target_dose_gy:
+        gy = np.maximum(gy, level * patient.structures[name].occupancy)
+    image = sitk.GetImageFromArray(gy)
+    image.SetSpacing(patient.ct.grid.spacing_mm)
+    blurred = sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, 64.0))
+    return Volume(np.where(patient.dose_mask.mask, blurred, 0).astype(np.float32), patient.ct.grid, Quantity.DOSE_GY)
+
+
+@pytest.fixture(scope="session")
+def sample_folder(sample: Patient, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample patient in the OpenKBP layout, with a dose to test with. Read only: copy before changing it."""
+    folder = tmp_path_factory.mktemp("openkbp") / "pt_1"
+    openkbp.write_patient(sample, folder)
+    openkbp.write_dose(blurred_target_dose(sample), folder / "dose.csv")
+    return folder
+
+
+@pytest.fixture
+def damaged_folder(sample_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the sample folder to damage."""
+    return Path(shutil.copytree(sample_folder, tmp_path / "pt_1"))
+
+
+@pytest.fixture(scope="session")
+def shared_patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of three public validation patients; skipped, by name, where the data are not at hand."""
+    named = os.environ.get(SHARED_VARIABLE)
+    if named:
+        return Path(named)
+    if not (SHARED_FOLDER / "unpack.py").is_file():
+        pytest.skip(f"public OpenKBP patients not found: set {SHARED_VARIABLE} to a folder of them")
+    out = tmp_path_factory.mktemp("shared")
+    names = ["pt_201", "pt_210", "pt_220"]
+    command = [sys.executable, str(SHARED_FOLDER / "unpack.py"), str(out), "--split", "validation"]
+    subprocess.run([*command, "--patients", *names], check=True)
+    return out / "validation-pats"
