@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 import SimpleITK as sitk
 
 from RTDigitalTwinLib.patient import openkbp
-from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.grid import Box
+from RTDigitalTwinLib.patient.patient import Image, Patient
+from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
 SHARED_VARIABLE = "RTDT_OPENKBP"
@@ -35,6 +38,21 @@ def blurred_target_dose(patient: Patient) -> Volume:
     image.SetSpacing(patient.ct.grid.spacing_mm)
     blurred = sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, 64.0))
     return Volume(np.where(patient.dose_mask.mask, blurred, 0).astype(np.float32), patient.ct.grid, Quantity.DOSE_GY)
+
+
+def cropped(patient: Patient, box: Box) -> Patient:
+    """A patient on a part of its grid, without what lies outside of it."""
+    grid = patient.ct.grid.cropped(box)
+
+    def cut(structure: Structure) -> Structure:
+        return Structure.from_array(structure.name, structure.occupancy[box], grid, structure.kind)
+
+    return replace(
+        patient,
+        images=(Image("CT", Volume(patient.ct.values[box], grid, patient.ct.quantity)),),
+        structures={name: cut(s) for name, s in patient.structures.items() if s.occupancy[box].any()},
+        dose_mask=cut(patient.dose_mask),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGETS
 from RTDigitalTwinLib.patient.patient import Patient
+from Testing.conftest import cropped
 
 
 def test_round_trip_keeps_everything_the_layout_holds(sample: Patient, sample_folder: Path) -> None:
@@ -168,16 +169,7 @@ def test_what_is_not_a_patient_is_said(tmp_path: Path, sample_folder: Path) -> N
 
 
 def test_writing_needs_the_layouts_grid(sample: Patient, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from RTDigitalTwinLib.patient.patient import Image
-    from RTDigitalTwinLib.patient.structure import Structure
-    from RTDigitalTwinLib.patient.volume import Volume
-
-    box = (slice(0, 64), slice(0, 128), slice(0, 128))
-    ct = Volume(sample.ct.values[box], sample.ct.grid.cropped(box), sample.ct.quantity)
-    mask = Structure.from_array("FeasibleDose", np.ones(ct.grid.shape), ct.grid)
-    small = replace(sample, images=(Image("CT", ct),), structures={}, dose_mask=mask)
+    small = cropped(sample, (slice(0, 64), slice(0, 128), slice(0, 128)))
     with pytest.raises(PatientDataError, match="128x128x128"):
         openkbp.write_patient(small, tmp_path / "pt_2")
 

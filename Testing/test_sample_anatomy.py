@@ -150,10 +150,10 @@ def test_dose_mask_is_the_body_around_the_targets(patient):
 
 def test_hounsfield_units(patient):
     hu = patient.ct.values
-    assert hu.min() == -1000
+    assert hu.min() == -1024
     assert hu.max() <= 3071
     corners = hu[:, [0, 0, -1, -1], [0, -1, 0, -1]]
-    assert (corners == -1000).all()  # air outside the patient, without noise
+    assert (corners == -1024).all()  # air outside the patient, without noise
     inside = hu[patient.dose_mask.mask]
     inside = inside[inside > -400]
     assert -12.5 <= np.median(inside) <= 24  # OpenKBP

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError
-from RTDigitalTwinLib.model.features import build_features
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.patient import Patient
@@ -36,21 +35,20 @@ def ensemble(surrogate: DoseSurrogate, sample: Patient) -> DoseEnsemble:
     return sample_dose(surrogate, sample, SAMPLES, seed=7)
 
 
-def test_one_encoding_equals_whole_network_passes(
-    surrogate: DoseSurrogate, sample: Patient, ensemble: DoseEnsemble
-) -> None:
-    features = build_features(sample)
-    factors = surrogate.network.draw_factors(SAMPLES, torch.Generator().manual_seed(7))
-    channels = torch.from_numpy(features.channels)[None]
-    mask = torch.from_numpy(features.mask)
+def test_one_encoding_equals_whole_network_passes(sample: Patient) -> None:
+    """The weights that come with the software: the same crop, the same dropout, the whole network once a sample."""
+    shipped = DoseSurrogate.load(device="cpu")
+    ours = sample_dose(shipped, sample, SAMPLES, seed=7)
+    factors = shipped.network.draw_factors(SAMPLES, torch.Generator().manual_seed(7))
+    channels = torch.from_numpy(ours.features.channels)[None]
+    mask = torch.from_numpy(ours.features.mask)
     with torch.inference_mode():
-        whole = torch.stack(
-            [surrogate.network(channels, [f[k : k + 1] for f in factors])[0, mask] for k in range(SAMPLES)]
-        ).numpy()
-    indices = features.mask_indices
-    assert np.abs(ensemble.mean.values.reshape(-1)[indices] - whole.mean(axis=0)).max() < 0.01
-    assert np.abs(ensemble.std.values.reshape(-1)[indices] - whole.std(axis=0, ddof=1)).max() < 0.01
-    assert whole.std(axis=0).max() > 0.1  # there was something to agree on
+        passes = [shipped.network(channels, [f[k : k + 1] for f in factors])[0, mask] for k in range(SAMPLES)]
+    whole = torch.stack(passes).numpy()
+    indices = ours.features.mask_indices
+    assert np.abs(ours.mean.values.reshape(-1)[indices] - whole.mean(axis=0)).max() < 0.01
+    assert np.abs(ours.std.values.reshape(-1)[indices] - whole.std(axis=0, ddof=1)).max() < 0.01
+    assert whole.std(axis=0).max() > 0.5  # there was something to agree on
 
 
 def test_same_seed_same_samples_other_seed_others(

@@ -26,6 +26,7 @@ from RTDigitalTwinLib.patient.anatomy_shapes import (
 )
 
 AIR_HU = np.float32(-1000)
+OUTSIDE_HU = np.float32(-1024)  # what scanners and the public data put where there is no patient
 SIDES = (-1, 1)  # patient's right, left
 
 # z, front y, back y, half-width, y of the widest point, front exponent, back exponent
@@ -142,7 +143,7 @@ def paint_ct(
     inside = soft_edge(-depth_mm, 0.7 * frame.edge_mm)
     hu = AIR_HU + inside * (hu - AIR_HU)
     hu += inside * (_noise(frame, rng) + _streaks(frame, fillings, rng))
-    return np.clip(hu, AIR_HU, 3071)
+    return np.where(inside > 0, np.clip(hu, AIR_HU, 3071), OUTSIDE_HU)
 
 
 def _skin_bumps() -> list[Shape]:

@@ -1,0 +1,251 @@
+"""The command line from end to end, with a narrow untrained network: files, errors, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from RTDigitalTwinLib import run as run_module
+from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib.dosimetry.openkbp_score import score_patient
+from RTDigitalTwinLib.errors import Cancelled
+from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
+from RTDigitalTwinLib.model.weights import save_weights
+from RTDigitalTwinLib.patient import openkbp
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.run import RunSettings, run_patient
+from Testing.conftest import SHARED_FOLDER
+
+TABLES = {"dose_mean.nrrd", "dvh.csv", "metrics.csv", "report.html", "summary.json"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "narrow.safetensors"
+    save_weights(DoseUNet(NetworkConfiguration(widths=(8, 8, 16, 16, 32))), path, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(sample_folder: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``run`` writes for a patient whose folder bears a name."""
+    source = tmp_path_factory.mktemp("chosen") / "Jane_Doe"
+    shutil.copytree(sample_folder, source)
+    out = tmp_path_factory.mktemp("out") / "results"
+    assert main(["run", str(source), "--out", str(out), "--samples", "4", "--weights", str(weights)]) == 0
+    return out
+
+
+def test_run_writes_what_it_promises(results: Path) -> None:
+    names = {path.name for path in results.iterdir()}
+    assert names >= TABLES | {"dose_std.nrrd", "scene.mrb"}
+    summary = json.loads((results / "summary.json").read_text())
+    assert set(summary["files"]) == names
+    assert summary["provenance"]["samples"] == 4 and summary["provenance"]["seed"] == 0
+    assert {"reading", "prediction", "scene", "report"} <= set(summary["provenance"]["stage_seconds"])
+    assert summary["dose_error_gy"] > 0
+
+
+def test_dose_volumes_lie_where_the_patient_does(results: Path, sample: Patient) -> None:
+    image = sitk.ReadImage(str(results / "dose_mean.nrrd"))
+    assert image.GetSpacing() == pytest.approx(sample.ct.grid.spacing_mm)
+    assert image.GetOrigin() == pytest.approx(sample.ct.grid.origin_mm)
+    dose = sitk.GetArrayFromImage(image)
+    assert dose.max() > 0 and not dose[~sample.dose_mask.mask].any()
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(results / "dose_std.nrrd"))).max() > 0
+
+
+def test_tables_agree_with_the_volume(results: Path, sample: Patient) -> None:
+    with (results / "metrics.csv").open(newline="") as file:
+        rows = {(r["structure"], r["metric"]): r for r in csv.DictReader(file)}
+    dose = sitk.GetArrayFromImage(sitk.ReadImage(str(results / "dose_mean.nrrd")))
+    cord = sample.structures["SpinalCord"].mask
+    row = rows["SpinalCord", "mean"]
+    assert float(row["mean"]) == pytest.approx(dose[cord].mean(), abs=0.02)
+    assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
+    with (results / "dvh.csv").open(newline="") as file:
+        curve = [r for r in csv.DictReader(file) if r["structure"] == "SpinalCord"]
+    assert list(curve[0]) == ["structure", "dose_gy", "volume_mean", "volume_low", "volume_high"]
+    assert float(curve[0]["volume_mean"]) == 1.0
+    low, mean, high = (np.array([float(r[k]) for r in curve]) for k in ("volume_low", "volume_mean", "volume_high"))
+    assert ((low <= mean + 1e-6) & (mean <= high + 1e-6)).all()
+    # the area under a cumulative DVH is the mean dose; 0.1 Gy bins
+    assert np.trapezoid(mean, dx=0.1) == pytest.approx(float(row["mean"]), abs=0.06)
+
+
+def test_no_name_and_no_path_in_any_result(results: Path) -> None:
+    for path in results.iterdir():
+        content = path.read_bytes()
+        if path.suffix == ".mrb":
+            unpacked = results.parent / "unpacked"
+            shutil.unpack_archive(path, unpacked, "zip")
+            content = b"".join(p.read_bytes() for p in unpacked.rglob("*") if p.is_file())
+            content += "\n".join(str(p.relative_to(unpacked)) for p in unpacked.rglob("*")).encode()
+        for planted in (b"Jane", b"Doe_", str(results.parent).encode(), b"/tmp/", b"/home/"):
+            assert planted not in content, (path.name, planted)
+
+
+def test_same_seed_same_numbers(results: Path, sample_folder: Path, weights: Path, tmp_path: Path) -> None:
+    summary = run_patient(sample_folder, tmp_path / "again", RunSettings(4, 0, "cpu", weights))
+    assert summary["metrics"] == json.loads((results / "summary.json").read_text())["metrics"]
+
+
+def test_deterministic_run_claims_no_spread(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    assert main(["run", "sample", "--out", str(out), "--samples", "0", "--weights", str(weights)]) == 0
+    assert not (out / "dose_std.nrrd").exists()
+    assert (out / "scene.mrb").is_file()
+    assert json.loads((out / "summary.json").read_text())["provenance"]["seed"] is None
+    assert "Research use only" in capsys.readouterr().out
+
+
+def test_an_existing_output_is_kept_unless_told(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    command = ["run", "sample", "--out", str(out), "--samples", "0", "--weights", str(weights)]
+    assert main(command) == 1
+    assert "exists and is not empty" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["out"] and (out / "mine.txt").read_text() == "keep"
+    assert main([*command, "--overwrite"]) == 0
+    assert (out / "report.html").is_file() and not (out / "mine.txt").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_output_that_cannot_be_written_is_said(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        assert main(["run", "sample", "--out", str(out), "--weights", str(weights)]) == 1
+        assert "Error:" in capsys.readouterr().err
+
+
+def test_a_cancelled_run_leaves_nothing(sample_folder: Path, weights: Path, tmp_path: Path) -> None:
+    for moment in (0.3, 0.62, 0.9):
+
+        def cancel(done_ratio: float, message: str, moment: float = moment) -> None:
+            if done_ratio >= moment:
+                raise Cancelled
+
+        with pytest.raises(Cancelled):
+            run_patient(sample_folder, tmp_path / "out", RunSettings(2, 0, "cpu", weights), progress=cancel)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_is_a_cancel(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def interrupted(*unused: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "write_nrrd", interrupted)
+    command = ["run", "sample", "--out", str(tmp_path / "out"), "--samples", "0", "--weights", str(weights)]
+    assert main(command) == 130
+    assert "Cancelled" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_a_run_finishes_without_slicer_core(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "SCENE_PACKAGE", "a_package_that_is_not_there")
+    summary = run_patient("sample", tmp_path / "out", RunSettings(2, 0, "cpu", weights))
+    assert any("slicer-core is not installed" in warning for warning in summary["warnings"])
+    assert set(summary["files"]) == TABLES | {"dose_std.nrrd"}
+    assert "slicer-core is not installed" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_run_finishes_where_nothing_can_be_drawn(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from RTDigitalTwinLib.scene import snapshot
+
+    monkeypatch.setattr(snapshot, "rendering_problem", lambda: "apt install libegl1")
+    summary = run_patient("sample", tmp_path / "out", RunSettings(2, 0, "cpu", weights))
+    assert any("libegl1" in warning for warning in summary["warnings"])
+    assert "scene.mrb" in summary["files"] and not any(name.endswith(".png") for name in summary["files"])
+
+
+def test_evaluate_scores_and_writes_submissions(
+    sample_folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, predictions = tmp_path / "scores.json", tmp_path / "predictions"
+    command = ["evaluate", str(sample_folder.parent), "--out", str(out), "--weights", str(weights)]
+    assert main([*command, "--predictions", str(predictions), "--samples", "2"]) == 0
+    scores = json.loads(out.read_text())
+    assert scores["patients"] == 1 and scores["per_patient"][0]["patient"] == "pt_1"
+    assert scores["seconds_per_patient"] > 0
+    patient = Patient.load(sample_folder)
+    rows = np.loadtxt(predictions / "pt_1.csv", delimiter=",", skiprows=1)
+    flat = np.zeros(openkbp.VOXELS)
+    flat[rows[:, 0].astype(int)] = rows[:, 1]
+    score = score_patient(patient, openkbp.from_file_order(flat.reshape((openkbp.SIDE,) * 3)))
+    assert score.dose_error_gy == pytest.approx(scores["dose_score_gy"], abs=1e-4)
+    assert score.dvh_error_gy == pytest.approx(scores["dvh_score_gy"], abs=1e-4)
+    assert "1 patients: dose score" in capsys.readouterr().out
+
+
+def test_evaluate_agrees_with_an_independent_score(shared_patients: Path, weights: Path, tmp_path: Path) -> None:
+    if not (SHARED_FOLDER / "score.py").is_file():
+        pytest.skip("the independent score.py of the public data is not at hand")
+    out, predictions = tmp_path / "scores.json", tmp_path / "predictions"
+    command = ["evaluate", str(shared_patients), "--out", str(out), "--predictions", str(predictions)]
+    assert main([*command, "--weights", str(weights)]) == 0
+    judge = [sys.executable, str(SHARED_FOLDER / "score.py"), str(predictions), str(SHARED_FOLDER / "validation-pats")]
+    theirs = json.loads(subprocess.run(judge, check=True, capture_output=True, text=True).stdout)
+    ours = json.loads(out.read_text())
+    assert ours["patients"] == theirs["patients"]
+    assert ours["dose_score_gy"] == pytest.approx(theirs["dose_score_gy"], abs=1e-3)
+    assert ours["dvh_score_gy"] == pytest.approx(theirs["dvh_score_gy"], abs=1e-3)
+
+
+def test_evaluate_names_what_is_missing(
+    sample_folder: Path, damaged_folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["evaluate", str(sample_folder.parent), "--out", str(tmp_path / "s.json"), "--weights", str(weights)]
+    assert main([*command, "--patients", "pt_9"]) == 1
+    assert "Not among the 1 patients: pt_9" in capsys.readouterr().err
+    (damaged_folder / "dose.csv").unlink()
+    command[1] = str(damaged_folder)
+    assert main(command) == 1
+    assert "pt_1: There is no reference dose" in capsys.readouterr().err
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_altered_weights_stop_a_run(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    altered = tmp_path / "narrow.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    altered.write_bytes(content)
+    shutil.copy(weights.with_suffix(".json"), tmp_path)
+    assert main(["run", "sample", "--out", str(tmp_path / "out"), "--weights", str(altered)]) == 1
+    assert "SHA-256" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_train_refuses_what_it_cannot_use(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["train", str(tmp_path), "--out", str(tmp_path / "out"), "--minutes", "1"]) == 1
+    assert "at least two patients" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path), "--out", str(tmp_path / "out"), "--minutes", "-1"])
+
+
+def test_doctor_finds_the_installation_sound(capsys: pytest.CaptureFixture) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("torch", "slicer-core", "weights", "GPU", "off-screen pictures"):
+        assert name in printed
+
+
+def test_doctor_notices_missing_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    from RTDigitalTwinLib import doctor
+
+    monkeypatch.setattr(doctor, "NEEDED_PACKAGES", ("a-package-that-is-not-there",))
+    assert main(["doctor"]) == 1
+    assert "not installed" in capsys.readouterr().out

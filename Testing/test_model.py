@@ -1,0 +1,159 @@
+"""Features, network and weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.networks.nets import UNet
+
+from RTDigitalTwinLib.errors import ModelError, PatientDataError
+from RTDigitalTwinLib.model.features import CHANNELS, build_features, crop_of
+from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
+from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+from RTDigitalTwinLib.model.weights import choose_device, load_network, manifest_path, save_weights
+from RTDigitalTwinLib.patient.patient import Patient
+from Testing.conftest import cropped
+
+NARROW = NetworkConfiguration(widths=(4, 4, 8, 8, 16))
+
+
+def test_features_hold_what_the_patient_holds(sample: Patient) -> None:
+    features = build_features(sample)
+    assert features.channels.shape[0] == len(CHANNELS) == 11
+    assert all(size % 16 == 0 for size in features.mask.shape)
+    assert features.mask.sum() == sample.dose_mask.mask.sum()
+    assert np.array_equal(np.sort(features.mask_indices), np.flatnonzero(sample.dose_mask.mask))
+    for channel, name in enumerate(CHANNELS[1:], start=1):
+        inside = sample.structures[name].occupancy.reshape(-1)[features.mask_indices]
+        assert np.array_equal(features.channels[channel][features.mask], inside), name
+    hu = sample.ct.values.reshape(-1)[features.mask_indices]
+    assert features.channels[0][features.mask] == pytest.approx(np.clip(hu, -1000, 3071) / 1000, abs=1e-6)
+
+
+def test_the_crop_may_leave_the_grid() -> None:
+    start, sizes = crop_of((slice(0, 30), slice(10, 26), slice(100, 128)))
+    assert sizes == (48, 32, 32)
+    assert start == (-9, 2, 98)
+    assert all(s <= 0 or s + n >= 0 for s, n in zip(start, sizes, strict=True))
+
+
+def test_outside_the_grid_is_air(sample: Patient) -> None:
+    tight = cropped(sample, sample.dose_mask.box)
+    features = build_features(tight)
+    assert features.channels[0, 0].min() == features.channels[0, 0].max() == -1.0  # a margin slice beyond the grid
+    assert not features.channels[1:, 0].any()
+
+
+def test_features_need_a_target(sample: Patient) -> None:
+    untargeted = replace(sample, structures=sample.organs)
+    with pytest.raises(PatientDataError, match="none of PTV_5600"):
+        build_features(untargeted)
+
+
+def test_the_network_has_the_prototypes_size() -> None:
+    published = UNet(spatial_dims=3, in_channels=11, out_channels=1, channels=(32, 64, 128, 256, 512), strides=(2,) * 4,
+                     num_res_units=2)  # fmt: skip
+    count = sum(p.numel() for p in DoseUNet().parameters())
+    assert count == sum(p.numel() for p in published.parameters()) == 19_232_398
+
+
+def test_the_split_up_sampling_equals_the_joined_one() -> None:
+    """Linearity: convolving skip and below apart and adding is convolving them together."""
+    torch.manual_seed(0)
+    stage = DoseUNet(NARROW).decoder[1]
+    skip, below = torch.rand(2, stage.skip_width, 4, 6, 2), torch.rand(2, 8, 4, 6, 2)
+    together = stage.unit(stage.up(torch.cat([skip, below], dim=1)))
+    assert torch.allclose(stage(stage.of_skip(skip), below), together, atol=1e-5)
+
+
+def test_an_untrained_network_gives_finite_dose_not_below_zero() -> None:
+    torch.manual_seed(0)
+    network = DoseUNet(NARROW)
+    dose = network(torch.rand(2, 11, 32, 48, 16), network.draw_factors(2, torch.Generator().manual_seed(0)))
+    assert dose.shape == (2, 32, 48, 16)
+    assert torch.isfinite(dose).all() and dose.min() >= 0 and dose.max() > 0
+
+
+def test_dropout_takes_whole_channels_behind_the_encoder_only() -> None:
+    network = DoseUNet(NARROW)
+    factors = network.draw_factors(2000, torch.Generator().manual_seed(0))
+    assert [f.shape[1] for f in factors] == [16, 16, 8, 8, 4, 4, 4, 4]  # bottleneck, then three decoder levels
+    values = torch.cat(factors, dim=1)
+    assert values.unique().tolist() == pytest.approx([0.0, 1 / 0.9])
+    # 128,000 draws at 10 %: one sigma is 0.08 %
+    assert float((values == 0).float().mean()) == pytest.approx(0.1, abs=0.005)
+    assert not any("Dropout" in type(m).__name__ for m in network.encoder.modules())
+    features = torch.rand(1, 11, 32, 32, 32)
+    encoded = network.encode(features)
+    again = network.decode(encoded, [torch.ones_like(f[:1]) for f in factors])
+    assert torch.equal(again, network.decode(encoded))  # factors of 1 change nothing
+    assert not torch.equal(network.decode(encoded, [f[:1] for f in factors]), again)
+
+
+def saved(folder: Path) -> Path:
+    torch.manual_seed(0)
+    path = folder / "dose-unet.safetensors"
+    save_weights(DoseUNet(NARROW), path, {"training": {"minutes": 1}})
+    return path
+
+
+def test_weights_come_back_in_half_precision(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    torch.manual_seed(0)
+    original = DoseUNet(NARROW).state_dict()
+    loaded = load_network(path)
+    assert loaded.network.configuration == NARROW
+    assert loaded.manifest["training"] == {"minutes": 1}
+    for name, tensor in loaded.network.state_dict().items():
+        assert torch.equal(tensor, original[name].half().float()), name
+
+
+def test_one_altered_byte_is_noticed(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="SHA-256"):
+        load_network(path)
+
+
+def test_missing_or_damaged_manifests_are_named(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    manifest = manifest_path(path)
+    text = manifest.read_text()
+    manifest.write_text(text[:40])
+    with pytest.raises(ModelError, match=r"dose-unet.json.*damaged"):
+        load_network(path)
+    manifest.write_text(json.dumps({**json.loads(text), "configuration": NetworkConfiguration().as_dict()}))
+    with pytest.raises(ModelError, match="do not fit"):
+        load_network(path)
+    manifest.unlink()
+    with pytest.raises(ModelError, match=r"dose-unet.json.*missing"):
+        load_network(path)
+    with pytest.raises(ModelError, match="no such weights"):
+        load_network(tmp_path / "other.safetensors")
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(ModelError, match="no device 'abacus'"):
+        choose_device("abacus")
+    if not torch.cuda.is_available():
+        assert choose_device("auto").type == "cpu"
+        with pytest.raises(ModelError, match="no CUDA GPU"):
+            choose_device("cuda")
+
+
+def test_the_weights_that_come_with_the_software_treat(sample: Patient) -> None:
+    """The sample patient gets about what was prescribed, and the parotids less than the targets."""
+    dose = DoseSurrogate.load(device="cpu").expected_dose(sample).values
+    inside = {name: dose[s.mask].mean() for name, s in sample.structures.items()}
+    assert inside["PTV_7000"] == pytest.approx(70, abs=5)
+    assert inside["PTV_5600"] == pytest.approx(58, abs=6)
+    assert max(inside["Parotid_L"], inside["Parotid_R"]) < inside["PTV_5600"]
+    assert inside["SpinalCord"] < 45
