@@ -14,6 +14,7 @@ from RTDigitalTwinLib.files import whole_folder
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import write_report
 from RTDigitalTwinLib.report.tables import metric_rows, write_dvh_csv, write_metrics_csv
@@ -23,6 +24,7 @@ from RTDigitalTwinLib.twin import Twin
 
 SAMPLE = "sample"
 SCENE_PACKAGE = "slicer"
+CHART_DPI = 150
 NO_SCENE = "slicer-core is not installed, so there is no scene and no picture: pip install 'RTDigitalTwinLib[scene]'"
 CAPTIONS = {"axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal"}
 SHOWN = {"dose": "predicted dose", "spread": "sampled spread", "difference": "predicted minus reference dose"}
@@ -95,6 +97,7 @@ def _write_tables(folder: Path, prediction: DoseEnsemble) -> None:
         write_nrrd(prediction.std, str(folder / "dose_std.nrrd"))
     write_dvh_csv(folder / "dvh.csv", prediction)
     write_metrics_csv(folder / "metrics.csv", metric_rows(prediction))
+    dvh_figure(prediction).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
 
 
 def _write_scene(
@@ -121,7 +124,7 @@ def _write_scene(
 
 def _caption(path: Path) -> str:
     orientation, _, shown = path.stem.partition("_")
-    return f"{CAPTIONS[orientation]}: {SHOWN[shown]}" if shown else "Structures in space, seen from the front"
+    return f"{CAPTIONS[orientation]}: {SHOWN[shown]}" if shown else "Structures in space"
 
 
 def _summary(patient: Patient, prediction: DoseEnsemble) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.run import RunSettings, run_patient
 from Testing.conftest import SHARED_FOLDER
 
-TABLES = {"dose_mean.nrrd", "dvh.csv", "metrics.csv", "report.html", "summary.json"}
+TABLES = {"dose_mean.nrrd", "dvh.csv", "dvh.png", "metrics.csv", "report.html", "summary.json"}
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_a_run_finishes_where_nothing_can_be_drawn(
     monkeypatch.setattr(snapshot, "rendering_problem", lambda: "apt install libegl1")
     summary = run_patient("sample", tmp_path / "out", RunSettings(2, 0, "cpu", weights))
     assert any("libegl1" in warning for warning in summary["warnings"])
-    assert "scene.mrb" in summary["files"] and not any(name.endswith(".png") for name in summary["files"])
+    assert "scene.mrb" in summary["files"] and "view3d.png" not in summary["files"]
 
 
 def test_evaluate_scores_and_writes_submissions(

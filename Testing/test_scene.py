@@ -189,15 +189,15 @@ def test_a_closed_surface_alone_becomes_occupancy(scene: Any, patient: Patient) 
     segmentation.RemoveBinaryLabelmapRepresentation()
     back = structures_from_segmentation(segmentation, patient.ct.grid)
     for name, structure in patient.structures.items():
-        # Slicer's surface is smoothed: the spinal cord, three voxels wide, loses nearly half of itself to it.
-        limit = 0.9 if name != "SpinalCord" else 0.65
-        assert dice(back[name].occupancy, structure.occupancy) > limit, name
+        assert dice(back[name].occupancy, structure.occupancy) > 0.9, name
         surface = vtk.vtkPolyData()
         segmentation.GetClosedSurfaceRepresentation(name, surface)
         measure = vtk.vtkMassProperties()
         measure.SetInputData(surface)
-        assert back[name].volume_cc == pytest.approx(measure.GetVolume() / 1000, rel=0.02), name
-        assert np.linalg.norm(np.subtract(back[name].centroid_mm, structure.centroid_mm)) < 0.5, name
+        # The cord's surface ends beyond the grid's last slices, which cut it.
+        assert back[name].volume_cc == pytest.approx(measure.GetVolume() / 1000, rel=0.03), name
+        assert back[name].volume_cc > 0.9 * structure.volume_cc, name
+        assert np.linalg.norm(np.subtract(back[name].centroid_mm, structure.centroid_mm)) < 1.0, name
 
 
 @pytest.mark.parametrize("kept_as", [CLOSED_SURFACE, BINARY])

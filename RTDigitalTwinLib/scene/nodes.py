@@ -123,13 +123,13 @@ def show_prediction(
     shown = patient.dose_mask.mask
     std = difference = absolute = None
     if prediction.has_spread:
-        std = volume_nodes.add_spread(scene, prediction.std, "Sampled spread (std, not calibrated)", shown)
+        std = volume_nodes.add_spread(scene, prediction.std, "Sampled spread (std)", shown)
     reference = reference_dose(patient)
     if reference is not None:
         signed = prediction.mean.minus(reference, Quantity.DOSE_DIFFERENCE_GY)
         unsigned = Volume(abs(signed.values), signed.grid, Quantity.DOSE_DIFFERENCE_GY)
-        difference = volume_nodes.add_difference(scene, signed, "Difference (predicted minus reference)", shown)
-        absolute = volume_nodes.add_absolute_difference(scene, unsigned, "Absolute difference", shown)
+        difference = volume_nodes.add_difference(scene, signed, "Difference to reference", shown)
+        absolute = volume_nodes.add_absolute_difference(scene, unsigned, "Absolute difference to reference", shown)
     dvh = add_dvhs(scene, prediction, reference, mean, beside.segmentation, part(progress, 0.5, 1.0))
     nodes = PredictionNodes(beside, prediction, mean, std, difference, absolute, dvh, folder)
     put_under(scene, folder, [*nodes.volumes, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])

@@ -72,7 +72,6 @@ def _overlays(nodes: PredictionNodes) -> dict[str, tuple[Any, str]]:
 
 
 def _annotate_slice(view: SliceView, nodes: PredictionNodes, orientation: str, title: str) -> None:
-    view.clear_texts()
     view.letters()
     position = dict(zip(("Sagittal", "Coronal", "Axial"), _through_ras(nodes), strict=True))[orientation]
     letter = {"Sagittal": "RL", "Coronal": "AP", "Axial": "SI"}[orientation][int(position < 0)]

@@ -17,10 +17,10 @@ from RTDigitalTwinLib.scene.geometry import array_of
 SIZE = (1120, 800)
 PANEL_PIXELS = 185  # on both sides of the image: structure names on the left, colour legend on the right
 _MARGIN_PIXELS = 72  # above and below the image's anatomy: titles, letters, ruler
+_LEGEND_TOP = 0.75  # of the height
 _SLICE_MANAGERS = (
     "vtkMRMLSegmentationsDisplayableManager2D",
     "vtkMRMLRulerDisplayableManager",
-    "vtkMRMLColorLegendDisplayableManager",
 )
 _SOLID_MANAGERS = (
     "vtkMRMLCameraDisplayableManager",
@@ -117,7 +117,6 @@ class SliceView(_View):
 
     def __init__(self, scene: Any, application_logic: Any, orientation: str) -> None:
         super().__init__(scene, application_logic, slicer.vtkMRMLSliceViewDisplayableManagerFactory, _SLICE_MANAGERS)
-        self._legend: Any = None
         self.renderer.GetActiveCamera().ParallelProjectionOn()
         self.logic = slicer.vtkMRMLSliceLogic()
         self.logic.SetMRMLApplicationLogic(application_logic)
@@ -140,34 +139,46 @@ class SliceView(_View):
         self.renderer.AddViewProp(image)
         for left in (0, SIZE[0] - PANEL_PIXELS):
             self.renderer.AddViewProp(_panel(left, left + PANEL_PIXELS, SIZE[1]))
+        self._legend = vtk.vtkScalarBarActor()
+        self._legend.SetPosition((SIZE[0] - PANEL_PIXELS / 2 - 20) / SIZE[0], 1 - _LEGEND_TOP)
+        self._legend.SetPosition2(70 / SIZE[0], 2 * _LEGEND_TOP - 1)
+        self._legend.SetBarRatio(0.35)
+        self._legend.SetMaximumNumberOfColors(256)
+        self._legend.UnconstrainedFontSizeOn()
+        style = self._legend.GetLabelTextProperty()
+        style.SetFontSize(16)
+        style.BoldOff()
+        style.ItalicOff()
+        style.ShadowOff()
+        self.renderer.AddViewProp(self._legend)
 
     def show(self, background: Any, overlay: Any, opacity: float) -> None:
-        """A volume with another above it."""
+        """A volume with another above it, and that one's colour legend."""
+        self.clear_texts()
+        self._show_legend(overlay)
         composite = self.logic.GetSliceCompositeNode()
         composite.SetBackgroundVolumeID(background.GetID())
         composite.SetForegroundVolumeID(overlay.GetID())
         composite.SetForegroundOpacity(opacity)
         # Another connection with every change of volumes.
         self._mapper.SetInputConnection(self.logic.GetImageDataConnection())
-        self._show_legend(overlay)
 
     def _show_legend(self, volume: Any) -> None:
-        """The volume's colour legend in this view's right panel.
+        """The volume's colour legend in the right panel, from its legend node.
 
-        A view draws only legends that came after it, so this is a copy, which leaves with the next or the view.
+        Drawn here: the displayable manager draws only legends that are newer than the view, with text of its own size.
         """
-        if self._legend is not None:
-            self.scene.RemoveNode(self._legend)
-        legend = slicer.vtkMRMLColorLegendDisplayNode()
         kept = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(volume)
-        legend.CopyContent(kept)
-        legend.SetAndObservePrimaryDisplayNode(volume.GetDisplayNode())
-        legend.AddViewNodeID(self.node.GetID())
-        legend.SetPosition(0.98, 0.5)
-        legend.SetSize(0.11, 0.6)
-        self._legend = self.scene.AddNode(legend)
-        volume.AddAndObserveDisplayNodeID(legend.GetID())
-        legend.Modified()  # drawn only now that its volume is known
+        display = volume.GetDisplayNode()
+        half = display.GetWindow() / 2
+        table = display.GetColorNode().CreateLookupTableCopy()
+        table.SetTableRange(display.GetLevel() - half, display.GetLevel() + half)
+        legend = self._legend
+        legend.SetLookupTable(table)
+        legend.SetNumberOfLabels(kept.GetNumberOfLabels())
+        legend.SetLabelFormat(kept.GetLabelFormat())
+        middle = SIZE[0] - PANEL_PIXELS / 2
+        self.text(kept.GetTitleText(), middle, SIZE[1] * _LEGEND_TOP + 26, 16, _WHITE, "middle")
 
     def frame(self, points_ras: Any, through_ras: Sequence[float], slab_mm: float) -> None:
         """Put the slice through a point; those of ``points_ras`` (n, 3) within a slab fill the image between panels."""

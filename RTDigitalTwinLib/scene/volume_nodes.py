@@ -16,8 +16,7 @@ CT_WINDOW_HU, CT_LEVEL_HU = 400.0, 40.0  # soft tissue of head and neck
 LOWEST_SHOWN_RATIO = 0.1  # of the highest prescription: less dose is left unpainted
 HIGHEST_SHOWN_RATIO = 1.1
 SMALLEST_SHOWN_DIFFERENCE_GY = 1.0
-_LEGEND_LABELS = 8
-_LEGEND_TITLE_SIZE, _LEGEND_SIZE = 17, 16
+_LABEL_COUNTS = (8, 7, 6, 5)
 
 
 def add_volume(scene: Any, volume: Volume, name: str) -> Any:
@@ -61,7 +60,8 @@ def add_dose(scene: Any, dose: Volume, name: str, highest_gy: float) -> Any:
     """A dose in Gy as wash from 10 to 110 % of the highest prescription ``highest_gy``; SlicerRT knows it as dose."""
     node = add_volume(scene, dose, name)
     node.SetAttribute(names.DOSE_VOLUME, names.TRUE)
-    limits = (0.0, HIGHEST_SHOWN_RATIO * highest_gy)
+    # Up to a multiple of 7 Gy: eight round labels, and 77 Gy for the usual 70 Gy.
+    limits = (0.0, 7 * float(np.ceil(round(HIGHEST_SHOWN_RATIO * highest_gy / 7, 6))))
     _paint(node, colours.DOSE, limits, (LOWEST_SHOWN_RATIO * highest_gy, np.inf), "Dose [Gy]")
     return node
 
@@ -93,7 +93,7 @@ def add_absolute_difference(scene: Any, difference: Volume, name: str, shown: np
 
 def _percentile(values: np.ndarray, shown: np.ndarray) -> float:
     chosen = values[shown] if shown.any() else values
-    return max(float(np.ceil(2 * np.percentile(chosen, 99.5)) / 2), 0.5)
+    return max(float(np.ceil(np.percentile(chosen, 99.5))), 1.0)
 
 
 def _paint(
@@ -111,15 +111,17 @@ def _paint(
         display.ApplyThresholdOn()
     legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
     legend.SetTitleText(title)
-    legend.SetLabelFormat("%.0f" if limits[1] - limits[0] > 20 else "%.1f")
-    legend.SetNumberOfLabels(_LEGEND_LABELS)
+    count, decimals = _labels(limits[1] - limits[0])
+    legend.SetLabelFormat(f"%.{decimals}f")
+    legend.SetNumberOfLabels(count)
     legend.SetMaxNumberOfColors(256)
-    for style, size in (
-        (legend.GetTitleTextProperty(), _LEGEND_TITLE_SIZE),
-        (legend.GetLabelTextProperty(), _LEGEND_SIZE),
-    ):
-        style.SetFontFamilyToArial()
-        style.SetFontSize(size)
-        style.BoldOff()
-        style.ShadowOff()
     legend.SetVisibility(True)
+
+
+def _labels(span_gy: float) -> tuple[int, int]:
+    """How many labels a legend gets, and with how many decimals, so that they are round numbers."""
+    for step, decimals in ((1.0, 0), (0.5, 1)):
+        for count in _LABEL_COUNTS:
+            if (span_gy / (count - 1)) % step == 0:
+                return count, decimals
+    return _LABEL_COUNTS[-1], 1
