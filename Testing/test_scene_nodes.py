@@ -167,7 +167,7 @@ def test_slicerrt_finds_the_dose_under_a_study(scene: Any, nodes: PredictionNode
     assert tree.GetItemAttribute(study, "DicomRtImport.DoseUnitValue") == "1.0"
     assert tree.GetItemLevel(study) == "Study" and tree.GetItemName(tree.GetItemParent(study)) == "small-patient"
     for node in (nodes.mean, nodes.patient.reference_dose):
-        assert node.GetAttribute("DicomRtImport.DoseVolume") == "1"
+        assert node is not None and node.GetAttribute("DicomRtImport.DoseVolume") == "1"
         assert tree.GetItemAncestorAtLevel(tree.GetItemByDataNode(node), "Study") == study
     for node in (nodes.std, nodes.difference, nodes.absolute_difference):
         assert node is not None and node.GetAttribute("DicomRtImport.DoseVolume") is None
@@ -237,8 +237,8 @@ def test_a_bundle_keeps_everything(nodes: PredictionNodes, tmp_path: Path) -> No
         assert len(tables) == 5
         for name, table in nodes.dvh.tables.items():
             for title in ("Dose", "Volume", "Volume band low", "Volume band high", "Volume reference"):
-                # Tables are kept as text of 15 digits.
-                assert column(tables[f"DVH {name}"], title) == pytest.approx(column(table, title), abs=1e-9)
+                # Slicer writes tables as text of six digits.
+                assert column(tables[f"DVH {name}"], title) == pytest.approx(column(table, title), abs=1e-4)
             assert tables[f"DVH {name}"].GetAttribute("DoseVolumeHistogram.SegmentID") == name
             assert tables[f"DVH {name}"].GetNodeReference("doseVolumeRef") is mean
         chart = nodes_of(scene, "vtkMRMLPlotChartNode")["DVH"]

@@ -105,14 +105,16 @@ def _averaged(ratio: NDArray, source: Grid, reference: Grid) -> NDArray[np.float
     finer = max(reference.spacing_mm) / min(source.spacing_mm)
     affordable = int((_LARGEST_SLAB_PLACES / part.voxel_count) ** (1 / 3))
     places = max(1, min(int(np.ceil(finer - _NEAR_INTEGER)), _MOST_PLACES, affordable))
+    slices, rows, columns = part.shape
+    width, height, depth = part.spacing_mm
+    x, y, z = part.to_lps_mm(np.full(3, 0.5 / places - 0.5))
     refined = replace(
         part,
-        shape=tuple(n * places for n in part.shape),
-        spacing_mm=tuple(s / places for s in part.spacing_mm),
-        origin_mm=tuple(part.to_lps_mm(np.full(3, 0.5 / places - 0.5))),
+        shape=(slices * places, rows * places, columns * places),
+        spacing_mm=(width / places, height / places, depth / places),
+        origin_mm=(float(x), float(y), float(z)),
     )
     asked = np.clip(resample(ratio, source, refined, outside=0.0), 0, 1)
-    slices, rows, columns = part.shape
     grouped = asked.reshape(slices, places, rows, places, columns, places)
     full[box] = grouped.mean(axis=(1, 3, 5), dtype=np.float32)
     return full

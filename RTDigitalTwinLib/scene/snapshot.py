@@ -22,7 +22,7 @@ ORIENTATIONS = ("Axial", "Coronal", "Sagittal")
 NOTICE = "Research use only"
 _OPACITY = 0.5
 _GREY = (0.72, 0.72, 0.75)
-_BODY_COLOUR, _BODY_OPACITY = (0.85, 0.80, 0.75), 0.12
+_BODY_COLOUR, _BODY_OPACITY = (0.85, 0.80, 0.75), 0.10
 
 
 def save_pictures(nodes: PredictionNodes, folder: Path, progress: Progress = silent) -> list[Path]:
@@ -37,7 +37,7 @@ def save_pictures(nodes: PredictionNodes, folder: Path, progress: Progress = sil
     scene = nodes.mean.GetScene()
     application_logic = slicer.app.applicationLogic()
     overlays = _overlays(nodes)
-    points = _shown_ras(nodes)
+    points = _shown_ras(nodes, with_mask=True)
     slab_mm = max(nodes.patient.patient.ct.grid.spacing_mm)
     paths: list[Path] = []
     count = len(ORIENTATIONS) * len(overlays) + 1
@@ -93,12 +93,12 @@ def _through_ras(nodes: PredictionNodes) -> tuple[float, float, float]:
     return -x, -y, z
 
 
-def _shown_ras(nodes: PredictionNodes) -> np.ndarray:
-    """Every voxel of the dose mask and the structures: (n, 3)."""
+def _shown_ras(nodes: PredictionNodes, *, with_mask: bool) -> np.ndarray:
+    """Every voxel of the structures, and of the dose mask where asked for: (n, 3)."""
     patient = nodes.patient.patient
-    shown = patient.dose_mask.mask
-    for structure in patient.structures.values():
-        shown[structure.box] |= structure.box_occupancy >= 0.5
+    shown = np.zeros(patient.ct.grid.shape, bool)
+    for structure in (*patient.structures.values(), *([patient.dose_mask] if with_mask else [])):
+        shown[structure.box] |= structure.box_occupancy > 0
     return patient.ct.grid.to_lps_mm(np.argwhere(shown)) * (-1, -1, 1)
 
 
@@ -111,7 +111,7 @@ def _save_solid(nodes: PredictionNodes, application_logic: Any, path: Path) -> N
         if segmentation.GetClosedSurfaceRepresentation(nodes.patient.patient.dose_mask.name, body):
             view.add_surface(body, _BODY_COLOUR, _BODY_OPACITY)
         view.window.Render()
-        view.look(_shown_ras(nodes))
+        view.look(_shown_ras(nodes, with_mask=not nodes.patient.patient.structures))
         view.text("Structures and dose mask, seen from the front left", 16, SIZE[1] - 22, 17)
         view.text(NOTICE, 16, 22, 13, _GREY)
         view.list_names(_named(nodes))

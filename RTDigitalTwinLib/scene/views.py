@@ -16,6 +16,7 @@ from RTDigitalTwinLib.scene.geometry import array_of
 
 SIZE = (1120, 800)
 PANEL_PIXELS = 185  # on both sides of the image: structure names on the left, colour legend on the right
+_BAND_PIXELS = 42  # at top and bottom: title and ruler
 _MARGIN_PIXELS = 72  # above and below the image's anatomy: titles, letters, ruler
 _LEGEND_TOP = 0.75  # of the height
 _SLICE_MANAGERS = (
@@ -70,6 +71,7 @@ class _View:
         style.SetFontSize(size)
         style.SetColor(*colour)
         style.SetFontFamilyToArial()
+        style.SetShadow(colour == _WHITE)  # on anatomy; a dark colour would get a white shadow
         {"left": style.SetJustificationToLeft, "right": style.SetJustificationToRight,
          "middle": style.SetJustificationToCentered}[align]()  # fmt: skip
         style.SetVerticalJustificationToCentered()
@@ -137,8 +139,12 @@ class SliceView(_View):
         image.SetMapper(self._mapper)
         image.GetProperty().SetDisplayLocationToBackground()
         self.renderer.AddViewProp(image)
-        for left in (0, SIZE[0] - PANEL_PIXELS):
-            self.renderer.AddViewProp(_panel(left, left + PANEL_PIXELS, SIZE[1]))
+        width, height = SIZE
+        for area in (
+            (0, 0, PANEL_PIXELS, height), (width - PANEL_PIXELS, 0, width, height),
+            (0, 0, width, _BAND_PIXELS), (0, height - _BAND_PIXELS, width, height),
+        ):  # fmt: skip
+            self.renderer.AddViewProp(_panel(*area))
         self._legend = vtk.vtkScalarBarActor()
         self._legend.SetPosition((SIZE[0] - PANEL_PIXELS / 2 - 20) / SIZE[0], 1 - _LEGEND_TOP)
         self._legend.SetPosition2(70 / SIZE[0], 2 * _LEGEND_TOP - 1)
@@ -201,7 +207,7 @@ class SliceView(_View):
         width, height = SIZE
         places = (
             (0, 0, PANEL_PIXELS + 18, height / 2), (0, 1, width - PANEL_PIXELS - 18, height / 2),
-            (1, 0, width / 2, 56), (1, 1, width / 2, height - 52),
+            (1, 0, width / 2, 58), (1, 1, width / 2, height - 58),
         )  # fmt: skip
         for axis, end, x, y in places:
             towards = axes[:, axis]
@@ -269,10 +275,10 @@ class SolidView(_View):
         super().close()
 
 
-def _panel(left: int, right: int, height: int) -> Any:
-    """A black area, so that names and legend never lie on anatomy."""
+def _panel(left: int, bottom: int, right: int, top: int) -> Any:
+    """A black area, so that words and legend never lie on anatomy."""
     points = vtk.vtkPoints()
-    for x, y in ((left, 0), (right, 0), (right, height), (left, height)):
+    for x, y in ((left, bottom), (right, bottom), (right, top), (left, top)):
         points.InsertNextPoint(x, y, 0)
     cells = vtk.vtkCellArray()
     cells.InsertNextCell(4, (0, 1, 2, 3))
