@@ -56,7 +56,7 @@ def run_patient(
     """
     settings = settings or RunSettings()
     watch = Stopwatch()
-    with whole_folder(out, overwrite=overwrite) as folder:
+    with whole_folder(out, replaceable=_is_earlier_result if overwrite else None) as folder:
         with watch.stage("reading"):
             progress(0.0, "reading the patient")
             patient = Patient.sample() if str(source) == SAMPLE else Patient.load(source)
@@ -83,6 +83,16 @@ def run_patient(
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
         progress(1.0, "done")
     return summary
+
+
+def _is_earlier_result(folder: Path) -> bool:
+    """Whether a folder holds the results of an earlier run and nothing else."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+        ours = summary["provenance"]["software"] == "RTDigitalTwin"
+        return ours and {path.name for path in folder.iterdir()} <= set(summary["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from RTDigitalTwinLib.errors import ModelError
 from RTDigitalTwinLib.model.features import Features, build_features
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded
 from RTDigitalTwinLib.model.weights import choose_device, load_network
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+
+Result = TypeVar("Result")
+
+
+def _exact(method: Callable[..., Result]) -> Callable[..., Result]:
+    """Without gradients, and on a GPU deterministic and in full float32; running out of memory is said as such."""
+
+    @wraps(method)
+    def exact(*arguments: Any) -> Result:
+        try:
+            with torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+                return method(*arguments)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise _out_of_memory() from error
+        except RuntimeError as error:
+            if "allocate memory" in str(error):  # torch's CPU allocator has no exception of its own
+                raise _out_of_memory() from error
+            raise
+
+    return exact
+
+
+def _out_of_memory() -> ModelError:
+    return ModelError("Not enough memory to predict.", remedy="Close other programs, or use --device cpu.")
 
 
 class DoseSurrogate:
@@ -37,18 +64,20 @@ class DoseSurrogate:
         loaded = load_network(weights)
         return cls(loaded.network, chosen, loaded.sha256)
 
-    @torch.inference_mode()
+    @_exact
     def encode(self, features: Features) -> Encoded:
         """The part of the work that all samples share."""
         channels = torch.from_numpy(features.channels)[None].to(self.device)
         return self.network.encode(channels.contiguous(memory_format=torch.channels_last_3d))
 
-    @torch.inference_mode()
+    @_exact
     def decode(self, encoded: Encoded, features: Features, factors: Sequence[Tensor] | None = None) -> NDArray:
         """Doses in Gy (samples, mask voxels), float32: one sample a row of the factors, or one without dropout."""
         if factors is not None:
             factors = [f.to(self.device) for f in factors]
         dose = self.network.decode(encoded, factors)
+        if not bool(torch.isfinite(dose).all()):
+            raise ModelError("The network gives doses that are no finite numbers.", remedy="Use other weights.")
         return dose[:, torch.from_numpy(features.mask).to(self.device)].cpu().numpy()
 
     def expected_dose(self, patient: Patient) -> Volume:

@@ -100,6 +100,6 @@ def load_cases(folders: list[Path], progress: Progress = silent) -> list[Trainin
     """Training cases one by one, so that only the packed form stays in memory."""
     cases = []
     for i, folder in enumerate(folders):
-        progress(i / len(folders), f"reading {folder.name}")
+        progress(i / len(folders), f"reading patient {i + 1} of {len(folders)}")
         cases += [TrainingCase.of(patient) for patient in load_patients([folder])]
     return cases

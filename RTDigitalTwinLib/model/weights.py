@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from RTDigitalTwinLib.errors import ModelError
+from RTDigitalTwinLib.errors import ModelError, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.files import sha256_of, whole_file
+from RTDigitalTwinLib.model.features import CHANNELS
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.resources import resource_path
 
@@ -29,10 +31,14 @@ class LoadedNetwork:
 
 def default_weights() -> Path:
     """The weights that come with the software. Raises ModelError where they are missing."""
-    path = resource_path(*DEFAULT_WEIGHTS)
-    if not path.is_file():
-        raise ModelError("The weights are not there.", where=path.name, remedy="Install anew, or pass --weights FILE.")
-    return path
+    try:
+        return resource_path(*DEFAULT_WEIGHTS)
+    except RTDigitalTwinError as error:
+        raise ModelError(
+            "The network's weights are not there.",
+            where="/".join(DEFAULT_WEIGHTS),
+            remedy="Install RTDigitalTwin again, or pass --weights FILE.",
+        ) from error
 
 
 def manifest_path(weights: Path) -> Path:
@@ -43,7 +49,10 @@ def save_weights(network: DoseUNet, path: Path, about: dict) -> str:
     """Write weights in half precision and their manifest (``about`` is merged in); returns the SHA-256."""
     state = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
     with whole_file(path) as aside:
-        save_file(state, aside)
+        try:
+            save_file(state, aside)
+        except SafetensorError as error:
+            raise OutputError(f"The weights cannot be written ({error}).", where=path.name) from error
         digest = sha256_of(aside)
     manifest = {"sha256": digest, "configuration": network.configuration.as_dict(), **about}
     with whole_file(manifest_path(path)) as aside:
@@ -79,10 +88,16 @@ def load_network(path: Path | None = None) -> LoadedNetwork:
             where=path.name,
             remedy="Copy them anew.",
         )
-    network = DoseUNet(configuration)
+    if configuration.channels != CHANNELS:
+        raise ModelError(
+            f"The network was trained on other inputs: {', '.join(configuration.channels)}.",
+            where=path.name,
+            remedy="Use weights trained with this version.",
+        )
     try:
+        network = DoseUNet(configuration)
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
         raise ModelError("The weights do not fit the network of their manifest.", where=path.name) from error
     network.eval()
     return LoadedNetwork(network, found, manifest)
@@ -92,10 +107,11 @@ def choose_device(wanted: str = "auto") -> torch.device:
     """``auto`` takes a GPU where torch has one. Raises ModelError where the wanted device is not there."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise ModelError(f"There is no device {wanted!r}.", remedy="Use auto, cpu or cuda.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError("torch finds no CUDA GPU here.", remedy="Use --device cpu, or install a CUDA build of torch.")
-    return device
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", wanted)
+    if match is None:
+        raise ModelError(f"There is no device {wanted!r}.", remedy="Use auto, cpu, cuda or cuda:N.")
+    if wanted != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"torch finds no CUDA GPU {wanted!r} here.", remedy="Use --device cpu, or install a CUDA build of torch."
+        )
+    return torch.device(wanted)

@@ -72,7 +72,7 @@ def load_patients(folders: list[Path], progress: Progress = silent) -> list[Pati
     """All patients, every error naming its folder."""
     patients = []
     for i, folder in enumerate(folders):
-        progress(i / len(folders), f"reading {folder.name}")
+        progress(i / len(folders), f"reading patient {i + 1} of {len(folders)}")
         try:
             patients.append(Patient.load(folder))
         except RTDigitalTwinError as error:
@@ -81,6 +81,9 @@ def load_patients(folders: list[Path], progress: Progress = silent) -> list[Pati
 
 
 def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(_DICOM_PREAMBLE_BYTES)
-        return file.read(4) == b"DICM"
+    try:
+        with path.open("rb") as file:
+            file.seek(_DICOM_PREAMBLE_BYTES)
+            return file.read(4) == b"DICM"
+    except OSError:
+        return False

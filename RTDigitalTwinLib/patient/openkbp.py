@@ -33,7 +33,12 @@ HU_OFFSET = 1024
 HIGHEST_CT_VALUE = 4095  # 12 bit; some files mix in 16-bit sources and are clipped
 HIGHEST_CT_IN_DATA = 32767
 HIGHEST_DOSE_GY = 150.0
-SMALLEST_CT_SHARE_OF_MASK = 0.8  # 0.93 or more in the public training patients
+# Shares of the feasible-dose mask below which a file was cut short; in the public patients CT covers 0.93 or more of
+# it and dose 0.90, and 0.99 of every target lies inside.
+SMALLEST_CT_SHARE = 0.8
+SMALLEST_DOSE_SHARE = 0.8
+SMALLEST_TARGET_SHARE = 0.95
+BENCHMARK_NUMBERS = range(1, 341)
 
 ORGAN_FILES = {
     "Brainstem": "Brainstem",
@@ -77,7 +82,7 @@ def read_patient(folder: Path) -> Patient:
     structures = {}
     for file_name, name in STRUCTURE_FILES.items():
         path = folder / f"{file_name}.csv"
-        if path.is_file():
+        if path.exists():
             kind = StructureKind.TARGET if file_name in TARGET_FILES else StructureKind.ORGAN
             structures[name] = _read_structure(path, name, grid, kind)
         elif file_name in ORGAN_FILES:
@@ -89,6 +94,7 @@ def read_patient(folder: Path) -> Patient:
             where="PTV70.csv, PTV63.csv, PTV56.csv",
             remedy="At least one of the three is needed to predict a dose.",
         )
+    _require_targets_inside(structures, mask)
     warnings += check_orientation(structures)
     dose = _read_dose(folder / "dose.csv", grid, mask) if (folder / "dose.csv").is_file() else None
     plan = Plan(Prescription(targets, FRACTIONS), GANTRY_ANGLES_DEG, dose, label="OpenKBP reference plan")
@@ -143,8 +149,11 @@ class _Rows:
 
 
 def _read_rows(path: Path, *, with_values: bool) -> _Rows:
-    raw = path.read_bytes()
-    body = raw.partition(b"\n")[2]
+    header, _, body = _read_bytes(path).partition(b"\n")
+    if header.split(b",")[0].strip().isdigit():
+        raise PatientDataError(
+            "The header line is missing.", where=path.name, remedy="The first line must read ',data'."
+        )
     if not body.strip():
         raise PatientDataError(
             "The file has no rows.",
@@ -186,7 +195,7 @@ def _read_rows(path: Path, *, with_values: bool) -> _Rows:
 
 def _read_grid(path: Path) -> Grid:
     try:
-        sizes = np.loadtxt(path, ndmin=1)
+        sizes = np.loadtxt(_read_bytes(path).decode("ascii").splitlines(), ndmin=1)
     except ValueError as error:
         raise PatientDataError(f"The voxel size cannot be read ({_one_line(error)}).", where=path.name) from error
     if sizes.shape != (3,) or not np.isfinite(sizes).all() or not ((sizes > 0.1) & (sizes < 20)).all():
@@ -251,12 +260,19 @@ def _read_dose(path: Path, grid: Grid, mask: Structure) -> Volume:
             where=path.name,
             remedy=f"Check that dose.csv and {MASK_FILE}.csv belong together.",
         )
+    share = float((values[mask.mask] > 0).mean())
+    if share < SMALLEST_DOSE_SHARE:
+        raise PatientDataError(
+            f"The dose covers only {share:.0%} of the feasible-dose mask: it looks truncated.",
+            where=path.name,
+            remedy="Copy it anew, or check that the files belong together.",
+        )
     return Volume(values, grid, Quantity.DOSE_GY)
 
 
 def _require_cover(ct: Volume, mask: Structure) -> None:
     share = float((ct.values[mask.mask] > -HU_OFFSET).mean())
-    if share < SMALLEST_CT_SHARE_OF_MASK:
+    if share < SMALLEST_CT_SHARE:
         raise PatientDataError(
             f"The CT covers only {share:.0%} of the feasible-dose mask: it looks truncated.",
             where="ct.csv",
@@ -264,12 +280,33 @@ def _require_cover(ct: Volume, mask: Structure) -> None:
         )
 
 
+def _require_targets_inside(structures: dict[str, Structure], mask: Structure) -> None:
+    for structure in structures.values():
+        if structure.kind is not StructureKind.TARGET:
+            continue
+        share = float(mask.mask[structure.box][structure.box_occupancy > 0].mean())
+        if share < SMALLEST_TARGET_SHARE:
+            raise PatientDataError(
+                f"Only {share:.0%} of {structure.source_name} lies inside it: the mask looks truncated.",
+                where=f"{MASK_FILE}.csv",
+                remedy="Copy it anew, or check that the files belong together.",
+            )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PatientDataError(f"The file cannot be read ({error.strerror}).", where=path.name) from error
+
+
 def _pseudonym(folder: Path) -> str:
     """The benchmark's own number where the folder bears one, else a hash of the CT: folders may bear names."""
     name = folder.resolve().name
-    if re.fullmatch(r"pt_\d+", name):
+    number = re.fullmatch(r"pt_(\d{1,3})", name)
+    if number and int(number[1]) in BENCHMARK_NUMBERS:
         return name
-    return "patient-" + sha256((folder / "ct.csv").read_bytes()).hexdigest()[:8]
+    return "patient-" + sha256(_read_bytes(folder / "ct.csv")).hexdigest()[:8]
 
 
 def _write_sparse(path: Path, indices: NDArray, values: NDArray | None = None) -> None:

@@ -56,6 +56,9 @@ class Patient:
         object.__setattr__(self, "structures", MappingProxyType(dict(self.structures)))
         for structure in (*self.structures.values(), self.dose_mask):
             self.ct.grid.require_same(structure.grid, f"The planning CT and {structure.name}")
+        for plan in self.plans:
+            if plan.dose is not None:
+                self.ct.grid.require_same(plan.dose.grid, f"The planning CT and the dose of {plan.label or 'the plan'}")
 
     @staticmethod
     def load(path: str | PathLike[str]) -> Patient:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
-from RTDigitalTwinLib.errors import GeometryError
+from RTDigitalTwinLib.errors import GeometryError, OutputError
 from RTDigitalTwinLib.patient.grid import Grid
 
 
@@ -31,7 +32,7 @@ class Volume:
 
     Attributes
     ----------
-    values : (slices, rows, columns), made read-only; NaN where the quantity is undefined.
+    values : (slices, rows, columns), a read-only view of the array given; NaN where the quantity is undefined.
     grid : their geometry.
     quantity : what they are.
 
@@ -104,4 +105,8 @@ def resample(values: ArrayLike, source: Grid, target: Grid, outside: float) -> N
 def write_nrrd(volume: Volume, path: str) -> None:
     """Write a volume as compressed NRRD in LPS."""
     image = to_sitk(np.asarray(volume.values, dtype=np.float32), volume.grid)
-    sitk.WriteImage(image, path, useCompression=True)
+    try:
+        sitk.WriteImage(image, path, useCompression=True)
+    except RuntimeError as error:
+        name = Path(path).name
+        raise OutputError("The volume cannot be written.", where=name, remedy="Check free space.") from error

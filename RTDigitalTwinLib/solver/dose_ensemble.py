@@ -38,7 +38,7 @@ class DoseEnsemble:
     deviations_gy: NDArray[np.float16]
     seed: int | None
     weights_sha256: str
-    _curves: dict[str, DvhEnsemble] = field(default_factory=dict, repr=False)
+    _curves: dict[str, DvhEnsemble] = field(default_factory=dict, repr=False, init=False)
 
     @property
     def count(self) -> int:

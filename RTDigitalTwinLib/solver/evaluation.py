@@ -96,21 +96,21 @@ def evaluate(
     ``predictions`` is a folder for the doses in the benchmark's submission format. Raises PatientDataError for a
     patient without reference dose, OutputError where predictions cannot be written.
     """
-    if predictions is not None and len({f.name for f in folders}) < len(folders):
-        raise OutputError(
-            "Two patients have the same folder name, so their predictions would overwrite each other.",
-            remedy="Evaluate one split at a time.",
-        )
-    evaluated = []
+    evaluated: list[Evaluated] = []
     for i, folder in enumerate(folders):
-        progress(i / len(folders), folder.name)
+        progress(i / len(folders), f"patient {i + 1} of {len(folders)}")
         (patient,) = load_patients([folder])
         start = time.perf_counter()
         dose = sample_dose(surrogate, patient, samples, seed).mean
         seconds = time.perf_counter() - start
+        if predictions is not None and any(e.pseudonym == patient.pseudonym for e in evaluated):
+            raise OutputError(
+                f"Two patients are called {patient.pseudonym}, so their predictions would overwrite each other.",
+                remedy="Evaluate one split at a time.",
+            )
         evaluated.append(Evaluated(patient.pseudonym, score_patient(patient, dose.values), seconds))
         if predictions is not None:
-            with whole_file(predictions / f"{folder.name}.csv") as aside:
+            with whole_file(predictions / f"{patient.pseudonym}.csv") as aside:
                 openkbp.write_dose(dose, aside)
     progress(1.0, "done")
     return Evaluation(tuple(evaluated), samples, seed, surrogate.weights_sha256, str(surrogate.device))
