@@ -117,8 +117,13 @@ def test_an_existing_output_is_kept_unless_told(weights: Path, tmp_path: Path, c
     assert main(command) == 1
     assert "exists and is not empty" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["out"] and (out / "mine.txt").read_text() == "keep"
+    assert main([*command, "--overwrite"]) == 1
+    assert "holds more than the results" in capsys.readouterr().err and (out / "mine.txt").exists()
+    (out / "mine.txt").unlink()
+    assert main(command) == 0
+    first = (out / "summary.json").read_text()
     assert main([*command, "--overwrite"]) == 0
-    assert (out / "report.html").is_file() and not (out / "mine.txt").exists()
+    assert (out / "summary.json").read_text() != first  # times differ
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
