@@ -59,7 +59,7 @@ def run_patient(
     with whole_folder(out, replaceable=_is_earlier_result if overwrite else None) as folder:
         with watch.stage("reading"):
             progress(0.0, "reading the patient")
-            patient = Patient.sample() if str(source) == SAMPLE else Patient.load(source)
+            patient = Patient.sample() if source == SAMPLE else Patient.load(source)
         with watch.stage("weights"):
             progress(0.02, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)

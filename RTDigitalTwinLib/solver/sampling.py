@@ -22,7 +22,8 @@ def sample_dose(
 
     The encoder runs once; each sample decodes with its own whole-channel dropout, drawn from ``seed``, so that the
     same seed gives the same samples and the dropout of the first k of n samples is that of k.
-    ``samples`` 0 is deterministic.    Raises RTDigitalTwinError for a negative number; ``progress`` may cancel by raising.
+    ``samples`` 0 is deterministic.
+    Raises RTDigitalTwinError for a negative number; ``progress`` may cancel by raising.
     """
     if samples < 0:
         raise RTDigitalTwinError(f"The number of samples must be 0 or more, not {samples}.")
