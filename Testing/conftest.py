@@ -30,14 +30,14 @@ def sample() -> Patient:
 
 
 def blurred_target_dose(patient: Patient) -> Volume:
-    """A dose to test with: the prescription in the targets, blurred by 8 mm, in the mask."""
+    """A dose to test with: the prescription in the targets, blurred by 8 mm, in the mask, and scatter of 1 Gy."""
     gy = np.zeros(patient.ct.grid.shape, np.float32)
     for name, level in patient.plan.prescription.target_dose_gy:
         gy = np.maximum(gy, level * patient.structures[name].occupancy)
     image = sitk.GetImageFromArray(gy)
     image.SetSpacing(patient.ct.grid.spacing_mm)
     blurred = sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, 64.0))
-    return Volume(np.where(patient.dose_mask.mask, blurred, 0).astype(np.float32), patient.ct.grid, Quantity.DOSE_GY)
+    return Volume(np.where(patient.dose_mask.mask, np.maximum(blurred, 1.0), 0).astype(np.float32), patient.ct.grid, Quantity.DOSE_GY)
 
 
 def cropped(patient: Patient, box: Box) -> Patient:
