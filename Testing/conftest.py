@@ -37,7 +37,11 @@ def blurred_target_dose(patient: Patient) -> Volume:
     image = sitk.GetImageFromArray(gy)
     image.SetSpacing(patient.ct.grid.spacing_mm)
     blurred = sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, 64.0))
-    return Volume(np.where(patient.dose_mask.mask, np.maximum(blurred, 1.0), 0).astype(np.float32), patient.ct.grid, Quantity.DOSE_GY)
+    return Volume(
+        np.where(patient.dose_mask.mask, np.maximum(blurred, 1.0), 0).astype(np.float32),
+        patient.ct.grid,
+        Quantity.DOSE_GY,
+    )
 
 
 def cropped(patient: Patient, box: Box) -> Patient:

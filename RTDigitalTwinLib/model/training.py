@@ -174,6 +174,7 @@ class Training:
             "generator": self.generator.get_state(),
             "steps": self.steps,
             "skipped": self.skipped,
+            "precision": self.precision,
             "seconds": self.seconds,
             "queue": self.queue,
             "log": self.log,
@@ -206,7 +207,7 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
         self.steps, self.skipped, self.seconds = state["steps"], state["skipped"], state["seconds"]
-        self.queue, self.log = state["queue"], state["log"]
+        self.queue, self.log, self.precision = state["queue"], state["log"], state["precision"]
 
 
 def train(training: Training, cases: list[TrainingCase], validation: list[Patient], progress: Progress = silent) -> str:
