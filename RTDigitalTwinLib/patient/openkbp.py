@@ -21,14 +21,12 @@ from RTDigitalTwinLib.patient.anatomy_check import check_orientation
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.naming import DOSE_MASK, TARGET_DOSE_GY
 from RTDigitalTwinLib.patient.patient import Image, Patient
-from RTDigitalTwinLib.patient.plan import Plan, Prescription
+from RTDigitalTwinLib.patient.plan import OPENKBP_FRACTIONS, OPENKBP_GANTRY_ANGLES_DEG, Plan, Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
 SIDE = 128
 VOXELS = SIDE**3
-FRACTIONS = 35
-GANTRY_ANGLES_DEG = tuple(float(a) for a in range(0, 360, 40))
 HU_OFFSET = 1024
 HIGHEST_CT_VALUE = 4095  # 12 bit; some files mix in 16-bit sources and are clipped
 HIGHEST_CT_IN_DATA = 32767
@@ -97,7 +95,8 @@ def read_patient(folder: Path) -> Patient:
     _require_targets_inside(structures, mask)
     warnings += check_orientation(structures)
     dose = _read_dose(folder / "dose.csv", grid, mask) if (folder / "dose.csv").is_file() else None
-    plan = Plan(Prescription(targets, FRACTIONS), GANTRY_ANGLES_DEG, dose, label="OpenKBP reference plan")
+    prescription = Prescription(targets, OPENKBP_FRACTIONS)
+    plan = Plan(prescription, OPENKBP_GANTRY_ANGLES_DEG, dose, label="OpenKBP reference plan")
     return Patient(_pseudonym(folder), (Image("CT", ct),), structures, mask, (plan,), tuple(warnings))
 
 

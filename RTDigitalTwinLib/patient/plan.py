@@ -7,6 +7,10 @@ from enum import Enum
 
 from RTDigitalTwinLib.patient.volume import Volume
 
+# Of every OpenKBP plan, and so of the sample patient's.
+OPENKBP_FRACTIONS = 35
+OPENKBP_GANTRY_ANGLES_DEG = tuple(float(angle) for angle in range(0, 360, 40))
+
 
 class Approval(Enum):
     """Approval state of a plan (DICOM (300E,0002))."""

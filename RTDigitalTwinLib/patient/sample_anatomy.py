@@ -15,7 +15,7 @@ from RTDigitalTwinLib.patient.anatomy_shapes import AnatomyFrame, Field, Shape, 
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.naming import DOSE_MASK, TARGET_DOSE_GY
 from RTDigitalTwinLib.patient.patient import Image, Patient
-from RTDigitalTwinLib.patient.plan import Plan, Prescription
+from RTDigitalTwinLib.patient.plan import OPENKBP_FRACTIONS, OPENKBP_GANTRY_ANGLES_DEG, Plan, Prescription
 from RTDigitalTwinLib.patient.sample_tissue import (
     body_depth,
     canal,
@@ -31,8 +31,6 @@ from RTDigitalTwinLib.patient.volume import Quantity, Volume
 _SIDE = 128
 _SPACING_MM = (3.90625, 3.90625, 2.5)  # 500 mm field of view: OpenKBP's most common grid
 _EDGE_MM = 3.3
-_FRACTIONS = 35
-_GANTRY_ANGLES_DEG = tuple(float(angle) for angle in range(0, 360, 40))
 _SKIN_MARGIN_MM = 4.0
 _CORD_MARGIN_MM = 9.0
 _MASK_ABOVE_MM, _MASK_BELOW_MM = 42.0, 28.0
@@ -82,7 +80,8 @@ def sample_patient(seed: int = 0) -> Patient:
     for name, occupancy in _targets(frame, variation, organs, primary, node, depth).items():
         structures[name] = Structure.from_array(name, occupancy, frame.grid, StructureKind.TARGET)
     mask = _dose_mask(frame, depth, [structures[name] for name, _ in TARGET_DOSE_GY])
-    plan = Plan(Prescription(TARGET_DOSE_GY, _FRACTIONS), _GANTRY_ANGLES_DEG, label="Sample plan")
+    prescription = Prescription(TARGET_DOSE_GY, OPENKBP_FRACTIONS)
+    plan = Plan(prescription, OPENKBP_GANTRY_ANGLES_DEG, label="Sample plan")
     return Patient(f"sample-{seed}", (Image("CT", ct),), structures, mask, (plan,))
 
 
