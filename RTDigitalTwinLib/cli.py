@@ -12,11 +12,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from RTDigitalTwinLib import __version__, progress
 from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError
 
 EXIT_ERROR, EXIT_CANCELLED = 1, 130
+MOST_SAMPLES = 10_000
+HIGHEST_SEED = 2**63 - 1
 RESEARCH_USE = "Research use only. Not for clinical decisions."
 
 console = Console(stderr=True, highlight=False)
@@ -31,9 +34,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("Cancelled. Nothing half-written was left behind.")
         return EXIT_CANCELLED
     except RTDigitalTwinError as error:
-        console.print("[bold red]Error:[/]", end=" ")
-        console.print(str(error), markup=False)
-        return EXIT_ERROR
+        return _failed(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{where}{error.strerror or error or type(error).__name__}.")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _failed("Not enough memory. Close other programs, take fewer samples, or try --device cpu.")
+
+
+def _failed(message: str) -> int:
+    console.print("[bold red]Error:[/]", end=" ")
+    console.print(" ".join(message.split()), markup=False, soft_wrap=True)
+    return EXIT_ERROR
+
+
+def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Also of torch: on a GPU an error of its own, on the CPU a plain one known by its text."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or of_torch
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="predict one patient: scene, dose volumes, DVHs, metrics, report")
     run.set_defaults(command=_run)
-    run.add_argument("patient", metavar="PATIENT", help="a patient's folder, or 'sample' for the built-in one")
+    run.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
     run.add_argument("--out", type=Path, required=True, help="folder for the results")
     run.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)")
     run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
@@ -79,15 +99,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="of the dropout samples (default 0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of the dropout samples (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     parser.add_argument("--weights", type=Path, help="weights file (default: the one that comes with the software)")
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must be 0 or more")
+    return _whole_number(text, MOST_SAMPLES)
+
+
+def _seed(text: str) -> int:
+    return _whole_number(text, HIGHEST_SEED)
+
+
+def _whole_number(text: str, highest: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= highest:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {highest}, not {text!r}")
     return value
 
 
@@ -133,7 +164,7 @@ def _run(options: argparse.Namespace) -> int:
         summary = run_patient(options.patient, options.out, settings, overwrite=options.overwrite, progress=shown)
     for warning in summary["warnings"]:
         console.print("[yellow]Note:[/]", end=" ")
-        console.print(warning, markup=False)
+        console.print(warning, markup=False, soft_wrap=True)
     _print_metrics(summary)
     print(f"{options.out}: {', '.join(summary['files'])}")
     print(RESEARCH_USE)
@@ -141,27 +172,39 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _print_metrics(summary: dict) -> None:
-    table = Table(title=f"{summary['patient']}: mean of samples, sampled 95 % band (not calibrated)")
-    for heading in ("structure", "metric", "mean", "low", "high", "reference"):
+    rows = summary["metrics"]
+    samples = summary["provenance"]["samples"]
+    columns = {"predicted": "mean"}
+    title = f"{summary['patient']}: predicted dose, no band"
+    if any(row["low"] is not None for row in rows):
+        columns = {"mean": "mean", "low": "low", "high": "high"}
+        title = f"{summary['patient']}: mean of {samples} samples, sampled 95 % band (not calibrated)"
+    if any(row["reference"] is not None for row in rows):
+        columns["reference"] = "reference"
+    table = Table(title=Text(title))
+    for heading in ("structure", "metric", *columns):
         table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
-    for row in summary["metrics"]:
-        numbers = [row[k] for k in ("mean", "low", "high", "reference")]
+    for row in rows:
+        numbers = [row[key] for key in columns.values()]
         cells = ["" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
-        table.add_row(row["structure"], row["metric"], *cells)
+        table.add_row(Text(row["structure"]), row["metric"], *cells)
     Console(highlight=False).print(table)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from RTDigitalTwinLib.files import whole_file
+    from RTDigitalTwinLib.files import require_writable, whole_file
     from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+    from RTDigitalTwinLib.patient.loading import require_outside_patients
     from RTDigitalTwinLib.solver.evaluation import choose_folders, evaluate
 
+    require_outside_patients(options.out)
     folders = choose_folders(options.data, options.patients)
     surrogate = DoseSurrogate.load(options.weights, options.device)
+    require_writable(options.out)  # before the hours that a cohort takes
+    with _progress_bar() as shown:
+        evaluation = evaluate(surrogate, folders, options.samples, options.seed, options.predictions, shown)
+    scores = evaluation.as_dict()
     with whole_file(options.out) as aside:
-        with _progress_bar() as shown:
-            evaluation = evaluate(surrogate, folders, options.samples, options.seed, options.predictions, shown)
-        scores = evaluation.as_dict()
         aside.write_text(json.dumps(scores, indent=1) + "\n")
     print(
         f"{scores['patients']} patients: dose score {scores['dose_score_gy']:.3f} Gy, "
@@ -207,8 +250,8 @@ def _doctor(options: argparse.Namespace) -> int:
     checks = examine()
     table = Table(show_header=False, box=None)
     for check in checks:
-        remedy = f"{check.found}\n{check.remedy}" if check.remedy else check.found
-        table.add_row(f"[{colours[check.state]}]{check.state.value}[/]", check.name, remedy)
+        said = f"{check.found}\n{check.remedy}" if check.remedy else check.found
+        table.add_row(Text(check.state.value, colours[check.state]), check.name, Text(said))
     Console(highlight=False).print(table)
     return EXIT_ERROR if any(check.state is State.BROKEN for check in checks) else 0
 

@@ -6,13 +6,15 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from importlib import metadata, util
+from importlib import metadata
 
 from RTDigitalTwinLib import __version__
-from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.errors import RTDigitalTwinError, SceneError
 
-NEEDED_PACKAGES = ("torch", "monai", "numpy", "SimpleITK", "pydicom", "safetensors", "jinja2", "matplotlib")
+NEEDED_PACKAGES = ("torch", "monai", "numpy", "SimpleITK", "safetensors", "jinja2", "matplotlib", "rich")
 SCENE_PACKAGES = ("slicer-core", "vtk")
+INSTALL = "pip install . -c constraints.txt"
+INSTALL_SCENE = 'pip install ".[scene]" -c constraints.txt'
 
 
 class State(Enum):
@@ -36,27 +38,41 @@ class Check:
 def examine() -> list[Check]:
     """Look at packages, GPU, weights and system libraries."""
     checks = [Check("RTDigitalTwin", State.OK, f"{__version__} on Python {platform.python_version()}")]
-    checks += [_package(name, State.BROKEN) for name in NEEDED_PACKAGES]
+    checks += [_torch(name) if name == "torch" else _package(name, State.BROKEN) for name in NEEDED_PACKAGES]
     checks += [_package(name, State.LIMITED) for name in SCENE_PACKAGES]
-    checks += [_guarded("GPU", _gpu), _guarded("weights", _weights), _guarded("off-screen pictures", _pictures)]
+    checks.append(_guarded("GPU", _gpu, State.LIMITED))
+    checks.append(_guarded("weights", _weights, State.BROKEN))
+    checks.append(_guarded("off-screen pictures", _pictures, State.LIMITED))
     return checks
 
 
-def _guarded(name: str, check: Callable[[str], Check]) -> Check:
+def _guarded(name: str, check: Callable[[str], Check], when_failing: State) -> Check:
     try:
         return check(name)
     except RTDigitalTwinError as error:
-        return Check(name, State.BROKEN, error.what, error.remedy)
-    except ImportError as error:
-        return Check(name, State.LIMITED, f"cannot be checked: {error}", "Install the missing package.")
+        return Check(name, when_failing, error.what, error.remedy)
+    except Exception as error:  # a broken package fails in its own way, and the other checks shall be seen
+        return Check(name, when_failing, f"cannot be checked: {_one_line(error)}", f"Install the packages: {INSTALL}")
 
 
 def _package(name: str, when_missing: State) -> Check:
     try:
         return Check(name, State.OK, metadata.version(name))
     except metadata.PackageNotFoundError:
-        extra = "[scene]" if name in SCENE_PACKAGES else ""
-        return Check(name, when_missing, "not installed", f"pip install 'RTDigitalTwinLib{extra}'")
+        return Check(name, when_missing, "not installed", INSTALL_SCENE if name in SCENE_PACKAGES else INSTALL)
+
+
+def _torch(name: str) -> Check:
+    """Whether it can be used too: its libraries may be missing or made for another computer."""
+    found = _package(name, State.BROKEN)
+    if found.state is not State.OK:
+        return found
+    try:
+        import torch
+    except Exception as error:
+        remedy = "Install it anew: pip install --force-reinstall torch -c constraints.txt"
+        return Check(name, State.BROKEN, f"{found.found} cannot be imported: {_one_line(error)}", remedy)
+    return Check(name, State.OK, torch.__version__)
 
 
 def _gpu(name: str) -> Check:
@@ -81,11 +97,16 @@ def _weights(name: str) -> Check:
 
 
 def _pictures(name: str) -> Check:
-    if util.find_spec("slicer") is None:
-        return Check(name, State.LIMITED, "slicer-core is not installed", "pip install 'RTDigitalTwinLib[scene]'")
-    from RTDigitalTwinLib.scene.snapshot import rendering_problem
+    try:
+        from RTDigitalTwinLib.scene.snapshot import rendering_problem
+    except SceneError as error:
+        return Check(name, State.LIMITED, f"{error.what} Runs finish without scene and pictures.", error.remedy)
 
     problem = rendering_problem()
     if problem is None:
         return Check(name, State.OK, "possible")
     return Check(name, State.LIMITED, "not possible: runs finish without them", problem)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -11,6 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from RTDigitalTwinLib.errors import OutputError, RTDigitalTwinError
+
+# What only writing can run into; the file is not always named then.
+WRITING_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def sha256_of(path: Path) -> str:
@@ -29,21 +33,24 @@ def sha256_of(path: Path) -> str:
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to, renamed to ``path`` when the block ends well and removed when it does not.
 
-    Raises OutputError where it cannot be written, by the block either: a full disk shows there.
+    Raises OutputError where it cannot be written, by the block either: a full disk shows there. Other errors of the
+    block, such as of a file it reads, pass through.
     """
+    require_writable(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:
         raise _not_writable(path.parent, error) from error
     os.close(handle)
     aside = Path(name)
     try:
-        yield aside
-        os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, path)
-    except OSError as error:
-        raise _not_writable(path, error) from error
+        with _writing_to(aside, path):
+            yield aside
+        try:
+            os.chmod(aside, 0o666 & ~_umask())
+            os.replace(aside, path)
+        except OSError as error:
+            raise _not_writable(path, error) from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -59,9 +66,9 @@ def whole_folder(path: Path, *, replaceable: Callable[[Path], bool] | None = Non
 
     Raises
     ------
-    OutputError : ``path`` is a file, holds what may not be replaced, or cannot be written.
+    OutputError : ``path`` is a file, holds what may not be replaced, or cannot be written, by the block either.
     """
-    path = path.absolute()
+    path = Path(os.path.abspath(path))
     try:
         _require_free(path, replaceable)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +76,8 @@ def whole_folder(path: Path, *, replaceable: Callable[[Path], bool] | None = Non
     except OSError as error:
         raise _not_writable(path, error) from error
     try:
-        yield aside
+        with _writing_to(aside, path):
+            yield aside
         try:
             os.chmod(aside, 0o777 & ~_umask())
             _put_in_place(aside, path)
@@ -79,16 +87,60 @@ def whole_folder(path: Path, *, replaceable: Callable[[Path], bool] | None = Non
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def require_writable(path: Path) -> None:
+    """Raises OutputError where ``whole_file`` could not write; nothing is left behind but the folders around it."""
+    if path.is_dir():
+        raise OutputError("The output is a folder, not a file.", where=str(path), remedy="Name a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _not_writable(path.parent, error) from error
+
+
+def require_apart(out: Path, source: Path) -> None:
+    """Raises OutputError where one of two paths is or holds the other: results would mix with what they are made of."""
+    there, here = out.resolve(), source.resolve()
+    if there == here:
+        what = "This is the folder the data are read from."
+    elif there.is_relative_to(here):
+        what = "The output lies inside the folder the data are read from."
+    elif here.is_relative_to(there):
+        what = "The output is a folder around the data that are read."
+    else:
+        return
+    raise OutputError(what, where=str(out), remedy="Choose another place for the results.")
+
+
+@contextmanager
+def _writing_to(aside: Path, path: Path) -> Iterator[None]:
+    """Turns the errors of writing ``aside`` into OutputErrors on ``path``."""
+    try:
+        yield
+    except OSError as error:
+        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
+        if error.errno in WRITING_ERRORS or (named is not None and named.is_relative_to(aside)):
+            raise _not_writable(path, error) from error
+        raise
+
+
 def _require_free(path: Path, replaceable: Callable[[Path], bool] | None) -> None:
     if path.exists() and not path.is_dir():
         raise OutputError("The output is a file, not a folder.", where=path.name, remedy="Choose another folder.")
+    if path.is_dir() and path.samefile(Path.cwd()):
+        raise OutputError(
+            "The output is the folder you are in, which cannot be replaced from here.",
+            where=path.name,
+            remedy="Name a new folder inside it.",
+        )
     if not path.is_dir() or not any(path.iterdir()):
         return
     if replaceable is None:
         raise OutputError(
             "The output folder exists and is not empty.",
             where=path.name,
-            remedy="Choose another, or pass --overwrite to replace earlier results.",
+            remedy="Choose another folder.",
         )
     if not replaceable(path):
         raise OutputError(

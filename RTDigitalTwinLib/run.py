@@ -5,27 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import util
 from pathlib import Path
 from typing import Any
 
-from RTDigitalTwinLib.dosimetry.openkbp_score import score_patient
-from RTDigitalTwinLib.files import whole_folder
+from RTDigitalTwinLib.doctor import INSTALL_SCENE
+from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
+from RTDigitalTwinLib.files import require_apart, whole_folder
+from RTDigitalTwinLib.patient.loading import require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import write_report
-from RTDigitalTwinLib.report.tables import metric_rows, write_dvh_csv, write_metrics_csv
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.report.tables import Findings, write_dvh_csv, write_metrics_csv
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
 SAMPLE = "sample"
-SCENE_PACKAGE = "slicer"
 CHART_DPI = 150
-NO_SCENE = "slicer-core is not installed, so there is no scene and no picture: pip install 'RTDigitalTwinLib[scene]'"
+NO_SCENE = "There is no scene and no picture."
 CAPTIONS = {"axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal"}
 SHOWN = {"dose": "predicted dose", "spread": "sampled spread", "difference": "predicted minus reference dose"}
 
@@ -50,11 +49,13 @@ def run_patient(
 ) -> dict[str, Any]:
     """Predict one patient and write everything there is to see of it; returns what ``summary.json`` holds.
 
-    ``source`` is a patient's folder or ``sample``. The folder ``out`` appears when all of it is written, or not at all.
-    Where slicer-core or off-screen drawing is missing, the run ends without scene or pictures and says so in the
-    summary's warnings. Raises PatientDataError, ModelError or OutputError; Cancelled passes through from ``progress``.
+    ``source`` is a patient's folder, or the word ``sample`` for the built-in one. The folder ``out`` appears when all
+    of it is written, or not at all; it may neither lie in the patient's folder nor around it. Where slicer-core or
+    off-screen drawing is missing, the run ends without scene or pictures and says so in the summary's warnings.
+    Raises PatientDataError, ModelError or OutputError; Cancelled passes through from ``progress``.
     """
     settings = settings or RunSettings()
+    _check_places(source, out, overwrite)
     watch = Stopwatch()
     with whole_folder(out, replaceable=_is_earlier_result if overwrite else None) as folder:
         with watch.stage("reading"):
@@ -66,23 +67,42 @@ def run_patient(
             device = twin.dose_model.surrogate.device
         with watch.stage("prediction"):
             prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.05, 0.6))
+        findings = Findings(prediction)
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
-            _write_tables(folder, prediction)
-        scene = _write_scene(folder, patient, prediction, watch, part(progress, 0.65, 0.95))
+            _write_tables(folder, findings)
+        scene = _write_scene(folder, findings, watch, part(progress, 0.65, 0.95))
         provenance = collect_provenance(prediction, device, watch.seconds)
         with watch.stage("report"):
             progress(0.95, "report")
             missing = {"Pictures": scene.problem} if scene.problem else None
-            report = folder / "report.html"
-            write_report(report, patient, prediction, scene.pictures, provenance, missing_pictures=missing)
-        summary = _summary(patient, prediction)
+            write_report(folder / "report.html", findings, scene.pictures, provenance, missing_pictures=missing)
+        summary = _summary(findings)
         summary["warnings"] = [*patient.warnings, *([scene.problem] if scene.problem else [])]
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
         summary["files"] = sorted([*(path.name for path in folder.iterdir()), "summary.json"])
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
         progress(1.0, "done")
     return summary
+
+
+def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:
+    """Before anything is read: that it is clear what is meant, and that nothing read can be overwritten."""
+    if source == SAMPLE and Path(SAMPLE).is_dir():
+        raise PatientDataError(
+            "The word means the built-in patient, but there is a folder of this name too.",
+            where=SAMPLE,
+            remedy="Write ./sample for the folder; for the built-in patient, run this elsewhere.",
+        )
+    require_outside_patients(out)
+    if source != SAMPLE:
+        require_apart(out, Path(source))
+    if not overwrite and _is_earlier_result(out):
+        raise OutputError(
+            "The output folder holds the results of an earlier run.",
+            where=str(out),
+            remedy="Choose another, or pass --overwrite to replace them.",
+        )
 
 
 def _is_earlier_result(folder: Path) -> bool:
@@ -101,28 +121,33 @@ class _SceneOutcome:
     problem: str = ""
 
 
-def _write_tables(folder: Path, prediction: DoseEnsemble) -> None:
+def _write_tables(folder: Path, findings: Findings) -> None:
+    prediction = findings.prediction
     write_nrrd(prediction.mean, str(folder / "dose_mean.nrrd"))
     if prediction.has_spread:
         write_nrrd(prediction.std, str(folder / "dose_std.nrrd"))
     write_dvh_csv(folder / "dvh.csv", prediction)
-    write_metrics_csv(folder / "metrics.csv", metric_rows(prediction))
+    write_metrics_csv(folder / "metrics.csv", findings.rows)
     dvh_figure(prediction).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
 
 
-def _write_scene(
-    folder: Path, patient: Patient, prediction: DoseEnsemble, watch: Stopwatch, progress: Progress
-) -> _SceneOutcome:
-    if util.find_spec(SCENE_PACKAGE) is None:
-        return _SceneOutcome({}, NO_SCENE)
-    from RTDigitalTwinLib.scene.bundle import save_mrb
-    from RTDigitalTwinLib.scene.nodes import show_prediction
-    from RTDigitalTwinLib.scene.session import headless_session
-    from RTDigitalTwinLib.scene.snapshot import rendering_problem, save_pictures
+def _write_scene(folder: Path, findings: Findings, watch: Stopwatch, progress: Progress) -> _SceneOutcome:
+    try:
+        from RTDigitalTwinLib.scene.bundle import save_mrb
+        from RTDigitalTwinLib.scene.nodes import show_prediction
+        from RTDigitalTwinLib.scene.session import headless_session
+        from RTDigitalTwinLib.scene.snapshot import rendering_problem, save_pictures
+    except SceneError as error:
+        return _SceneOutcome({}, f"{NO_SCENE} {error}")
+    except Exception as error:  # another build of Slicer's libraries fails in its own way, naming paths
+        failed = f"Slicer's libraries do not work here ({type(error).__name__})."
+        return _SceneOutcome({}, f"{NO_SCENE} {failed} Install them: {INSTALL_SCENE}")
 
+    prediction = findings.prediction
     with headless_session() as session:
         with watch.stage("scene"):
-            nodes = show_prediction(session.scene, patient, prediction, progress=part(progress, 0.0, 0.3))
+            shown = part(progress, 0.0, 0.3)
+            nodes = show_prediction(session.scene, prediction.patient, prediction, progress=shown)
             save_mrb(session.scene, folder / "scene.mrb")
         with watch.stage("pictures"):
             problem = rendering_problem()
@@ -137,16 +162,22 @@ def _caption(path: Path) -> str:
     return f"{CAPTIONS[orientation]}: {SHOWN[shown]}" if shown else "Structures in space"
 
 
-def _summary(patient: Patient, prediction: DoseEnsemble) -> dict[str, Any]:
+def _summary(findings: Findings) -> dict[str, Any]:
+    prediction = findings.prediction
+    patient = prediction.patient
+    claim = (
+        "Bands are of the sampled spread and not calibrated."
+        if prediction.has_spread
+        else "A single dose says nothing of how sure it is."
+    )
     summary: dict[str, Any] = {
         "patient": patient.pseudonym,
-        "notice": "Research use only. Bands are of the sampled spread and not calibrated.",
+        "notice": f"Research use only. {claim}",
         "prescription_gy": dict(patient.plan.prescription.target_dose_gy),
         "fractions": patient.plan.prescription.fractions,
         "structures_cc": {name: round(s.volume_cc, 3) for name, s in patient.structures.items()},
-        "metrics": [asdict(row) for row in metric_rows(prediction)],
+        "metrics": [asdict(row) for row in findings.rows],
     }
-    if patient.plan.dose is not None:
-        score = score_patient(patient, prediction.mean.values)
+    if (score := findings.score) is not None:
         summary["dose_error_gy"], summary["dvh_error_gy"] = round(score.dose_error_gy, 4), round(score.dvh_error_gy, 4)
     return summary

@@ -18,7 +18,6 @@ import pytest
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.dosimetry.openkbp_score import score_patient
-from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.features import build_features
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.naming import DOSE_MASK
@@ -37,7 +36,7 @@ from RTDigitalTwinLib.report.charts import (
 )
 from RTDigitalTwinLib.report.provenance import LIBRARIES, Provenance, collect_provenance
 from RTDigitalTwinLib.report.report import render_report, write_report
-from RTDigitalTwinLib.report.tables import metric_rows, ordered_structures, write_dvh_csv, write_metrics_csv
+from RTDigitalTwinLib.report.tables import Findings, metric_rows, ordered_structures, write_dvh_csv, write_metrics_csv
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
 
 SIDE = 28
@@ -107,7 +106,7 @@ def provenance_of(prediction: DoseEnsemble) -> Provenance:
 
 
 def report_of(prediction: DoseEnsemble, **more: object) -> str:
-    return render_report(prediction.patient, prediction, {}, provenance_of(prediction), **more)  # type: ignore[arg-type]
+    return render_report(Findings(prediction), {}, provenance_of(prediction), **more)  # type: ignore[arg-type]
 
 
 def text_of(html: str) -> str:
@@ -296,7 +295,8 @@ def test_the_report_says_what_it_is(ensemble: DoseEnsemble) -> None:
 def test_a_deterministic_report_says_that_it_has_no_band(deterministic: DoseEnsemble) -> None:
     text = text_of(report_of(deterministic))
     assert "deterministic prediction: it says nothing of how sure it is" in text
-    assert "band of" not in text and "% band" not in text and "inside" not in text
+    for claim in ("band of", "% band", "inside", "of the samples", "sample's", "uncertainty", "spread"):
+        assert claim not in text, claim
 
 
 def test_without_a_reference_no_score_is_shown() -> None:
@@ -316,7 +316,7 @@ def test_the_report_stands_alone(tmp_path: Path, ensemble: DoseEnsemble) -> None
     picture = tmp_path / "axial.png"
     picture.write_bytes(PNG)
     target = tmp_path / "report.html"
-    write_report(target, ensemble.patient, ensemble, {"Dose, axial": picture}, provenance_of(ensemble))
+    write_report(target, Findings(ensemble), {"Dose, axial": picture}, provenance_of(ensemble))
     html = target.read_text(encoding="utf-8")
     assert f"data:image/png;base64,{base64.b64encode(PNG).decode()}" in html
     assert not re.search(r"https?://|file:|@import|<link|<script|javascript:", html)
@@ -338,9 +338,7 @@ def test_missing_pictures_are_stated(tmp_path: Path, ensemble: DoseEnsemble) -> 
     (tmp_path / "text.png").write_text("no picture")
     pictures = {"Spread": tmp_path / "absent.png", "Difference": tmp_path / "text.png"}
     missing = {"3D view": "slicer-core is not installed."}
-    html = render_report(
-        ensemble.patient, ensemble, pictures, provenance_of(ensemble), missing_pictures=missing
-    )  # fmt: skip
+    html = render_report(Findings(ensemble), pictures, provenance_of(ensemble), missing_pictures=missing)
     text = text_of(html)
     assert "The pictures are missing" in text
     assert "3D view: slicer-core is not installed." in text
@@ -348,12 +346,6 @@ def test_missing_pictures_are_stated(tmp_path: Path, ensemble: DoseEnsemble) -> 
     assert "Difference: The picture is neither PNG nor JPEG." in text
     assert str(tmp_path) not in html and "<img" not in html
     assert "No pictures were asked for." in text_of(report_of(ensemble))
-
-
-def test_the_prediction_must_be_of_the_patient(ensemble: DoseEnsemble) -> None:
-    other = replace(ensemble.patient, pseudonym="pt_2")
-    with pytest.raises(RTDigitalTwinError, match="another patient"):
-        render_report(other, ensemble, {}, provenance_of(ensemble))
 
 
 def test_provenance(ensemble: DoseEnsemble, deterministic: DoseEnsemble) -> None:

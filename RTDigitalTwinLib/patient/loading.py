@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
 
-from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.errors import OutputError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
@@ -30,7 +31,7 @@ def load_patient(path: str | PathLike[str]) -> Patient:
 
     Raises PatientDataError where there is no folder, or its content is not recognised.
     """
-    folder = Path(path)
+    folder = Path(os.path.abspath(path))  # "." has no name to say
     if not folder.is_dir():
         what = "This is a file, not a folder." if folder.exists() else "There is no such folder."
         raise PatientDataError(what, where=str(path), remedy="Give the folder that holds one patient's files.")
@@ -68,6 +69,18 @@ def patient_folders(folder: Path) -> list[Path]:
     return found
 
 
+def require_outside_patients(out: Path) -> None:
+    """Raises OutputError where an output would lie inside a patient's folder, among or over its data."""
+    whole = out.resolve()
+    for folder in (whole, *whole.parents):
+        if any(reader.recognises(folder) for reader in READERS):
+            raise OutputError(
+                f"The output would lie in the patient's folder {folder.name}.",
+                where=str(out),
+                remedy="Choose another place for the results.",
+            )
+
+
 def load_patients(folders: list[Path], progress: Progress = silent) -> list[Patient]:
     """All patients, every error naming its folder."""
     patients = []
@@ -76,7 +89,8 @@ def load_patients(folders: list[Path], progress: Progress = silent) -> list[Pati
         try:
             patients.append(Patient.load(folder))
         except RTDigitalTwinError as error:
-            raise type(error)(error.what, where=f"{folder.name}/{error.where}", remedy=error.remedy) from error
+            where = "/".join(filter(None, (folder.name, error.where)))
+            raise type(error)(error.what, where=where, remedy=error.remedy) from error
     return patients
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.files import whole_file, whole_folder
 from RTDigitalTwinLib.patient.anatomy_check import check_orientation
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.naming import DOSE_MASK, TARGET_DOSE_GY
@@ -103,7 +104,8 @@ def read_patient(folder: Path) -> Patient:
 def write_patient(patient: Patient, folder: Path) -> None:
     """Write a patient in the layout. Occupancy is written as mask (>= 0.5): the layout holds no partial volumes.
 
-    Raises PatientDataError where the patient is not on a 128x128x128 grid with axes along LPS.
+    The folder appears when all of it is written, or not at all. Raises PatientDataError where the patient is not on a
+    128x128x128 grid with axes along LPS, OutputError where the folder has content or cannot be written.
     """
     grid = patient.ct.grid
     if grid.shape != (SIDE,) * 3 or not np.allclose(np.reshape(grid.direction, (3, 3)), np.eye(3), atol=1e-6):
@@ -112,23 +114,27 @@ def write_patient(patient: Patient, folder: Path) -> None:
             where=patient.pseudonym,
             remedy="Resample the patient first.",
         )
-    folder.mkdir(parents=True, exist_ok=True)
     column_mm, row_mm, slice_mm = grid.spacing_mm
-    (folder / "voxel_dimensions.csv").write_text(f"{row_mm!r}\n{column_mm!r}\n{slice_mm!r}\n")
     stored = np.clip(to_file_order(patient.ct.values) + HU_OFFSET, 0, HIGHEST_CT_VALUE)
-    _write_sparse(folder / "ct.csv", np.flatnonzero(stored), stored.reshape(-1))
-    for file_name, name in {**STRUCTURE_FILES, MASK_FILE: DOSE_MASK}.items():
-        structure = patient.dose_mask if name == DOSE_MASK else patient.structures.get(name)
-        if structure is not None:
-            _write_sparse(folder / f"{file_name}.csv", np.flatnonzero(to_file_order(structure.mask)))
-    if patient.plans and patient.plan.dose is not None:
-        write_dose(patient.plan.dose, folder / "dose.csv")
+    with whole_folder(folder) as aside:
+        (aside / "voxel_dimensions.csv").write_text(f"{row_mm!r}\n{column_mm!r}\n{slice_mm!r}\n")
+        _write_sparse(aside / "ct.csv", np.flatnonzero(stored), stored.reshape(-1))
+        for file_name, name in {**STRUCTURE_FILES, MASK_FILE: DOSE_MASK}.items():
+            structure = patient.dose_mask if name == DOSE_MASK else patient.structures.get(name)
+            if structure is not None:
+                _write_sparse(aside / f"{file_name}.csv", np.flatnonzero(to_file_order(structure.mask)))
+        if patient.plans and patient.plan.dose is not None:
+            write_dose(patient.plan.dose, aside / "dose.csv")
 
 
 def write_dose(dose: Volume, path: Path) -> None:
-    """Write a dose in Gy as the benchmark's submission format: rows for the voxels above 0 Gy."""
+    """Write a dose in Gy as the benchmark's submission format: rows for the voxels above 0 Gy.
+
+    Raises OutputError where it cannot be written.
+    """
     flat = to_file_order(dose.values).reshape(-1)
-    _write_sparse(path, np.flatnonzero(flat > 0), flat)
+    with whole_file(path) as aside:
+        _write_sparse(aside, np.flatnonzero(flat > 0), flat)
 
 
 def to_file_order(values: NDArray) -> NDArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,16 +12,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, score_patient
-from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, dvh_figure, figure_svg, readable_colour
 from RTDigitalTwinLib.report.provenance import Provenance
-from RTDigitalTwinLib.report.tables import MetricRow, metric_rows, ordered_structures, target_levels_gy
+from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures, target_levels_gy
 from RTDigitalTwinLib.resources import resource_path
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 TEMPLATE = ("Report", "report.html.j2")
 IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -52,49 +49,41 @@ class ReportStructure:
 
 def write_report(
     path: Path,
-    patient: Patient,
-    prediction: DoseEnsemble,
+    findings: Findings,
     pictures: Mapping[str, Path],
     provenance: Provenance,
     *,
     missing_pictures: Mapping[str, str] | None = None,
-    level: float = 0.95,
 ) -> None:
     """Write the report.
 
     Parameters
     ----------
     path : of the HTML file.
-    patient : the one the prediction is of.
     pictures : PNG or JPEG files by caption; they become part of the file.
     missing_pictures : captions of pictures that could not be made, with the reason to print.
-    level : of the sampled band.
 
     Raises
     ------
-    RTDigitalTwinError : the prediction is of another patient; OutputError where the file cannot be written.
+    OutputError : the file cannot be written.
     """
-    html = render_report(patient, prediction, pictures, provenance, missing_pictures=missing_pictures, level=level)
+    html = render_report(findings, pictures, provenance, missing_pictures=missing_pictures)
     with whole_file(path) as aside:
         aside.write_text(html, encoding="utf-8")
 
 
 def render_report(
-    patient: Patient,
-    prediction: DoseEnsemble,
+    findings: Findings,
     pictures: Mapping[str, Path],
     provenance: Provenance,
     *,
     missing_pictures: Mapping[str, str] | None = None,
-    level: float = 0.95,
 ) -> str:
     """The HTML that ``write_report`` writes."""
-    if patient.pseudonym != prediction.patient.pseudonym:
-        raise RTDigitalTwinError("The prediction is of another patient.", where=patient.pseudonym,
-                                 remedy="Predict for this patient first.")  # fmt: skip
-    rows = metric_rows(prediction, level)
-    covered = [row.covers_reference for row in rows if row.covers_reference is not None]
-    structures = _structures(patient, rows)
+    prediction, level = findings.prediction, findings.level
+    patient = prediction.patient
+    covered = [row.covers_reference for row in findings.rows if row.covers_reference is not None]
+    structures = _structures(patient, findings.rows)
     css_colours = {INK: "currentColor", PAPER: "var(--paper)"}
     css_colours |= {s.colour: f"var(--structure-{s.number})" for s in structures}
     chart = figure_svg(dvh_figure(prediction, level, legend=False), "Dose-volume histograms", css_colours)
@@ -116,7 +105,7 @@ def render_report(
             has_band=prediction.has_spread,
             samples=prediction.count,
             level_percent=f"{100 * level:g}",
-            score=_score(patient, prediction),
+            score=findings.score,
             covered=sum(covered),
             compared=len(covered),
             provenance=provenance,
@@ -124,7 +113,7 @@ def render_report(
     )
 
 
-def _structures(patient: Patient, rows: list[MetricRow]) -> list[ReportStructure]:
+def _structures(patient: Patient, rows: Sequence[MetricRow]) -> list[ReportStructure]:
     metrics = {name: tuple(group) for name, group in groupby(rows, key=lambda row: row.structure)}
     levels = target_levels_gy(patient)
     return [
@@ -138,12 +127,6 @@ def _structures(patient: Patient, rows: list[MetricRow]) -> list[ReportStructure
         )
         for number, s in enumerate(ordered_structures(patient), start=1)
     ]
-
-
-def _score(patient: Patient, prediction: DoseEnsemble) -> PatientScore | None:
-    if not patient.plans or patient.plan.dose is None:
-        return None
-    return score_patient(patient, prediction.mean.values)
 
 
 def _picture(caption: str, file: Path) -> ReportPicture:

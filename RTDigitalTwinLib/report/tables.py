@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, score_patient
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
@@ -68,6 +70,31 @@ class DvhRow:
     volume_mean: float
     volume_low: float | None
     volume_high: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """A prediction with the numbers that every table shows, each worked out once.
+
+    Attributes
+    ----------
+    level : of the sampled band.
+    """
+
+    prediction: DoseEnsemble
+    level: float = 0.95
+
+    @cached_property
+    def rows(self) -> tuple[MetricRow, ...]:
+        return tuple(metric_rows(self.prediction, self.level))
+
+    @cached_property
+    def score(self) -> PatientScore | None:
+        """Against the plan's dose; None where that is not known."""
+        patient = self.prediction.patient
+        if not patient.plans or patient.plan.dose is None:
+            return None
+        return score_patient(patient, self.prediction.mean.values)
 
 
 def ordered_structures(patient: Patient) -> tuple[Structure, ...]:

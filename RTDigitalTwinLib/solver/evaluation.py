@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,9 @@ from pathlib import Path
 
 from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, cohort_scores_gy, score_patient
 from RTDigitalTwinLib.errors import OutputError, PatientDataError
-from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient import openkbp
-from RTDigitalTwinLib.patient.loading import load_patients, patient_folders
+from RTDigitalTwinLib.patient.loading import load_patients, patient_folders, require_outside_patients
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.sampling import sample_dose
 
@@ -68,6 +68,7 @@ def choose_folders(data: Path, names: Sequence[str] = ()) -> list[Path]:
     """
     if not data.is_dir():
         raise PatientDataError("There is no such folder.", where=str(data))
+    data = Path(os.path.abspath(data))  # "." has no name to say or to choose by
     folders = [data] if openkbp.recognises(data) else patient_folders(data)
     if not folders:
         raise PatientDataError(
@@ -94,8 +95,10 @@ def evaluate(
     """Score every patient's deterministic dose (``samples`` 0) or the mean of its samples.
 
     ``predictions`` is a folder for the doses in the benchmark's submission format. Raises PatientDataError for a
-    patient without reference dose, OutputError where predictions cannot be written.
+    patient without reference dose, OutputError where predictions cannot be written or would lie in a patient's folder.
     """
+    if predictions is not None:
+        require_outside_patients(predictions)
     evaluated: list[Evaluated] = []
     for i, folder in enumerate(folders):
         progress(i / len(folders), f"patient {i + 1} of {len(folders)}")
@@ -110,7 +113,6 @@ def evaluate(
             )
         evaluated.append(Evaluated(patient.pseudonym, score_patient(patient, dose.values), seconds))
         if predictions is not None:
-            with whole_file(predictions / f"{patient.pseudonym}.csv") as aside:
-                openkbp.write_dose(dose, aside)
+            openkbp.write_dose(dose, predictions / f"{patient.pseudonym}.csv")
     progress(1.0, "done")
     return Evaluation(tuple(evaluated), samples, seed, surrogate.weights_sha256, str(surrogate.device))
