@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.model.features import build_features
+from RTDigitalTwinLib.model.crop import crop_around
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.naming import DOSE_MASK
 from RTDigitalTwinLib.patient.patient import Image, Patient
@@ -101,16 +101,16 @@ def hand_made_ensemble(patient: Patient, samples: int = 8, seed: int = 0) -> Dos
 
     Each sample is off by a plane wave of a few Gy where there is dose. ``samples`` 0 is deterministic.
     """
-    features = build_features(patient)
+    crop = crop_around(patient)
     grid = patient.ct.grid
-    expected = 1.02 * falling_dose(patient).values.reshape(-1)[features.mask_indices]
+    expected = 1.02 * falling_dose(patient).values.reshape(-1)[crop.mask_indices]
     rng = np.random.default_rng(seed)
-    positions = grid.to_lps_mm(np.stack(np.unravel_index(features.mask_indices, grid.shape), axis=-1))
+    positions = grid.to_lps_mm(np.stack(np.unravel_index(crop.mask_indices, grid.shape), axis=-1))
     waves = rng.normal(0, 1 / 25, (samples, 3)) @ positions.T + rng.uniform(0, 2 * np.pi, (samples, 1))
     deviations = 3 * np.sin(waves) * (expected / 70)
     return DoseEnsemble(
         patient,
-        features,
+        crop,
         expected.astype(np.float32),
         deviations.astype(np.float16),
         seed if samples else None,

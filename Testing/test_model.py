@@ -12,8 +12,16 @@ import torch
 from monai.networks.nets import UNet
 
 from RTDigitalTwinLib.errors import ModelError, PatientDataError
-from RTDigitalTwinLib.model.features import CHANNELS, build_features, crop_of
-from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
+from RTDigitalTwinLib.model.crop import crop_of
+from RTDigitalTwinLib.model.features import (
+    ANATOMY_CHANNELS,
+    CHANNELS,
+    DISTANCE_CHANNELS,
+    FITTED_BEAMS,
+    PRESCRIBED_BEAMS,
+    build_features,
+)
+from RTDigitalTwinLib.model.network import CONFIGURATIONS, DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.model.weights import choose_device, load_network, manifest_path, save_weights
 from RTDigitalTwinLib.patient.patient import Patient
@@ -24,15 +32,16 @@ NARROW = NetworkConfiguration(widths=(4, 4, 8, 8, 16))
 
 def test_features_hold_what_the_patient_holds(sample: Patient) -> None:
     features = build_features(sample)
-    assert features.channels.shape[0] == len(CHANNELS) == 11
-    assert all(size % 16 == 0 for size in features.mask.shape)
-    assert features.mask.sum() == sample.dose_mask.mask.sum()
-    assert np.array_equal(np.sort(features.mask_indices), np.flatnonzero(sample.dose_mask.mask))
-    for channel, name in enumerate(CHANNELS[1:], start=1):
-        inside = sample.structures[name].occupancy.reshape(-1)[features.mask_indices]
-        assert np.array_equal(features.channels[channel][features.mask], inside), name
-    hu = sample.ct.values.reshape(-1)[features.mask_indices]
-    assert features.channels[0][features.mask] == pytest.approx(np.clip(hu, -1000, 3071) / 1000, abs=1e-6)
+    crop = features.crop
+    assert features.channels.shape == (len(CHANNELS), *crop.shape)
+    assert all(size % 16 == 0 for size in crop.shape)
+    assert crop.mask.sum() == sample.dose_mask.mask.sum()
+    assert np.array_equal(np.sort(crop.mask_indices), np.flatnonzero(sample.dose_mask.mask))
+    for channel, name in enumerate(ANATOMY_CHANNELS[1:], start=1):
+        inside = sample.structures[name].occupancy.reshape(-1)[crop.mask_indices]
+        assert np.array_equal(features.channels[channel][crop.mask], inside), name
+    hu = sample.ct.values.reshape(-1)[crop.mask_indices]
+    assert features.channels[0][crop.mask] == pytest.approx(np.clip(hu, -1000, 3071) / 1000, abs=1e-6)
 
 
 def test_the_crop_may_leave_the_grid() -> None:
@@ -42,9 +51,39 @@ def test_the_crop_may_leave_the_grid() -> None:
     assert all(s <= 0 or s + n >= 0 for s, n in zip(start, sizes, strict=True))
 
 
+def test_distances_are_in_40_mm_and_negative_inside(sample: Patient) -> None:
+    names = ("PTV_7000", *DISTANCE_CHANNELS)
+    occupancy, *distances = build_features(sample, names).channels
+    distance = distances[DISTANCE_CHANNELS.index("Distance PTV_7000")]
+    assert (distance[occupancy >= 0.5] <= 0).all() and (distance[occupancy < 0.5] >= 0).all()
+    beside = np.abs(np.diff(distance, axis=2)).max() * 40
+    assert beside == pytest.approx(sample.ct.grid.spacing_mm[0], rel=0.01)  # a step of one voxel is at most its size
+    without = replace(sample, structures={k: s for k, s in sample.structures.items() if k != "PTV_5600"})
+    absent = build_features(without, ("Distance PTV_5600",)).channels
+    assert absent.min() == absent.max() == 2.0
+
+
+def test_beam_estimates_resemble_a_plan(sample: Patient) -> None:
+    names = ("PTV_7000", PRESCRIBED_BEAMS, FITTED_BEAMS)
+    target, prescribed, fitted = build_features(sample, names).channels
+    inside = target >= 0.5
+    assert 70 * fitted[inside].mean() == pytest.approx(70, abs=3)
+    assert fitted[inside].std() < 0.9 * prescribed[inside].std()  # fitting evens the dose out
+    mask = build_features(sample, names).crop.mask
+    assert not fitted[~mask].any() and not prescribed[~mask].any()
+
+
+def test_the_baseline_is_what_the_network_corrects() -> None:
+    network = DoseUNet(NARROW)
+    torch.nn.init.zeros_(network.last.weight)
+    torch.nn.init.zeros_(network.last.bias)
+    features = torch.rand(1, len(CHANNELS), 16, 32, 16)
+    assert torch.allclose(network(features), 70 * features[:, CHANNELS.index(FITTED_BEAMS)])
+
+
 def test_outside_the_grid_is_air(sample: Patient) -> None:
     tight = cropped(sample, sample.dose_mask.box)
-    features = build_features(tight)
+    features = build_features(tight, ANATOMY_CHANNELS)
     assert features.channels[0, 0].min() == features.channels[0, 0].max() == -1.0  # a margin slice beyond the grid
     assert not features.channels[1:, 0].any()
 
@@ -58,8 +97,9 @@ def test_features_need_a_target(sample: Patient) -> None:
 def test_the_network_has_the_prototypes_size() -> None:
     published = UNet(spatial_dims=3, in_channels=11, out_channels=1, channels=(32, 64, 128, 256, 512), strides=(2,) * 4,
                      num_res_units=2)  # fmt: skip
-    count = sum(p.numel() for p in DoseUNet().parameters())
+    count = sum(p.numel() for p in DoseUNet(CONFIGURATIONS["paper"]).parameters())
     assert count == sum(p.numel() for p in published.parameters()) == 19_232_398
+    assert sum(p.numel() for p in DoseUNet(CONFIGURATIONS["default"]).parameters()) < 20_000_000
 
 
 def test_the_split_up_sampling_equals_the_joined_one() -> None:
@@ -74,7 +114,7 @@ def test_the_split_up_sampling_equals_the_joined_one() -> None:
 def test_an_untrained_network_gives_finite_dose_not_below_zero() -> None:
     torch.manual_seed(0)
     network = DoseUNet(NARROW)
-    dose = network(torch.rand(2, 11, 32, 48, 16), network.draw_factors(2, torch.Generator().manual_seed(0)))
+    dose = network(torch.rand(2, len(CHANNELS), 32, 48, 16), network.draw_factors(2, torch.Generator().manual_seed(0)))
     assert dose.shape == (2, 32, 48, 16)
     assert torch.isfinite(dose).all() and dose.min() >= 0 and dose.max() > 0
 
@@ -88,7 +128,7 @@ def test_dropout_takes_whole_channels_behind_the_encoder_only() -> None:
     # 128,000 draws at 10 %: one sigma is 0.08 %
     assert float((values == 0).float().mean()) == pytest.approx(0.1, abs=0.005)
     assert not any("Dropout" in type(m).__name__ for m in network.encoder.modules())
-    features = torch.rand(1, 11, 32, 32, 32)
+    features = torch.rand(1, len(CHANNELS), 32, 32, 32)
     encoded = network.encode(features)
     again = network.decode(encoded, [torch.ones_like(f[:1]) for f in factors])
     assert torch.equal(again, network.decode(encoded))  # factors of 1 change nothing

@@ -18,7 +18,7 @@ import pytest
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.dosimetry.openkbp_score import score_patient
-from RTDigitalTwinLib.model.features import build_features
+from RTDigitalTwinLib.model.crop import crop_around
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.naming import DOSE_MASK
 from RTDigitalTwinLib.patient.patient import Image, Patient
@@ -74,14 +74,14 @@ def build_patient(*, reference: bool = True) -> Patient:
 
 def build_ensemble(patient: Patient, samples: int = SAMPLES, seed: int = 5) -> DoseEnsemble:
     """The reference and 1 Gy more; every sample shifted as a whole and a little voxel by voxel."""
-    features = build_features(patient)
+    crop = crop_around(patient)
     known = build_patient().plan.dose
     assert known is not None
-    deterministic = known.values.reshape(-1)[features.mask_indices].astype(np.float32) + 1
+    deterministic = known.values.reshape(-1)[crop.mask_indices].astype(np.float32) + 1
     random = np.random.default_rng(seed)
     shifts = random.normal(0, 1.5, (samples, 1)) + random.normal(0, 0.3, (samples, deterministic.size))
     return DoseEnsemble(
-        patient, features, deterministic, shifts.astype(np.float16), seed if samples else None, "ab12" * 16
+        patient, crop, deterministic, shifts.astype(np.float16), seed if samples else None, "ab12" * 16
     )
 
 

@@ -40,12 +40,12 @@ def test_one_encoding_equals_whole_network_passes(sample: Patient) -> None:
     shipped = DoseSurrogate.load(device="cpu")
     ours = sample_dose(shipped, sample, SAMPLES, seed=7)
     factors = shipped.network.draw_factors(SAMPLES, torch.Generator().manual_seed(7))
-    channels = torch.from_numpy(ours.features.channels)[None]
-    mask = torch.from_numpy(ours.features.mask)
+    channels = torch.from_numpy(shipped.features(sample).channels)[None]
+    mask = torch.from_numpy(ours.crop.mask)
     with torch.inference_mode():
         passes = [shipped.network(channels, [f[k : k + 1] for f in factors])[0, mask] for k in range(SAMPLES)]
     whole = torch.stack(passes).numpy()
-    indices = ours.features.mask_indices
+    indices = ours.crop.mask_indices
     assert np.abs(ours.mean.values.reshape(-1)[indices] - whole.mean(axis=0)).max() < 0.01
     assert np.abs(ours.std.values.reshape(-1)[indices] - whole.std(axis=0, ddof=1)).max() < 0.01
     assert whole.std(axis=0).max() > 0.5  # there was something to agree on
@@ -81,7 +81,7 @@ def test_samples_take_two_bytes_a_voxel(ensemble: DoseEnsemble, sample: Patient)
 def test_quantiles_are_those_of_the_samples(ensemble: DoseEnsemble) -> None:
     samples = np.stack([ensemble.sample_gy(k) for k in range(SAMPLES)])
     low, high = ensemble.band(0.5)
-    indices = ensemble.features.mask_indices
+    indices = ensemble.crop.mask_indices
     assert low.values.reshape(-1)[indices] == pytest.approx(np.quantile(samples, 0.25, axis=0), abs=2e-3)
     assert high.values.reshape(-1)[indices] == pytest.approx(np.quantile(samples, 0.75, axis=0), abs=2e-3)
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
+import SimpleITK as sitk
+import torch
 from numpy.typing import NDArray
 
+from RTDigitalTwinLib.dosimetry.beams import CoplanarBeams, fitted_fluence, prescribed_fluence
 from RTDigitalTwinLib.errors import PatientDataError
-from RTDigitalTwinLib.patient.grid import Box, Grid, Shape
-from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGETS
+from RTDigitalTwinLib.model.crop import Crop, crop_around
+from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGET_DOSE_GY, TARGETS
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.plan import OPENKBP_GANTRY_ANGLES_DEG
+from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Volume
 
-CHANNELS = ("CT", *ORGANS_AT_RISK, *TARGETS)
-SIZE_MULTIPLE = 16  # four halvings in the network
-MARGIN_VOXELS = 2
+ANATOMY_CHANNELS = ("CT", *ORGANS_AT_RISK, *TARGETS)
+DISTANCE_CHANNELS = tuple(f"Distance {name}" for name in TARGETS)
+PRESCRIBED_BEAMS, FITTED_BEAMS, MASK_CHANNEL = "Beams prescribed", "Beams fitted", "Dose mask"
+CHANNELS = (*ANATOMY_CHANNELS, *DISTANCE_CHANNELS, PRESCRIBED_BEAMS, FITTED_BEAMS, MASK_CHANNEL)
+
 AIR_HU, HIGHEST_HU, HU_SCALE = -1000.0, 3071.0, 1000.0
+NEAREST_MM, FARTHEST_MM, DISTANCE_SCALE_MM = -20.0, 80.0, 40.0
+PRESCRIPTION_SCALE_GY = 70.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,58 +35,22 @@ class Features:
 
     Attributes
     ----------
-    channels : (len(CHANNELS), slices, rows, columns), float32; each size a multiple of 16. CT in units of 1000 HU
-        (clipped to -1..3.071, air beyond the grid), then occupancy of each structure (0 where absent).
-    start : index of the crop's first voxel in the patient's grid; negative where padding begins outside it.
-    mask : (slices, rows, columns) of the crop: voxels that can receive dose.
-    grid : the patient's whole grid.
+    names : of the channels, out of ``CHANNELS``.
+    channels : (names, slices, rows, columns), float32. CT in units of 1000 HU (clipped to -1..3.071, air beyond the
+        grid), occupancy of each structure (0 where absent), distances in units of 40 mm, doses in units of 70 Gy.
+    crop : where they lie.
     """
 
+    names: tuple[str, ...]
     channels: NDArray[np.float32]
-    start: Shape
-    mask: NDArray[np.bool_]
-    grid: Grid
-
-    @cached_property
-    def mask_indices(self) -> NDArray[np.int64]:
-        """Flat indices of the mask's voxels in the whole grid, in C order of the crop."""
-        inside = np.argwhere(self.mask) + self.start
-        return np.ravel_multi_index(tuple(inside.T), self.grid.shape)
+    crop: Crop
 
 
-def crop_of(box: Box) -> tuple[Shape, Shape]:
-    """Start and sizes of the network's crop around a box: a margin, then centred up to multiples of 16."""
-    start, sizes = [], []
-    for part in box:
-        wanted = part.stop - part.start + 2 * MARGIN_VOXELS
-        size = -(-wanted // SIZE_MULTIPLE) * SIZE_MULTIPLE
-        start.append(part.start - MARGIN_VOXELS - (size - wanted) // 2)
-        sizes.append(size)
-    return (start[0], start[1], start[2]), (sizes[0], sizes[1], sizes[2])
+def build_features(patient: Patient, names: Sequence[str] = CHANNELS, crop: Crop | None = None) -> Features:
+    """Features of a patient at native resolution, in the order of ``names``, by default on the crop of its dose mask.
 
-
-def cut(values: NDArray, start: Shape, sizes: Shape, outside: float) -> NDArray:
-    """``values`` from ``start`` with ``sizes``; ``outside`` where the crop leaves the array."""
-    result = np.full(sizes, outside, values.dtype)
-    source, target = [], []
-    for begin, size, available in zip(start, sizes, values.shape, strict=True):
-        first, last = max(begin, 0), min(begin + size, available)
-        source.append(slice(first, last))
-        target.append(slice(first - begin, last - begin))
-    result[tuple(target)] = values[tuple(source)]
-    return result
-
-
-def normalised_ct(ct: Volume, start: Shape, sizes: Shape) -> NDArray[np.float32]:
-    """CT crop as the network sees it."""
-    hu = cut(ct.values, start, sizes, AIR_HU).astype(np.float32)
-    return np.clip(hu, AIR_HU, HIGHEST_HU) / np.float32(HU_SCALE)
-
-
-def build_features(patient: Patient) -> Features:
-    """Features of a patient at native resolution, in the channel order of ``CHANNELS``.
-
-    Raises PatientDataError where the patient has no planning target volume.
+    Raises PatientDataError where the patient has no planning target volume, GeometryError where the beams' inputs are
+    wanted on a CT that is not axial.
     """
     if not any(name in patient.structures for name in TARGETS):
         raise PatientDataError(
@@ -85,11 +58,63 @@ def build_features(patient: Patient) -> Features:
             where=patient.pseudonym,
             remedy="At least one is needed to predict a dose.",
         )
-    start, sizes = crop_of(patient.dose_mask.box)
-    channels = np.zeros((len(CHANNELS), *sizes), np.float32)
-    channels[0] = normalised_ct(patient.ct, start, sizes)
-    for channel, name in enumerate(CHANNELS[1:], start=1):
-        if name in patient.structures:
-            channels[channel] = cut(patient.structures[name].occupancy, start, sizes, 0.0)
-    mask = cut(patient.dose_mask.mask, start, sizes, False)
-    return Features(channels, start, mask, patient.ct.grid)
+    crop = crop or crop_around(patient)
+    made: dict[str, NDArray] = {"CT": normalised_ct(patient.ct, crop), MASK_CHANNEL: crop.mask}
+    for name in (*ORGANS_AT_RISK, *TARGETS):
+        if name in names and name in patient.structures:
+            made[name] = crop.cut(patient.structures[name].occupancy, 0.0)
+    for channel, name in zip(DISTANCE_CHANNELS, TARGETS, strict=True):
+        if channel in names:
+            made[channel] = signed_distance(patient.structures.get(name), crop)
+    if PRESCRIBED_BEAMS in names or FITTED_BEAMS in names:
+        made[PRESCRIBED_BEAMS], made[FITTED_BEAMS] = beam_estimates(patient, crop)
+    channels = np.zeros((len(names), *crop.shape), np.float32)
+    for i, name in enumerate(names):
+        if name in made:
+            channels[i] = made[name]
+    return Features(tuple(names), channels, crop)
+
+
+def normalised_ct(ct: Volume, crop: Crop) -> NDArray[np.float32]:
+    """CT crop as the network sees it."""
+    hu = crop.cut(ct.values, AIR_HU).astype(np.float32)
+    return np.clip(hu, AIR_HU, HIGHEST_HU) / np.float32(HU_SCALE)
+
+
+def signed_distance(structure: Structure | None, crop: Crop) -> NDArray[np.float32]:
+    """Distance to a structure's surface in units of 40 mm, negative inside, clipped; farthest where it is absent."""
+    mask = None if structure is None else crop.cut(structure.mask, False)
+    if mask is None or not mask.any():
+        return np.full(crop.shape, FARTHEST_MM / DISTANCE_SCALE_MM, np.float32)
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.SetSpacing(crop.grid.spacing_mm)
+    distance_mm = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
+    clipped_mm = np.clip(sitk.GetArrayFromImage(distance_mm), NEAREST_MM, FARTHEST_MM)
+    return (clipped_mm / DISTANCE_SCALE_MM).astype(np.float32)
+
+
+def beam_estimates(patient: Patient, crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Doses of the plan's coplanar beams on the crop, in units of 70 Gy: prescription as fluence, and fitted to it.
+
+    Nine equally spaced fields where the plan names none; 0 outside the dose mask.
+    """
+    box = patient.dose_mask.box
+    target_dose_gy = dict(patient.plan.prescription.target_dose_gy if patient.plans else TARGET_DOSE_GY)
+    angles_deg = (patient.plan.gantry_angles_deg if patient.plans else ()) or OPENKBP_GANTRY_ANGLES_DEG
+    beams = CoplanarBeams(patient.ct.values, patient.ct.grid, angles_deg, window=box)
+    prescribed_gy, organs = torch.zeros(beams.shape), torch.zeros(beams.shape)
+    for name, structure in patient.structures.items():
+        occupancy = torch.from_numpy(structure.occupancy[box].astype(np.float32))
+        if name in TARGETS and name in target_dose_gy:
+            prescribed_gy = torch.maximum(prescribed_gy, target_dose_gy[name] * (occupancy >= 0.5))
+        elif name in ORGANS_AT_RISK:
+            organs = torch.maximum(organs, occupancy)
+    mask = torch.from_numpy(patient.dose_mask.mask[box])
+    first = [part.start - begin for part, begin in zip(box, crop.start, strict=True)]
+    inside = tuple(slice(a, a + n) for a, n in zip(first, beams.shape, strict=True))
+    estimates = []
+    for fluence in (prescribed_fluence(beams, prescribed_gy), fitted_fluence(beams, prescribed_gy, organs, mask)):
+        estimate = np.zeros(crop.shape, np.float32)
+        estimate[inside] = (beams.dose(fluence) * mask / PRESCRIPTION_SCALE_GY).numpy()
+        estimates.append(estimate)
+    return estimates[0], estimates[1]

@@ -1,10 +1,12 @@
 """The dose network: a residual 3D U-Net with whole-channel dropout behind its encoder.
 
 Sizes and blocks follow the prototype's MONAI U-Net (five levels of 32 to 512 channels, two residual units a level,
-19.2 million parameters). Two things differ. Dropout sits in the bottleneck and decoder only, so one encoding serves any
-number of samples, and not in the last level, where dropping the one channel would drop the whole dose. And each
-up-sampling convolution is split by linearity into the part of the skip connection, computed once, and the part of the
-sample.
+19.2 million parameters). Dropout sits in the bottleneck and decoder only, so one encoding serves any number of samples,
+and not in the last level, where dropping the one channel would drop the whole dose. Each up-sampling convolution is
+split by linearity into the part of the skip connection, computed once, and the part of the sample.
+
+The default configuration adds two things to the prototype: a path from the inputs to the last level at full
+resolution, computed once, and a baseline, the input dose that the network's output is added to.
 """
 
 from __future__ import annotations
@@ -18,19 +20,27 @@ from monai.networks.blocks import Convolution, ResidualUnit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from RTDigitalTwinLib.model.features import CHANNELS
-
-PRESCRIPTION_SCALE_GY = 70.0
+from RTDigitalTwinLib.model.features import ANATOMY_CHANNELS, CHANNELS, FITTED_BEAMS, PRESCRIPTION_SCALE_GY
 
 
 @dataclass(frozen=True)
 class NetworkConfiguration:
-    """What rebuilds a network: stored with its weights."""
+    """What rebuilds a network: stored with its weights.
+
+    Attributes
+    ----------
+    channels : names of the inputs.
+    fine_width : channels of the last level, with a path from the inputs at full resolution; 0 as in the prototype:
+        one channel, no such path.
+    baseline : the input channel (a dose) that the output is added to; "" for none.
+    """
 
     channels: tuple[str, ...] = CHANNELS
     widths: tuple[int, ...] = (32, 64, 128, 256, 512)
     residual_units: int = 2
     dropout_ratio: float = 0.1
+    fine_width: int = 8
+    baseline: str = FITTED_BEAMS
 
     def as_dict(self) -> dict[str, object]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -41,6 +51,12 @@ class NetworkConfiguration:
         return cls(**values)
 
 
+CONFIGURATIONS = {
+    "default": NetworkConfiguration(),
+    "paper": NetworkConfiguration(channels=ANATOMY_CHANNELS, fine_width=0, baseline=""),
+}
+
+
 @dataclass(frozen=True)
 class Encoded:
     """All of a patient that dropout does not touch.
@@ -49,10 +65,12 @@ class Encoded:
     ----------
     deepest : (1, width, ...) input of the bottleneck.
     skips : for each decoder level, deepest first, the skip connection's share of its up-sampling convolution.
+    baseline : (1, slices, rows, columns) in units of 70 Gy, or None.
     """
 
     deepest: Tensor
     skips: tuple[Tensor, ...]
+    baseline: Tensor | None
 
 
 class ChannelDropout(nn.Module):
@@ -70,16 +88,15 @@ class ChannelDropout(nn.Module):
 
 
 class UpStage(nn.Module):
-    """Transposed convolution of (skip, below), then residual units."""
+    """Transposed convolution of (skip, below), then residual units; without activation at the end if ``is_dose``."""
 
-    def __init__(self, skip_width: int, below_width: int, width: int, is_top: bool, dropout: float) -> None:
+    def __init__(self, skip_width: int, below_width: int, width: int, dropout: float | None, is_dose: bool) -> None:
         super().__init__()
         self.skip_width = skip_width
-        dropped = None if is_top else dropout
-        blocks: dict[str, Any] = {"act": "PRELU", "norm": "instance", "dropout": dropped, "dropout_dim": 3}
+        blocks: dict[str, Any] = {"act": "PRELU", "norm": "instance", "dropout": dropout, "dropout_dim": 3}
         both = skip_width + below_width
         self.up = Convolution(3, both, width, strides=2, kernel_size=3, is_transposed=True, **blocks)
-        self.unit = ResidualUnit(3, width, width, subunits=1, last_conv_only=is_top, **blocks)
+        self.unit = ResidualUnit(3, width, width, subunits=1, last_conv_only=is_dose, **blocks)
 
     def _transposed(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = self.up.conv
@@ -95,7 +112,7 @@ class UpStage(nn.Module):
 
 
 class DoseUNet(nn.Module):
-    """Features (batch, 11, slices, rows, columns) to dose in Gy (batch, slices, rows, columns), never negative.
+    """Features (batch, channels, slices, rows, columns) to dose in Gy (batch, slices, rows, columns), never negative.
 
     All sizes are multiples of 16. Dose outside the feasible mask is the caller's to zero.
     """
@@ -120,11 +137,17 @@ class DoseUNet(nn.Module):
             dropout_dim=3,
         )
         below = (widths[-1], *widths[-3::-1])
-        outputs = (*widths[-3::-1], 1)
-        self.decoder = nn.ModuleList(
-            UpStage(skip, deep, out, is_top=out == 1, dropout=dropout)
-            for skip, deep, out in zip(widths[-2::-1], below, outputs, strict=True)
-        )
+        fine = self.configuration.fine_width
+        stages = [
+            UpStage(skip, deep, out, dropout, is_dose=False)
+            for skip, deep, out in zip(widths[-2:0:-1], below, widths[-3::-1], strict=False)
+        ]
+        self.decoder = nn.ModuleList([*stages, UpStage(widths[0], below[-1], fine or 1, None, is_dose=not fine)])
+        if fine:
+            self.fine = nn.Sequential(
+                Convolution(3, inputs[0], fine, act="PRELU", norm="instance"), nn.Conv3d(fine, fine, 3, padding=1)
+            )
+            self.last = nn.Conv3d(fine, 1, 1)
         self._own_the_dropout()
 
     def _own_the_dropout(self) -> None:
@@ -148,12 +171,17 @@ class DoseUNet(nn.Module):
 
     def encode(self, features: Tensor) -> Encoded:
         """All that precedes the first dropout."""
-        levels = []
+        inputs, levels = features, []
         for unit in self.encoder:
             features = unit(features)
             levels.append(features)
         skips = tuple(stage.of_skip(level) for stage, level in zip(self.decoder, reversed(levels), strict=True))
-        return Encoded(levels[-1], skips)
+        if self.configuration.fine_width:
+            skips = (*skips[:-1], skips[-1] + self.fine(inputs))
+        baseline = None
+        if self.configuration.baseline:
+            baseline = inputs[:, self.configuration.channels.index(self.configuration.baseline)].float()
+        return Encoded(levels[-1], skips, baseline)
 
     def decode(self, encoded: Encoded, factors: Sequence[Tensor] | None = None) -> Tensor:
         """Dose in Gy (samples, slices, rows, columns), one a row of the factors; without factors deterministic."""
@@ -170,7 +198,12 @@ class DoseUNet(nn.Module):
         finally:
             for dropout in self._dropouts:
                 dropout.factors = None
-        return values[:, 0].float() * PRESCRIPTION_SCALE_GY
+        if self.configuration.fine_width:
+            values = self.last(values)
+        dose = values[:, 0].float()
+        if encoded.baseline is not None:
+            dose = dose + encoded.baseline
+        return dose * PRESCRIPTION_SCALE_GY
 
     def forward(self, features: Tensor, factors: Sequence[Tensor] | None = None) -> Tensor:
         return self.decode(self.encode(features), factors)

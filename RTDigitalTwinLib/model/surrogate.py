@@ -7,7 +7,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -64,6 +63,10 @@ class DoseSurrogate:
         loaded = load_network(weights)
         return cls(loaded.network, chosen, loaded.sha256)
 
+    def features(self, patient: Patient) -> Features:
+        """A patient as this network sees it."""
+        return build_features(patient, self.network.configuration.channels)
+
     @_exact
     def encode(self, features: Features) -> Encoded:
         """The part of the work that all samples share."""
@@ -78,16 +81,9 @@ class DoseSurrogate:
         dose = self.network.decode(encoded, factors)
         if not bool(torch.isfinite(dose).all()):
             raise ModelError("The network gives doses that are no finite numbers.", remedy="Use other weights.")
-        return dose[:, torch.from_numpy(features.mask).to(self.device)].cpu().numpy()
+        return dose[:, torch.from_numpy(features.crop.mask).to(self.device)].cpu().numpy()
 
     def expected_dose(self, patient: Patient) -> Volume:
         """The deterministic prediction, dropout off, on the patient's grid."""
-        features = build_features(patient)
-        return spread_over_grid(self.decode(self.encode(features), features)[0], features, Quantity.DOSE_GY)
-
-
-def spread_over_grid(values: NDArray, features: Features, quantity: Quantity) -> Volume:
-    """A whole-grid volume from values at the mask's voxels; 0 elsewhere."""
-    full = np.zeros(features.grid.voxel_count, np.float32)
-    full[features.mask_indices] = values
-    return Volume(full.reshape(features.grid.shape), features.grid, quantity)
+        features = self.features(patient)
+        return features.crop.spread(self.decode(self.encode(features), features)[0], Quantity.DOSE_GY)

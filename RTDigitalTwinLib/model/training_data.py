@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,24 +12,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from RTDigitalTwinLib.errors import TrainingError
-from RTDigitalTwinLib.model.features import CHANNELS, HU_SCALE, build_features
+from RTDigitalTwinLib.model.features import (
+    CHANNELS,
+    DISTANCE_CHANNELS,
+    FITTED_BEAMS,
+    HU_SCALE,
+    MASK_CHANNEL,
+    PRESCRIBED_BEAMS,
+    build_features,
+)
 from RTDigitalTwinLib.patient.loading import load_patients, patient_folders
-from RTDigitalTwinLib.patient.naming import RIGHT_LEFT_PAIRS
+from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, RIGHT_LEFT_PAIRS, TARGETS
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 
 TRAINING_SPLIT, VALIDATION_SPLIT = "train-pats", "validation-pats"
 HELD_OUT_EVERY = 10
+STRUCTURES = (*ORGANS_AT_RISK, *TARGETS)
+DERIVED_CHANNELS = (*DISTANCE_CHANNELS, PRESCRIBED_BEAMS, FITTED_BEAMS)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingCase:
-    """One patient's crop, packed 7 bytes a voxel: doses to 0.03 Gy, structures as masks.
+    """One patient's crop, packed 17 bytes a voxel: doses to 0.03 Gy, structures as masks.
 
     Attributes
     ----------
     ct : HU, clipped, int16.
-    structures : bit k set where structure CHANNELS[k + 1] is, uint16.
+    structures : bit k set where structure STRUCTURES[k] is, uint16.
+    derived : DERIVED_CHANNELS, float16.
     dose_gy : float16.
     mask : voxels that can receive dose.
     """
@@ -36,6 +48,7 @@ class TrainingCase:
     pseudonym: str
     ct: NDArray[np.int16]
     structures: NDArray[np.uint16]
+    derived: NDArray[np.float16]
     dose_gy: NDArray[np.float16]
     mask: NDArray[np.bool_]
 
@@ -45,34 +58,43 @@ class TrainingCase:
         if not patient.plans or patient.plan.dose is None:
             raise TrainingError("The patient has no reference dose (dose.csv).", where=patient.pseudonym)
         features = build_features(patient)
-        bits = np.zeros(features.mask.shape, np.uint16)
-        for k in range(len(CHANNELS) - 1):
-            bits |= (features.channels[k + 1] >= 0.5).astype(np.uint16) << k
-        dose = np.zeros(features.mask.shape, np.float16)
-        dose[features.mask] = patient.plan.dose.values.reshape(-1)[features.mask_indices]
-        ct = np.round(features.channels[0] * HU_SCALE).astype(np.int16)
-        return cls(patient.pseudonym, ct, bits, dose, features.mask)
+        crop, channels = features.crop, dict(zip(features.names, features.channels, strict=True))
+        bits = np.zeros(crop.shape, np.uint16)
+        for k, name in enumerate(STRUCTURES):
+            bits |= (channels[name] >= 0.5).astype(np.uint16) << k
+        dose = np.zeros(crop.shape, np.float16)
+        dose[crop.mask] = patient.plan.dose.values.reshape(-1)[crop.mask_indices]
+        ct = np.round(channels["CT"] * HU_SCALE).astype(np.int16)
+        derived = np.stack([channels[name] for name in DERIVED_CHANNELS]).astype(np.float16)
+        return cls(patient.pseudonym, ct, bits, derived, dose, crop.mask)
 
-    def tensors(self, *, mirrored: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (1, channels, ...), dose in Gy (1, ...) and mask (1, ...); ``mirrored`` swaps left and right."""
-        channels = torch.empty((1, len(CHANNELS), *self.ct.shape))
-        channels[0, 0] = torch.from_numpy(self.ct) / HU_SCALE
-        bits = torch.from_numpy(self.structures.astype(np.int16))
-        for k in range(len(CHANNELS) - 1):
-            channels[0, k + 1] = (bits >> k) & 1
+    def structure(self, name: str) -> NDArray[np.bool_]:
+        """Mask of a structure on the crop."""
+        return (self.structures >> STRUCTURES.index(name) & 1).astype(bool)
+
+    def tensors(self, names: Sequence[str] = CHANNELS, *, mirrored: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (1, names, ...), dose in Gy (1, ...) and mask (1, ...); ``mirrored`` swaps left and right."""
+        channels = torch.empty((1, len(names), *self.ct.shape))
+        for i, name in enumerate(_swapped(names) if mirrored else names):
+            if name == "CT":
+                channels[0, i] = torch.from_numpy(self.ct) / HU_SCALE
+            elif name == MASK_CHANNEL:
+                channels[0, i] = torch.from_numpy(self.mask)
+            elif name in STRUCTURES:
+                channels[0, i] = torch.from_numpy(self.structure(name))
+            else:
+                channels[0, i] = torch.from_numpy(self.derived[DERIVED_CHANNELS.index(name)])
         dose = torch.from_numpy(self.dose_gy).float()[None]
         mask = torch.from_numpy(self.mask)[None]
         if mirrored:
-            channels, dose, mask = channels.flip(-1)[:, _mirror_order()], dose.flip(-1), mask.flip(-1)
+            channels, dose, mask = channels.flip(-1), dose.flip(-1), mask.flip(-1)
         return channels.contiguous(memory_format=torch.channels_last_3d), dose, mask
 
 
-def _mirror_order() -> list[int]:
-    order = list(range(len(CHANNELS)))
-    for right, left in RIGHT_LEFT_PAIRS:
-        i, j = CHANNELS.index(right), CHANNELS.index(left)
-        order[i], order[j] = j, i
-    return order
+def _swapped(names: Sequence[str]) -> list[str]:
+    """Channel names with right and left exchanged."""
+    other = {a: b for pair in RIGHT_LEFT_PAIRS for a, b in (pair, pair[::-1])}
+    return [other.get(name, name) for name in names]
 
 
 def split_folders(data: Path) -> tuple[list[Path], list[Path]]:

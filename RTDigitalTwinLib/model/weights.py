@@ -88,7 +88,7 @@ def load_network(path: Path | None = None) -> LoadedNetwork:
             where=path.name,
             remedy="Copy them anew.",
         )
-    if configuration.channels != CHANNELS:
+    if not set(configuration.channels) <= set(CHANNELS):
         raise ModelError(
             f"The network was trained on other inputs: {', '.join(configuration.channels)}.",
             where=path.name,

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, StructureDose, dose_axis_gy
 from RTDigitalTwinLib.errors import RTDigitalTwinError
-from RTDigitalTwinLib.model.features import Features
-from RTDigitalTwinLib.model.surrogate import spread_over_grid
+from RTDigitalTwinLib.model.crop import Crop
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
@@ -24,7 +23,7 @@ class DoseEnsemble:
 
     Attributes
     ----------
-    patient, features : whose dose, and where the mask lies.
+    patient, crop : whose dose, and where the mask lies.
     deterministic_gy : (voxels,) float32, the prediction with dropout off.
     deviations_gy : (samples, voxels) float16, each sample minus the deterministic dose: a deviation of up to 8 Gy is
         kept to 0.004 Gy, where half precision of the dose itself would lose 0.03 Gy. No rows in deterministic mode.
@@ -33,7 +32,7 @@ class DoseEnsemble:
     """
 
     patient: Patient
-    features: Features
+    crop: Crop
     deterministic_gy: NDArray[np.float32]
     deviations_gy: NDArray[np.float16]
     seed: int | None
@@ -116,17 +115,17 @@ class DoseEnsemble:
         return highest
 
     def _volume(self, values: NDArray, quantity: Quantity) -> Volume:
-        return spread_over_grid(values, self.features, quantity)
+        return self.crop.spread(values, quantity)
 
     @cached_property
     def _place_in_mask(self) -> NDArray[np.int32]:
         """Position of each voxel of the grid among the mask's voxels; -1 outside."""
-        place = np.full(self.features.grid.voxel_count, -1, np.int32)
-        place[self.features.mask_indices] = np.arange(self.features.mask_indices.size, dtype=np.int32)
+        place = np.full(self.crop.grid.voxel_count, -1, np.int32)
+        place[self.crop.mask_indices] = np.arange(self.crop.mask_indices.size, dtype=np.int32)
         return place
 
     def _in_structure(self, structure: Structure) -> StructureDose:
-        place = self._place_in_mask.reshape(self.features.grid.shape)[structure.box]
+        place = self._place_in_mask.reshape(self.crop.grid.shape)[structure.box]
         inside = structure.box_occupancy > 0
         place = place[inside]
         doses = np.zeros((max(self.count, 1), place.size), np.float32)
@@ -135,7 +134,7 @@ class DoseEnsemble:
         if self.count:
             doses[:, known] += self.deviations_gy[:, place[known]]
             np.maximum(doses, 0, out=doses)
-        volume_cc = self.features.grid.voxel_volume_mm3 / 1000
+        volume_cc = self.crop.grid.voxel_volume_mm3 / 1000
         return StructureDose(doses, structure.box_occupancy[inside], volume_cc)
 
 

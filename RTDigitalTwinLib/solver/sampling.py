@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
-from RTDigitalTwinLib.model.features import build_features
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
@@ -28,7 +27,7 @@ def sample_dose(
     if samples < 0:
         raise RTDigitalTwinError(f"The number of samples must be 0 or more, not {samples}.")
     progress(0.0, "features")
-    features = build_features(patient)
+    features = surrogate.features(patient)
     progress(0.02, "encoder")
     encoded = surrogate.encode(features)
     deterministic = surrogate.decode(encoded, features)[0]
@@ -41,5 +40,5 @@ def sample_dose(
         deviations[part] = surrogate.decode(encoded, features, [f[part] for f in factors]) - deterministic
     progress(1.0, "done")
     return DoseEnsemble(
-        patient, features, deterministic, deviations, seed if samples else None, surrogate.weights_sha256
+        patient, features.crop, deterministic, deviations, seed if samples else None, surrogate.weights_sha256
     )

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from RTDigitalTwinLib.model.features import CHANNELS, build_features, cut, normalised_ct
+from RTDigitalTwinLib.model.crop import Crop, crop_around, cut
+from RTDigitalTwinLib.model.features import build_features
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.loading import load_patients, patient_folders
 from RTDigitalTwinLib.patient.patient import Patient
@@ -36,14 +36,10 @@ def median_patient() -> Patient:
     return sorted(patients, key=lambda p: p.dose_mask.mask.sum())[len(patients) // 2]
 
 
-def full_grid(patient: Patient) -> torch.Tensor:
+def full_grid(patient: Patient, names: tuple[str, ...]) -> torch.Tensor:
     """Features on the whole grid, as the plain way takes them."""
-    channels = np.zeros((1, len(CHANNELS), *FULL_SIDE), np.float32)
-    channels[0, 0] = normalised_ct(patient.ct, (0, 0, 0), FULL_SIDE)
-    for k, name in enumerate(CHANNELS[1:], start=1):
-        if name in patient.structures:
-            channels[0, k] = cut(patient.structures[name].occupancy, (0, 0, 0), FULL_SIDE, 0.0)
-    return torch.from_numpy(channels)
+    crop = Crop((0, 0, 0), cut(patient.dose_mask.mask, (0, 0, 0), FULL_SIDE, False), patient.ct.grid)
+    return torch.from_numpy(build_features(patient, names, crop).channels)[None]
 
 
 def seconds_of(work: Callable[[], object], repeats: int) -> list[float]:
@@ -65,12 +61,12 @@ def main() -> None:
     plain = {}
     for name, layout in (("channels-last", torch.channels_last_3d), ("default layout", torch.contiguous_format)):
         network.to(memory_format=layout)
-        channels = full_grid(patient).contiguous(memory_format=layout)
+        channels = full_grid(patient, network.configuration.channels).contiguous(memory_format=layout)
         with torch.inference_mode():
             network(channels, network.draw_factors(1, generator))
             times = seconds_of(lambda c=channels: network(c, network.draw_factors(1, generator)), SAMPLES)  # type: ignore[misc]
         plain[name] = times
-    crop = build_features(patient).mask.shape
+    crop = crop_around(patient).shape
     result = {
         "benchmark": "sampling",
         "patient": patient.pseudonym,
