@@ -12,8 +12,9 @@ from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, StructureDose, dose_axis_g
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.crop import Crop
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, REMAINDER, BandCalibration
 from RTDigitalTwinLib.solver.ensemble import DvhEnsemble, Ensemble, band_quantiles
 
 
@@ -29,6 +30,7 @@ class DoseEnsemble:
         kept to 0.004 Gy, where half precision of the dose itself would lose 0.03 Gy. No rows in deterministic mode.
     seed : of the dropout; None in deterministic mode.
     weights_sha256 : of the network.
+    calibration : of its bands, where it was measured for these weights.
     """
 
     patient: Patient
@@ -37,6 +39,7 @@ class DoseEnsemble:
     deviations_gy: NDArray[np.float16]
     seed: int | None
     weights_sha256: str
+    calibration: BandCalibration | None = None
     _curves: dict[str, DvhEnsemble] = field(default_factory=dict, repr=False, init=False)
 
     @property
@@ -75,6 +78,30 @@ class DoseEnsemble:
             raise RTDigitalTwinError("A spread needs at least two samples.", remedy="Predict with more samples.")
         return self._volume(self.deviations_gy.std(axis=0, ddof=1, dtype=np.float32), Quantity.DOSE_STD_GY)
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether bands are calibrated; a band needs a spread."""
+        return self.calibration is not None and self.has_spread
+
+    def half_width(self, level: float = 0.95) -> Volume:
+        """Half the width of the calibrated band in Gy, voxel by voxel.
+
+        In a voxel of several structures a target's band goes before an organ's.
+        Raises RTDigitalTwinError without a calibration or with fewer than two samples.
+        """
+        if self.calibration is None:
+            raise RTDigitalTwinError("These weights have no calibration.", remedy="Run rt-digital-twin calibrate.")
+        mean, spread = (v.values.reshape(-1)[self.crop.mask_indices] for v in (self.mean, self.std))
+        ranges = np.digitize(mean, DOSE_EDGES_GY)
+        factors = self.calibration.voxel_factors(REMAINDER, StructureKind.REGION, level)[ranges]
+        for kind in (StructureKind.ORGAN, StructureKind.TARGET):
+            for name, structure in self.patient.structures.items():
+                if structure.kind is kind:
+                    inside = structure.mask.reshape(-1)[self.crop.mask_indices]
+                    factors[inside] = self.calibration.voxel_factors(name, kind, level)[ranges[inside]]
+        half = factors * np.sqrt(np.square(spread) + FLOORS["Gy"] ** 2)
+        return self._volume(half, Quantity.DOSE_STD_GY)
+
     def quantile(self, ratio: float) -> Volume:
         """Exact quantile of the samples in Gy, voxel by voxel."""
         values = self.deterministic_gy
@@ -83,7 +110,15 @@ class DoseEnsemble:
         return self._volume(values, Quantity.DOSE_GY)
 
     def band(self, level: float = 0.95) -> tuple[Volume, Volume]:
-        """Central band of the sampled spread, voxel by voxel: (low, high) in Gy. Not calibrated."""
+        """Central band, voxel by voxel, (low, high) in Gy: calibrated where that was measured, else of the samples."""
+        if not self.is_calibrated:
+            return self.sampled_band(level)
+        mean, half = self.mean.values, self.half_width(level).values
+        low, high = np.maximum(mean - half, 0), mean + half
+        return tuple(Volume(v, self.mean.grid, Quantity.DOSE_GY) for v in (low, high))  # type: ignore[return-value]
+
+    def sampled_band(self, level: float = 0.95) -> tuple[Volume, Volume]:
+        """Central band of the sampled spread, voxel by voxel: (low, high) in Gy. Too narrow."""
         low, high = band_quantiles(level)
         return self.quantile(low), self.quantile(high)
 
@@ -96,13 +131,22 @@ class DoseEnsemble:
         if name not in self._curves:
             axis = dose_axis_gy(self.highest_gy)
             curves = self.structure_dose(name).volume_at_dose_ratio(axis)
-            self._curves[name] = DvhEnsemble(curves, "ratio", name, axis)
+            kind = self.patient.structure(name).kind
+            scale = self.calibration.curve_scale(name, kind) if self.calibration and self.has_spread else None
+            self._curves[name] = DvhEnsemble(curves, "ratio", scale, name, axis)
         return self._curves[name]
 
-    def metric(self, name: str, metric: str) -> Ensemble:
-        """A DVH metric (D95, D0.1cc, V20, mean) of every sample in a structure."""
+    def metric(self, name: str, metric: str, inside: StructureDose | None = None) -> Ensemble:
+        """A DVH metric (D95, D0.1cc, V20, mean) of every sample in a structure.
+
+        ``inside`` is its ``structure_dose``, where several metrics are wanted of it.
+        """
         parsed = DvhMetric.parse(metric)
-        return Ensemble(self.structure_dose(name).metric(parsed), parsed.unit)
+        kind = self.patient.structure(name).kind
+        scale = None
+        if self.calibration is not None and self.has_spread:
+            scale = self.calibration.metric_scale(name, kind, metric, parsed.unit)
+        return Ensemble((inside or self.structure_dose(name)).metric(parsed), parsed.unit, scale)
 
     @cached_property
     def highest_gy(self) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.solver.bands import BandScale
 
 
 def band_quantiles(level: float) -> tuple[float, float]:
@@ -26,10 +27,12 @@ class Ensemble:
     ----------
     samples : (samples, ...).
     unit : of the values.
+    scale : widens the spread to a calibrated band; None where that was not measured.
     """
 
     samples: NDArray
     unit: str = ""
+    scale: BandScale | None = None
 
     @property
     def count(self) -> int:
@@ -51,7 +54,13 @@ class Ensemble:
         return np.quantile(self.samples, ratio, axis=0)
 
     def band(self, level: float = 0.95) -> tuple[NDArray, NDArray]:
-        """Pointwise central band of the *sampled* spread: (low, high). It is not calibrated."""
+        """Pointwise central band (low, high): calibrated where its coverage was measured, else of the samples."""
+        if self.scale is None:
+            return self.sampled_band(level)
+        return self.scale.band(self.mean, self.std, level)
+
+    def sampled_band(self, level: float = 0.95) -> tuple[NDArray, NDArray]:
+        """Pointwise central band of the *sampled* spread: (low, high). Too narrow."""
         low, high = band_quantiles(level)
         return self.quantile(low), self.quantile(high)
 
@@ -62,6 +71,11 @@ class DvhEnsemble(Ensemble):
 
     structure: str = ""
     dose_gy: NDArray = None  # type: ignore[assignment]
+
+    def band(self, level: float = 0.95) -> tuple[NDArray, NDArray]:
+        """Pointwise band (low, high); each limit falls with the dose, as a DVH does."""
+        low, high = super().band(level)
+        return np.minimum.accumulate(low), np.maximum.accumulate(high[::-1])[::-1]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,148 @@
+"""What bands are worth: coverage, width, and whether spread tells where the error is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+
+SPARSIFIED = np.linspace(0, 0.95, 20)
+FALLING = (0.001, 0.999)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One patient's shares of values inside their bands.
+
+    Attributes
+    ----------
+    voxel_ratio, width_gy : over the dose mask; mean full width.
+    structure_ratio : by structure, of its voxels.
+    metric_hits : by "structure metric" whether the band holds the planned value.
+    dvh_ratio : by structure, of the curve's points where it falls.
+    """
+
+    voxel_ratio: float
+    width_gy: float
+    structure_ratio: dict[str, float]
+    metric_hits: dict[str, bool]
+    dvh_ratio: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """Whether the spread knows where the error is, in one patient.
+
+    Attributes
+    ----------
+    rank_correlation : Spearman's, of spread and absolute error over the mask's voxels.
+    sparsification_error : area between the mean error left when the most uncertain voxels are taken out step by step
+        and when the most wrong ones are, as a share of the mean error (Ilg et al. 2018); 0 is best.
+    """
+
+    rank_correlation: float
+    sparsification_error: float
+
+
+def coverage_of(ensemble: DoseEnsemble, level: float = 0.95, *, sampled: bool = False) -> Coverage:
+    """Coverage of a prediction's bands (with ``sampled``, of the plain samples). Raises PatientDataError without plan dose."""
+    patient, truth = ensemble.patient, _truth(ensemble)
+    indices = ensemble.crop.mask_indices
+    limits = ensemble.sampled_band(level) if sampled else ensemble.band(level)
+    low, high = (v.values.reshape(-1)[indices] for v in limits)
+    hit = (low <= truth) & (truth <= high)
+    structures, metrics, curves = {}, {}, {}
+    levels = target_levels_gy(patient)
+    for name, structure in patient.structures.items():
+        inside = structure.mask.reshape(-1)[indices]
+        if inside.any():
+            structures[name] = float(hit[inside].mean())
+        planned, doses = structure_dose_of(patient.plan.dose, structure), ensemble.structure_dose(name)  # type: ignore[arg-type]
+        for metric in metrics_of(structure, levels.get(name)):
+            predicted = ensemble.metric(name, metric, doses)
+            a, b = predicted.sampled_band(level) if sampled else predicted.band(level)
+            metrics[f"{name} {metric}"] = bool(a <= planned.metric(DvhMetric.parse(metric))[0] <= b)
+        curve = ensemble.dvh(name)
+        expected = planned.volume_at_dose_ratio(curve.dose_gy)[0]
+        a, b = curve.sampled_band(level) if sampled else curve.band(level)
+        falls = (np.minimum(expected, curve.mean) < FALLING[1]) & (np.maximum(expected, curve.mean) > FALLING[0])
+        curves[name] = float(((a <= expected) & (expected <= b))[falls].mean())
+    return Coverage(float(hit.mean()), float((high - low).mean()), structures, metrics, curves)
+
+
+def sharpness_of(ensemble: DoseEnsemble, *, calibrated: bool = True) -> Sharpness:
+    """How well the spread (the calibrated width, where there is one) ranks the errors of a prediction."""
+    indices = ensemble.crop.mask_indices
+    error = np.abs(_truth(ensemble) - ensemble.mean.values.reshape(-1)[indices]).astype(float)
+    width = ensemble.half_width() if calibrated and ensemble.is_calibrated else ensemble.std
+    spread = width.values.reshape(-1)[indices]
+    correlation = float(np.corrcoef(_ranks(spread), _ranks(error))[0, 1])
+    by_spread, by_error = (_left_when_taken_out(error, np.argsort(-v)) for v in (spread, error))
+    return Sharpness(correlation, float(np.mean(by_spread - by_error) / error.mean()))
+
+
+def _truth(ensemble: DoseEnsemble) -> NDArray[np.float32]:
+    patient = ensemble.patient
+    if not patient.plans or patient.plan.dose is None:
+        raise PatientDataError("There is no planned dose to compare with (dose.csv).", where=patient.pseudonym)
+    return patient.plan.dose.values.reshape(-1)[ensemble.crop.mask_indices]
+
+
+def _ranks(values: NDArray) -> NDArray[np.float64]:
+    ranks = np.empty(values.size)
+    ranks[np.argsort(values, kind="stable")] = np.arange(values.size)
+    return ranks
+
+
+def _left_when_taken_out(error: NDArray, order: NDArray) -> NDArray:
+    """Mean error of what is left after each share of voxels is taken out in an order."""
+    ordered = error[order]
+    rest = np.cumsum(ordered[::-1])[::-1] / np.arange(ordered.size, 0, -1)
+    return rest[(SPARSIFIED * ordered.size).astype(int)]
+
+
+@dataclass
+class CoverageTally:
+    """Coverage over a cohort: every patient weighs the same, every metric counts once."""
+
+    patients: list[Coverage] = field(default_factory=list)
+    sharpness: list[Sharpness] = field(default_factory=list)
+
+    def add(self, coverage: Coverage, sharpness: Sharpness) -> None:
+        self.patients.append(coverage)
+        self.sharpness.append(sharpness)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON: shares in 0..1, widths in Gy."""
+        hits = [hit for p in self.patients for hit in p.metric_hits.values()]
+        return {
+            "coverage_voxel_95": _mean([p.voxel_ratio for p in self.patients]),
+            "coverage_dvh_95": _mean([r for p in self.patients for r in p.dvh_ratio.values()]),
+            "coverage_metric_95": _mean(hits),
+            "band_width_gy": _mean([p.width_gy for p in self.patients]),
+            "rank_correlation": _mean([s.rank_correlation for s in self.sharpness]),
+            "sparsification_error": _mean([s.sparsification_error for s in self.sharpness]),
+            "coverage_voxel_95_by_structure": _by_key([p.structure_ratio for p in self.patients]),
+            "coverage_metric_95_by_metric": _by_key([p.metric_hits for p in self.patients]),
+            "coverage_dvh_95_by_structure": _by_key([p.dvh_ratio for p in self.patients]),
+        }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 4)
+
+
+def _by_key(rows: Sequence[dict]) -> dict[str, float]:
+    gathered: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for key, value in row.items():
+            gathered[key].append(float(value))
+    return {key: _mean(values) for key, values in sorted(gathered.items())}

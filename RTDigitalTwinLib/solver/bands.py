@@ -1,0 +1,129 @@
+"""Calibrated bands: the sampled spread times factors whose coverage was measured.
+
+A band is mean +- factor * sqrt(spread^2 + floor^2). The factors come from patients with known dose (see
+``calibration.conformal``); they hold for patients like those, and for the network they were measured with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.patient.structure import StructureKind
+
+LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.98)
+DOSE_EDGES_GY = (5.0, 20.0, 40.0, 55.0)
+FLOORS = {"Gy": 0.25, "%": 0.5, "cc": 0.05, "ratio": 0.01}
+REMAINDER = "remainder"  # voxels of no structure
+
+
+@dataclass(frozen=True)
+class BandScale:
+    """Factors by level for one kind of value.
+
+    Attributes
+    ----------
+    factors : one for each of ``LEVELS``.
+    floor : in the unit of the value.
+    highest : the value's upper limit, such as 100 %; the lower is 0.
+    """
+
+    factors: tuple[float, ...]
+    floor: float
+    highest: float = np.inf
+
+    def factor(self, level: float) -> float:
+        """Factor at a level, linear between those measured. Raises RTDigitalTwinError beyond them."""
+        return float(factors_at(np.asarray(self.factors), level))
+
+    def band(self, mean: NDArray, spread: NDArray, level: float) -> tuple[NDArray, NDArray]:
+        """(low, high) within the value's limits."""
+        half = self.factor(level) * np.sqrt(np.square(spread) + self.floor**2)
+        return np.clip(mean - half, 0, self.highest), np.clip(mean + half, 0, self.highest)
+
+
+def factors_at(factors: NDArray, level: float) -> NDArray:
+    """Factors (..., LEVELS) at a level, linearly between those measured."""
+    if not LEVELS[0] <= level <= LEVELS[-1]:
+        raise RTDigitalTwinError(
+            f"Bands are calibrated from {LEVELS[0]:.0%} to {LEVELS[-1]:.0%}, not at {level:.1%}.",
+            remedy="Choose a level between these, or ask for the sampled band.",
+        )
+    upper = min(int(np.searchsorted(LEVELS, level)), len(LEVELS) - 1)
+    lower = max(upper - 1, 0)
+    share = 0.0 if upper == lower else (level - LEVELS[lower]) / (LEVELS[upper] - LEVELS[lower])
+    return (1 - share) * factors[..., lower] + share * factors[..., upper]
+
+
+@dataclass(frozen=True)
+class BandCalibration:
+    """Factors for voxels, DVH metrics and DVH curves.
+
+    Keys are a structure's name, or ``target``, ``organ`` (pooled) or ``remainder``.
+
+    Attributes
+    ----------
+    voxels : by key a factor for each dose range (between ``DOSE_EDGES_GY``) and level.
+    metrics : by "key metric" factors by level; "key Gy" and "key %" stand for metrics that were not measured.
+    curves : by key factors by level.
+    patients, samples : what it was measured on.
+    """
+
+    voxels: Mapping[str, tuple[tuple[float, ...], ...]]
+    metrics: Mapping[str, tuple[float, ...]]
+    curves: Mapping[str, tuple[float, ...]]
+    patients: int
+    samples: int
+
+    def metric_scale(self, structure: str, kind: StructureKind, metric: str, unit: str) -> BandScale:
+        """For a DVH metric of a structure, pooled over what is alike where it was not measured itself."""
+        pooled = pooled_key(kind)
+        for key in (f"{structure} {metric}", f"{pooled} {metric}", f"{pooled} {unit}"):
+            if key in self.metrics:
+                return BandScale(self.metrics[key], FLOORS[unit], 100.0 if unit == "%" else np.inf)
+        raise RTDigitalTwinError(
+            f"{metric} of {structure} has no calibrated band.", remedy="Ask for the sampled band instead."
+        )
+
+    def curve_scale(self, structure: str, kind: StructureKind) -> BandScale:
+        """For the cumulative DVH of a structure."""
+        key = structure if structure in self.curves else pooled_key(kind)
+        return BandScale(self.curves[key], FLOORS["ratio"], 1.0)
+
+    def voxel_factors(self, structure: str, kind: StructureKind, level: float) -> NDArray:
+        """(dose ranges,) factors in a structure."""
+        key = structure if structure in self.voxels else pooled_key(kind)
+        return factors_at(np.asarray(self.voxels[key]), level)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, factors to four digits."""
+
+        def rounded(values: Any) -> Any:
+            return [rounded(v) for v in values] if isinstance(values, Sequence) else round(float(values), 4)
+
+        groups = {
+            name: {key: rounded(f) for key, f in getattr(self, name).items()} for name in ("voxels", "metrics", "curves")
+        }
+        return {**groups, "patients": self.patients, "samples": self.samples}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> BandCalibration:
+        """Raises KeyError, TypeError or ValueError where something is missing."""
+        voxels = {k: tuple(tuple(map(float, r)) for r in ranges) for k, ranges in stored["voxels"].items()}
+        flat = [{k: tuple(map(float, f)) for k, f in stored[name].items()} for name in ("metrics", "curves")]
+        rows = [f for group in flat for f in group.values()] + [r for ranges in voxels.values() for r in ranges]
+        if any(len(f) != len(LEVELS) for f in rows) or any(len(r) != len(DOSE_EDGES_GY) + 1 for r in voxels.values()):
+            raise ValueError("factors of another number of levels or dose ranges")
+        return cls(voxels, flat[0], flat[1], int(stored["patients"]), int(stored["samples"]))
+
+
+def pooled_key(kind: StructureKind) -> str:
+    """The key under which structures of a kind are pooled."""
+    if kind is StructureKind.TARGET:
+        return "target"
+    return "organ" if kind is StructureKind.ORGAN else REMAINDER
