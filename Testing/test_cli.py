@@ -28,7 +28,6 @@ from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.report import tables
 from RTDigitalTwinLib.run import RunSettings, run_patient
-from Testing.conftest import SHARED_FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {"dose_mean.nrrd", "dvh.csv", "dvh.png", "metrics.csv", "report.html", "summary.json"}
@@ -346,13 +345,14 @@ def test_evaluate_scores_and_writes_submissions(
     assert "1 patients: dose score" in capsys.readouterr().out
 
 
-def test_evaluate_agrees_with_an_independent_score(shared_patients: Path, weights: Path, tmp_path: Path) -> None:
-    if not (SHARED_FOLDER / "score.py").is_file():
-        pytest.skip("the independent score.py of the public data is not at hand")
+def test_evaluate_agrees_with_an_independent_score(
+    shared_patients: Path, independent_scores: Path, weights: Path, tmp_path: Path
+) -> None:
+    truth = independent_scores / "validation-pats"
     out, predictions = tmp_path / "scores.json", tmp_path / "predictions"
     command = ["evaluate", str(shared_patients), "--out", str(out), "--predictions", str(predictions)]
     assert main([*command, "--weights", str(weights)]) == 0
-    judge = [sys.executable, str(SHARED_FOLDER / "score.py"), str(predictions), str(SHARED_FOLDER / "validation-pats")]
+    judge = [sys.executable, str(independent_scores / "score.py"), str(predictions), str(truth)]
     theirs = json.loads(subprocess.run(judge, check=True, capture_output=True, text=True).stdout)
     ours = json.loads(out.read_text())
     assert ours["patients"] == theirs["patients"]
