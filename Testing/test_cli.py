@@ -27,7 +27,7 @@ from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.report import tables
-from RTDigitalTwinLib.run import RunSettings, run_patient
+from RTDigitalTwinLib.run import SHOWN, RunSettings, run_patient
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {"dose_mean.nrrd", "dvh.csv", "dvh.png", "metrics.csv", "report.html", "summary.json"}
@@ -62,6 +62,9 @@ def test_run_writes_what_it_promises(results: Path) -> None:
     assert summary["provenance"]["samples"] == 4 and summary["provenance"]["seed"] == 0
     assert {"reading", "prediction", "scene", "report"} <= set(summary["provenance"]["stage_seconds"])
     assert summary["dose_error_gy"] > 0
+    captions = re.findall(r'alt="([^"]+)"', (results / "report.html").read_text())
+    if captions:  # drawn where EGL is there
+        assert [caption.partition(": ")[2] for caption in captions[::3]] == [*SHOWN.values(), ""]
 
 
 def test_dose_volumes_lie_where_the_patient_does(results: Path, sample: Patient) -> None:
