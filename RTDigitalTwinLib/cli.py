@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and weights")
     train.add_argument("--minutes", type=_minutes, required=True, help="budget, over all resumed parts")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=_seed, default=0)
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
     doctor = commands.add_parser("doctor", help="what is installed, GPU, weights, system libraries")

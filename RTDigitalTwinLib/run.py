@@ -154,6 +154,9 @@ def _write_scene(folder: Path, findings: Findings, watch: Stopwatch, progress: P
             if problem is not None:
                 return _SceneOutcome({}, f"There are no pictures. {problem}")
             paths = save_pictures(nodes, folder, part(progress, 0.4, 1.0))
+    # A row of the report for what is shown, a column for each orientation; the structures last.
+    rows = [*SHOWN, ""]
+    paths.sort(key=lambda path: rows.index(path.stem.partition("_")[2]))
     return _SceneOutcome({_caption(path): path for path in paths})
 
 

@@ -21,6 +21,7 @@ from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
 SHARED_VARIABLE = "RTDT_OPENKBP"
 SHARED_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "openkbp"
+SHARED_PATIENTS = ("pt_201", "pt_210", "pt_220")
 
 
 @pytest.fixture(scope="session")
@@ -76,14 +77,32 @@ def damaged_folder(sample_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of three public validation patients; skipped, by name, where the data are not at hand."""
-    named = os.environ.get(SHARED_VARIABLE)
-    if named:
-        return Path(named)
-    if not (SHARED_FOLDER / "unpack.py").is_file():
-        pytest.skip(f"public OpenKBP patients not found: set {SHARED_VARIABLE} to a folder of them")
-    out = tmp_path_factory.mktemp("shared")
-    names = ["pt_201", "pt_210", "pt_220"]
-    command = [sys.executable, str(SHARED_FOLDER / "unpack.py"), str(out), "--split", "validation"]
-    subprocess.run([*command, "--patients", *names], check=True)
-    return out / "validation-pats"
+    """Folder of three public validation patients; skipped, with the reason, where the data are not at hand."""
+    data = Path(os.environ.get(SHARED_VARIABLE) or SHARED_FOLDER)
+    out = tmp_path_factory.mktemp("shared") / "validation-pats"
+    if holds_packed(data, "unpack.py"):
+        command = [sys.executable, str(data / "unpack.py"), str(out.parent), "--split", "validation"]
+        subprocess.run([*command, "--patients", *SHARED_PATIENTS], check=True)
+        return out
+    for folder in (data / "validation-pats", data):
+        found = [path for path in sorted(folder.glob("pt_*")) if openkbp.recognises(path)]
+        if found:
+            out.mkdir()
+            for path in found[:3]:
+                (out / path.name).symlink_to(path.resolve())
+            return out
+    pytest.skip(f"public OpenKBP patients not found: set {SHARED_VARIABLE} to a folder with validation-pats")
+
+
+@pytest.fixture(scope="session")
+def independent_scores() -> Path:
+    """Folder with packed patients and the score.py that reads them; skipped where there is none."""
+    for folder in (Path(os.environ.get(SHARED_VARIABLE) or SHARED_FOLDER), SHARED_FOLDER):
+        if holds_packed(folder, "score.py"):
+            return folder
+    pytest.skip("the independent score.py, which lies beside packed OpenKBP patients, is not at hand")
+
+
+def holds_packed(folder: Path, script: str) -> bool:
+    """Whether a folder holds packed OpenKBP patients and a script of theirs."""
+    return (folder / script).is_file() and any(folder.glob("validation-pats/pt_*.npz"))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +17,19 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from RTDigitalTwinLib import run as run_module
-from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib import cli, run as run_module
+from RTDigitalTwinLib.cli import HIGHEST_SEED, main
+from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.dosimetry.openkbp_score import score_patient
 from RTDigitalTwinLib.errors import Cancelled
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.run import RunSettings, run_patient
-from Testing.conftest import SHARED_FOLDER
+from RTDigitalTwinLib.report import tables
+from RTDigitalTwinLib.run import SHOWN, RunSettings, run_patient
 
+ROOT = Path(__file__).resolve().parent.parent
 TABLES = {"dose_mean.nrrd", "dvh.csv", "dvh.png", "metrics.csv", "report.html", "summary.json"}
 
 
@@ -57,6 +62,9 @@ def test_run_writes_what_it_promises(results: Path) -> None:
     assert summary["provenance"]["samples"] == 4 and summary["provenance"]["seed"] == 0
     assert {"reading", "prediction", "scene", "report"} <= set(summary["provenance"]["stage_seconds"])
     assert summary["dose_error_gy"] > 0
+    captions = re.findall(r'alt="([^"]+)"', (results / "report.html").read_text())
+    if captions:  # drawn where EGL is there
+        assert [caption.partition(": ")[2] for caption in captions[::3]] == [*SHOWN.values(), ""]
 
 
 def test_dose_volumes_lie_where_the_patient_does(results: Path, sample: Patient) -> None:
@@ -108,8 +116,11 @@ def test_deterministic_run_claims_no_spread(weights: Path, tmp_path: Path, capsy
     assert main(["run", "sample", "--out", str(out), "--samples", "0", "--weights", str(weights)]) == 0
     assert not (out / "dose_std.nrrd").exists()
     assert (out / "scene.mrb").is_file()
-    assert json.loads((out / "summary.json").read_text())["provenance"]["seed"] is None
-    assert "Research use only" in capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["provenance"]["seed"] is None and "Bands" not in summary["notice"]
+    printed = capsys.readouterr().out
+    assert "Research use only" in printed and "predicted dose, no band" in printed
+    assert "mean of" not in printed and "sampled" not in printed
 
 
 def test_an_existing_output_is_kept_unless_told(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -127,6 +138,8 @@ def test_an_existing_output_is_kept_unless_told(weights: Path, tmp_path: Path, c
     first = (out / "summary.json").read_text()
     assert main([*command, "--overwrite"]) == 0
     assert (out / "summary.json").read_text() != first  # times differ
+    assert main(command) == 1
+    assert "results of an earlier run" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -135,6 +148,127 @@ def test_an_output_that_cannot_be_written_is_said(weights: Path, tmp_path: Path,
     for out in (tmp_path / "file", tmp_path / "file" / "out"):
         assert main(["run", "sample", "--out", str(out), "--weights", str(weights)]) == 1
         assert "Error:" in capsys.readouterr().err
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("place", ["cohort/pt_1", "cohort/pt_1/out", "link", "link/out", "cohort", "x/../cohort"])
+def test_results_never_mix_with_the_patient(
+    place: str, damaged_folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "cohort").mkdir()
+    source = damaged_folder.rename(tmp_path / "cohort" / "pt_1")
+    (tmp_path / "link").symlink_to(source)
+    before = listing(source)
+    command = ["run", str(source), "--out", str(tmp_path / place), "--samples", "0", "--weights", str(weights)]
+    assert main([*command, "--overwrite"]) == 1
+    assert re.search("lie in the patient's folder|around the data", capsys.readouterr().err)
+    assert listing(source) == before
+
+
+def test_results_never_replace_a_folder_that_is_no_patient(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "unknown").mkdir()
+    for out in ("unknown", "unknown/out"):
+        assert main(["run", str(tmp_path / "unknown"), "--out", str(tmp_path / out)]) == 1
+        assert "the folder the data are read from" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == [tmp_path / "unknown"]
+
+
+def test_scores_and_submissions_stay_out_of_patients(
+    damaged_folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = listing(damaged_folder)
+    scores, inside = str(tmp_path / "scores.json"), str(damaged_folder / "dose.csv")
+    command = ["evaluate", str(damaged_folder), "--weights", str(weights)]
+    for options in (["--out", inside], ["--out", scores, "--predictions", str(damaged_folder)]):
+        assert main([*command, *options]) == 1
+        assert "lie in the patient's folder pt_1" in capsys.readouterr().err
+    assert listing(damaged_folder) == before and not Path(scores).exists()
+
+
+def test_the_word_sample_must_be_clear(
+    sample_folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample").symlink_to(sample_folder)
+    command = ["--out", "out", "--samples", "0", "--weights", str(weights)]
+    assert main(["run", "sample", *command]) == 1
+    assert "./sample for the folder" in capsys.readouterr().err and not Path("out").exists()
+    assert main(["run", "./sample", *command]) == 0
+    assert "dose_error_gy" in json.loads(Path("out/summary.json").read_text())  # the folder's patient has a dose
+
+
+def test_a_dot_names_the_folder(
+    damaged_folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(damaged_folder)
+    assert main(["evaluate", ".", "--patients", "pt_1", "--out", "../s.json", "--weights", str(weights)]) == 0
+    assert json.loads(Path("../s.json").read_text())["per_patient"][0]["patient"] == "pt_1"
+    Path("ct.csv").unlink()
+    assert main(["evaluate", ".", "--out", "../s.json", "--weights", str(weights)]) == 1
+    assert "pt_1/ct.csv: The file is missing" in capsys.readouterr().err
+
+
+def test_each_number_is_worked_out_once(
+    sample_folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> Callable:
+        real = getattr(tables, name)
+
+        def call(*arguments: object) -> object:
+            calls.append(name)
+            return real(*arguments)
+
+        return call
+
+    for name in ("metric_rows", "score_patient"):
+        monkeypatch.setattr(tables, name, counted(name))
+    run_patient(sample_folder, tmp_path / "out", RunSettings(0, 0, "cpu", weights))
+    assert sorted(calls) == ["metric_rows", "score_patient"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(5, "Input/output error", "ct.csv"), "Error: ct.csv: Input/output error."),
+        (OSError("odd\nand long"), "Error: odd and long."),
+        (MemoryError(), "Not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"), "Not enough memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "Not enough memory"),
+    ],
+)
+def test_the_machines_errors_are_one_line(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(*unused: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(run_module.Patient, "sample", fail)
+    assert main(["run", "sample", "--out", str(tmp_path / "out")]) == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "Error" in line)
+    assert said in line and list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_of_torch_for_memory_is_known() -> None:
+    with pytest.raises(RuntimeError) as failure:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert cli._out_of_memory(failure.value)
+    assert not cli._out_of_memory(RuntimeError("a mistake of ours"))
+
+
+@pytest.mark.parametrize(
+    "option", ["--seed=-1", f"--seed={HIGHEST_SEED + 1}", "--seed=x", "--samples=-1", "--samples=9e9"]
+)
+def test_numbers_out_of_range_are_refused(option: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for command in (["run", "sample"], ["evaluate", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            main([*command, "--out", str(tmp_path / "out"), option])
+        assert "must be a whole number from 0 to" in capsys.readouterr().err
+    torch.Generator().manual_seed(HIGHEST_SEED)
 
 
 def test_a_cancelled_run_leaves_nothing(sample_folder: Path, weights: Path, tmp_path: Path) -> None:
@@ -159,12 +293,29 @@ def test_ctrl_c_is_a_cancel(weights: Path, tmp_path: Path, monkeypatch: pytest.M
     assert "Cancelled" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
-def test_a_run_finishes_without_slicer_core(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "SCENE_PACKAGE", "a_package_that_is_not_there")
-    summary = run_patient("sample", tmp_path / "out", RunSettings(2, 0, "cpu", weights))
-    assert any("slicer-core is not installed" in warning for warning in summary["warnings"])
+@pytest.mark.parametrize(
+    ("package", "reason"),
+    [
+        ("", "not 3D Slicer's"),  # PyPI's other package of this name
+        ("raise ImportError('libGL.so.1 is missing', path='/home/jane/slicer.so')", "libGL.so.1 is missing"),
+        ("vtkMRMLScene = None", "do not work here"),
+    ],
+    ids=["another slicer", "missing library", "broken"],
+)
+def test_a_run_finishes_where_slicer_core_does_not_work(
+    package: str, reason: str, weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "slicer").mkdir()
+    (tmp_path / "slicer" / "__init__.py").write_text(package)
+    out = tmp_path / "out"
+    command = ["run", "sample", "--out", str(out), "--samples", "2", "--weights", str(weights)]
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from RTDigitalTwinLib.cli import main; main({command})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    summary, report = json.loads((out / "summary.json").read_text()), unescape((out / "report.html").read_text())
     assert set(summary["files"]) == TABLES | {"dose_std.nrrd"}
-    assert "slicer-core is not installed" in (tmp_path / "out" / "report.html").read_text()
+    for said in (" ".join(summary["warnings"]), report, done.stderr):
+        assert "There is no scene and no picture." in said and reason in said and INSTALL_SCENE in said
+        assert "/home/jane" not in said
 
 
 def test_a_run_finishes_where_nothing_can_be_drawn(
@@ -197,13 +348,14 @@ def test_evaluate_scores_and_writes_submissions(
     assert "1 patients: dose score" in capsys.readouterr().out
 
 
-def test_evaluate_agrees_with_an_independent_score(shared_patients: Path, weights: Path, tmp_path: Path) -> None:
-    if not (SHARED_FOLDER / "score.py").is_file():
-        pytest.skip("the independent score.py of the public data is not at hand")
+def test_evaluate_agrees_with_an_independent_score(
+    shared_patients: Path, independent_scores: Path, weights: Path, tmp_path: Path
+) -> None:
+    truth = independent_scores / "validation-pats"
     out, predictions = tmp_path / "scores.json", tmp_path / "predictions"
     command = ["evaluate", str(shared_patients), "--out", str(out), "--predictions", str(predictions)]
     assert main([*command, "--weights", str(weights)]) == 0
-    judge = [sys.executable, str(SHARED_FOLDER / "score.py"), str(predictions), str(SHARED_FOLDER / "validation-pats")]
+    judge = [sys.executable, str(independent_scores / "score.py"), str(predictions), str(truth)]
     theirs = json.loads(subprocess.run(judge, check=True, capture_output=True, text=True).stdout)
     ours = json.loads(out.read_text())
     assert ours["patients"] == theirs["patients"]
@@ -242,18 +394,3 @@ def test_train_refuses_what_it_cannot_use(tmp_path: Path, capsys: pytest.Capture
     assert "at least two patients" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["train", str(tmp_path), "--out", str(tmp_path / "out"), "--minutes", "-1"])
-
-
-def test_doctor_finds_the_installation_sound(capsys: pytest.CaptureFixture) -> None:
-    assert main(["doctor"]) == 0
-    printed = capsys.readouterr().out
-    for name in ("torch", "slicer-core", "weights", "GPU", "off-screen pictures"):
-        assert name in printed
-
-
-def test_doctor_notices_missing_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    from RTDigitalTwinLib import doctor
-
-    monkeypatch.setattr(doctor, "NEEDED_PACKAGES", ("a-package-that-is-not-there",))
-    assert main(["doctor"]) == 1
-    assert "not installed" in capsys.readouterr().out

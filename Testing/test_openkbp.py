@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGETS
 from RTDigitalTwinLib.patient.patient import Patient
@@ -177,6 +178,23 @@ def test_writing_needs_the_layouts_grid(sample: Patient, tmp_path: Path) -> None
     small = cropped(sample, (slice(0, 64), slice(0, 128), slice(0, 128)))
     with pytest.raises(PatientDataError, match="128x128x128"):
         openkbp.write_patient(small, tmp_path / "pt_2")
+
+
+def test_a_patient_is_written_whole_or_not_at_all(
+    sample: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*unused: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "pt_3").mkdir()
+    (tmp_path / "pt_3" / "ct.csv").write_text("another patient's")
+    with pytest.raises(OutputError, match="pt_3: .*not empty"):
+        openkbp.write_patient(sample, tmp_path / "pt_3")
+    with monkeypatch.context() as patched:
+        patched.setattr(openkbp, "_write_sparse", full)
+        with pytest.raises(OutputError, match="pt_2: .*No space left"):
+            openkbp.write_patient(sample, tmp_path / "pt_2")
+    assert [path.name for path in tmp_path.rglob("*")] == ["pt_3", "ct.csv"]
 
 
 def test_public_patients_are_read(shared_patients: Path) -> None:

@@ -21,6 +21,7 @@ from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.resources import resource_path
 
 ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 LIBRARY_FILES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "RTDigitalTwinLib").rglob("*.py"))
 
 
@@ -241,7 +242,62 @@ def test_the_panel_binds_each_parameter_once() -> None:
     assert set(re.findall(r"self\.ui\.(\w+)", module)) <= named
 
 
+# What is said
+
+
+def tracked_texts() -> list[Path]:
+    """Files of the project a person reads or runs, but for the tests."""
+    names = ("*.md", "*.txt", "*.toml", "*.cff", "*.json", "*.py", "*.ui", "*.j2", "Makefile")
+    hidden = {"out", "build", "dist", "Testing"}
+    return [
+        path
+        for name in names
+        for path in ROOT.rglob(name)
+        if not any(part.startswith(".") or part in hidden for part in path.relative_to(ROOT).parts)
+    ]
+
+
+@pytest.mark.parametrize("document", ["README.md", "Resources/Models/MODEL_CARD.md", "CHANGELOG.md"])
+def test_every_link_and_picture_of_a_document_is_there(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?://|#", t)]
+    assert [t for t in targets if not (ROOT / document).parent.joinpath(t).is_file()] == []
+    assert document != "README.md" or len(targets) >= 6
+
+
+def test_nothing_waits_to_be_filled_in() -> None:
+    texts = tracked_texts()
+    assert {"README.md", "pyproject.toml", "cli.py", "report.html.j2", "Makefile"} <= {path.name for path in texts}
+    waiting = re.compile(r"@@|\bTODO\b|\bFIXME\b|\bXXX\b|\bTBD\b|lorem ipsum", re.IGNORECASE)
+    assert [path.name for path in texts if waiting.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_readme_names_options_that_exist() -> None:
+    from RTDigitalTwinLib.cli import _parser
+
+    commands = re.findall(r"^ *(?:\.venv/bin/)?rt-digital-twin (.+)$", README, re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        _parser().parse_args(command.split())
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", README)) <= targets
+
+
 # Versions
+
+
+def test_python_is_the_one_of_the_wheels_everywhere() -> None:
+    assert project()["requires-python"] == ">=3.11,<3.14"
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in (ROOT / "Makefile").read_text()
+    assert "3.11 to 3.13" in README and "3.11 to 3.13" in (ROOT / "constraints.txt").read_text()
+
+
+def test_what_is_installed_is_what_is_needed() -> None:
+    from RTDigitalTwinLib.doctor import NEEDED_PACKAGES
+
+    dependencies = project()["dependencies"]
+    assert isinstance(dependencies, list)
+    assert {re.split("[<>=]", name)[0] for name in dependencies} == set(NEEDED_PACKAGES)
 
 
 def project() -> dict[str, object]:
