@@ -82,6 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--predictions", type=Path, metavar="DIR", help="write the benchmark's submission CSVs")
     _add_model_options(evaluate)
 
+    calibrate = commands.add_parser(
+        "calibrate", help="measure how wide the bands must be, on a cohort with known doses"
+    )
+    calibrate.set_defaults(command=_calibrate)
+    calibrate.add_argument("data", type=Path, metavar="DATA_DIR", help="patients that the weights were not trained on")
+    calibrate.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples (default 32)")
+    calibrate.add_argument("--out", type=Path, help="file to write (default: beside the weights, where it is found)")
+    _add_model_options(calibrate)
+
     train = commands.add_parser("train", help="train the dose network within a time budget")
     train.set_defaults(command=_train)
     train.add_argument(
@@ -178,7 +187,7 @@ def _print_metrics(summary: dict) -> None:
     title = f"{summary['patient']}: predicted dose, no band"
     if any(row["low"] is not None for row in rows):
         columns = {"mean": "mean", "low": "low", "high": "high"}
-        title = f"{summary['patient']}: mean of {samples} samples, sampled 95 % band (not calibrated)"
+        title = f"{summary['patient']}: mean of {samples} samples, {summary['bands']}"
     if any(row["reference"] is not None for row in rows):
         columns["reference"] = "reference"
     table = Table(title=Text(title))
@@ -192,17 +201,22 @@ def _print_metrics(summary: dict) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from RTDigitalTwinLib.calibration.evaluation import choose_folders, evaluate
     from RTDigitalTwinLib.files import require_writable, whole_file
     from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+    from RTDigitalTwinLib.model.weights import default_weights
     from RTDigitalTwinLib.patient.loading import require_outside_patients
-    from RTDigitalTwinLib.solver.evaluation import choose_folders, evaluate
+    from RTDigitalTwinLib.solver.calibration_file import load_calibration
 
     require_outside_patients(options.out)
     folders = choose_folders(options.data, options.patients)
     surrogate = DoseSurrogate.load(options.weights, options.device)
+    calibration = load_calibration(options.weights or default_weights(), surrogate.weights_sha256)
     require_writable(options.out)  # before the hours that a cohort takes
     with _progress_bar() as shown:
-        evaluation = evaluate(surrogate, folders, options.samples, options.seed, options.predictions, shown)
+        evaluation = evaluate(
+            surrogate, folders, options.samples, options.seed, options.predictions, shown, calibration
+        )
     scores = evaluation.as_dict()
     with whole_file(options.out) as aside:
         aside.write_text(json.dumps(scores, indent=1) + "\n")
@@ -210,6 +224,31 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"{scores['patients']} patients: dose score {scores['dose_score_gy']:.3f} Gy, "
         f"DVH score {scores['dvh_score_gy']:.3f} Gy, {scores['seconds_per_patient']:.2f} s a patient"
     )
+    if "coverage_voxel_95" in scores:
+        print(
+            f"95 % bands ({scores['bands']}): {scores['coverage_voxel_95']:.1%} of voxels, "
+            f"{scores['coverage_dvh_95']:.1%} of DVH points, {scores['coverage_metric_95']:.1%} of metrics inside; "
+            f"rank correlation {scores['rank_correlation']:.2f}"
+        )
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from RTDigitalTwinLib.calibration.conformal import calibrate
+    from RTDigitalTwinLib.calibration.evaluation import choose_folders
+    from RTDigitalTwinLib.files import require_writable
+    from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+    from RTDigitalTwinLib.model.weights import default_weights
+    from RTDigitalTwinLib.solver.calibration_file import calibration_path, save_calibration
+
+    folders = choose_folders(options.data)
+    surrogate = DoseSurrogate.load(options.weights, options.device)
+    out = options.out or calibration_path(options.weights or default_weights())
+    require_writable(out)
+    with _progress_bar() as shown:
+        stored = calibrate(surrogate, folders, options.samples, options.seed, progress=shown)
+    save_calibration(stored, out, surrogate.weights_sha256)
+    print(f"Calibrated on {stored.whole.patients} patients with {options.samples} samples each: {out}")
     return 0
 
 

@@ -126,6 +126,8 @@ def _write_tables(folder: Path, findings: Findings) -> None:
     write_nrrd(prediction.mean, str(folder / "dose_mean.nrrd"))
     if prediction.has_spread:
         write_nrrd(prediction.std, str(folder / "dose_std.nrrd"))
+    if prediction.is_calibrated:
+        write_nrrd(prediction.half_width(findings.level), str(folder / "dose_half_width_95.nrrd"))
     write_dvh_csv(folder / "dvh.csv", prediction)
     write_metrics_csv(folder / "metrics.csv", findings.rows)
     dvh_figure(prediction).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
@@ -168,16 +170,15 @@ def _caption(path: Path) -> str:
 def _summary(findings: Findings) -> dict[str, Any]:
     prediction = findings.prediction
     patient = prediction.patient
-    claim = (
-        "Bands are of the sampled spread and not calibrated."
-        if prediction.has_spread
-        else "A single dose says nothing of how sure it is."
-    )
+    claim = "A single dose says nothing of how sure it is."
+    if prediction.has_spread:
+        claim = f"Bands: {prediction.band_words(findings.level)}."
     summary: dict[str, Any] = {
         "patient": patient.pseudonym,
         "notice": f"Research use only. {claim}",
         "prescription_gy": dict(patient.plan.prescription.target_dose_gy),
         "fractions": patient.plan.prescription.fractions,
+        "bands": prediction.band_words(findings.level) if prediction.has_spread else None,
         "structures_cc": {name: round(s.volume_cc, 3) for name, s in patient.structures.items()},
         "metrics": [asdict(row) for row in findings.rows],
     }

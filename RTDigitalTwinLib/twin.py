@@ -11,8 +11,10 @@ from typing import Any
 from RTDigitalTwinLib.errors import ModelError
 from RTDigitalTwinLib.model.state import StateModel
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+from RTDigitalTwinLib.model.weights import default_weights
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.calibration_file import load_calibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief, DoseState
 from RTDigitalTwinLib.solver.ensemble import Forecast
@@ -44,8 +46,13 @@ class Twin:
 
     @cached_property
     def dose_model(self) -> DoseState:
-        """The dose surrogate, loaded when first used. Raises ModelError where its weights are not intact."""
-        return DoseState(DoseSurrogate.load(self._weights, self._device))
+        """The dose surrogate with the calibration of its bands, where that was measured; loaded when first used.
+
+        Raises ModelError where weights or calibration are not intact.
+        """
+        surrogate = DoseSurrogate.load(self._weights, self._device)
+        stored = load_calibration(self._weights or default_weights(), surrogate.weights_sha256)
+        return DoseState(surrogate, None if stored is None else stored.whole)
 
     @cached_property
     def dose_belief(self) -> DoseBelief:

@@ -22,9 +22,7 @@ def doses() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_a_target_counts_its_percentiles() -> None:
     dose, predicted, mask = doses()
-    expected = np.mean(
-        [abs(np.percentile(predicted[mask], q) - np.percentile(dose[mask], q)) for q in (1, 5, 99)]
-    )
+    expected = np.mean([abs(np.percentile(predicted[mask], q) - np.percentile(dose[mask], q)) for q in (1, 5, 99)])
     assert float(dvh_error_gy(predicted, dose, [(StructureKind.TARGET, mask)])) == pytest.approx(expected, abs=0.1)
 
 

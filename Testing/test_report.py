@@ -80,9 +80,7 @@ def build_ensemble(patient: Patient, samples: int = SAMPLES, seed: int = 5) -> D
     deterministic = known.values.reshape(-1)[crop.mask_indices].astype(np.float32) + 1
     random = np.random.default_rng(seed)
     shifts = random.normal(0, 1.5, (samples, 1)) + random.normal(0, 0.3, (samples, deterministic.size))
-    return DoseEnsemble(
-        patient, crop, deterministic, shifts.astype(np.float16), seed if samples else None, "ab12" * 16
-    )
+    return DoseEnsemble(patient, crop, deterministic, shifts.astype(np.float16), seed if samples else None, "ab12" * 16)
 
 
 @pytest.fixture(scope="module")

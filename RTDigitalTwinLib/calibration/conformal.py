@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,16 @@ from numpy.typing import NDArray
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+from RTDigitalTwinLib.patient.loading import load_patients
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import StructureKind
+from RTDigitalTwinLib.patient.volume import Volume
+from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, LEVELS, REMAINDER, BandCalibration, pooled_key
+from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.solver.sampling import sample_dose
 
 FEWEST_PATIENTS = 20
 FEWEST_TO_CALIBRATE = 5
@@ -84,7 +91,7 @@ def scores_of(ensemble: DoseEnsemble) -> PatientScores:
     return PatientScores(patient.pseudonym, voxels, metrics, curves, kinds)
 
 
-def _known_dose(patient: Patient):
+def _known_dose(patient: Patient) -> Volume:
     if not patient.plans or patient.plan.dose is None:
         raise PatientDataError("There is no planned dose to calibrate with (dose.csv).", where=patient.pseudonym)
     return patient.plan.dose
@@ -175,9 +182,33 @@ def folds_of(count: int, folds: int) -> list[list[int]]:
 
 def cross_fit(cohort: Sequence[PatientScores], samples: int, folds: int = 11) -> dict[str, BandCalibration]:
     """By pseudonym a calibration that this patient, and those of its fold, had no part in."""
-    result = {}
+    result: dict[str, BandCalibration] = {}
     for held_out in folds_of(len(cohort), folds):
         others = [scores for i, scores in enumerate(cohort) if i not in held_out]
         calibration = fit(others, samples)
         result |= {cohort[i].pseudonym: calibration for i in held_out}
     return result
+
+
+def calibrate(
+    surrogate: DoseSurrogate,
+    folders: Sequence[Path],
+    samples: int,
+    seed: int = 0,
+    folds: int = 11,
+    progress: Progress = silent,
+) -> StoredCalibration:
+    """Predict a cohort with known doses and measure the factors of its bands.
+
+    Raises PatientDataError for a patient without planned dose, RTDigitalTwinError with fewer than two samples or too
+    few patients.
+    """
+    if samples < 2:
+        raise RTDigitalTwinError("A calibration needs at least two samples.", remedy="Use --samples 32.")
+    cohort = []
+    for i, folder in enumerate(folders):
+        progress(i / len(folders), f"patient {i + 1} of {len(folders)}")
+        (patient,) = load_patients([folder])
+        cohort.append(scores_of(sample_dose(surrogate, patient, samples, seed)))
+    progress(1.0, "done")
+    return StoredCalibration(fit(cohort, samples), cross_fit(cohort, samples, folds))

@@ -53,7 +53,10 @@ class Sharpness:
 
 
 def coverage_of(ensemble: DoseEnsemble, level: float = 0.95, *, sampled: bool = False) -> Coverage:
-    """Coverage of a prediction's bands (with ``sampled``, of the plain samples). Raises PatientDataError without plan dose."""
+    """Coverage of a prediction's bands; with ``sampled``, of the plain samples.
+
+    Raises PatientDataError without a planned dose.
+    """
     patient, truth = ensemble.patient, _truth(ensemble)
     indices = ensemble.crop.mask_indices
     limits = ensemble.sampled_band(level) if sampled else ensemble.band(level)
@@ -89,7 +92,7 @@ def sharpness_of(ensemble: DoseEnsemble, *, calibrated: bool = True) -> Sharpnes
     return Sharpness(correlation, float(np.mean(by_spread - by_error) / error.mean()))
 
 
-def _truth(ensemble: DoseEnsemble) -> NDArray[np.float32]:
+def _truth(ensemble: DoseEnsemble) -> NDArray:
     patient = ensemble.patient
     if not patient.plans or patient.plan.dose is None:
         raise PatientDataError("There is no planned dose to compare with (dose.csv).", where=patient.pseudonym)

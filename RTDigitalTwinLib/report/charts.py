@@ -14,8 +14,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.patient.colours import Colour, structure_colour
-from RTDigitalTwinLib.report.tables import ordered_structures, target_levels_gy
+from RTDigitalTwinLib.report.tables import ordered_structures
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
 
 SIZE_INCHES = (8.4, 4.7)
@@ -28,7 +29,7 @@ LEAST_CONTRAST = 3.0  # of lines and signs against their background, WCAG 2.2, 1
 
 
 def dvh_figure(prediction: DoseEnsemble, level: float = 0.95, *, legend: bool = True) -> Figure:
-    """Cumulative DVHs: mean solid, sampled band at ``level`` filled, the plan's reference dashed.
+    """Cumulative DVHs: mean solid, band at ``level`` filled, the plan's reference dashed.
 
     Every curve carries the number of its structure (from 1, in the order of ``ordered_structures``), so that it can
     be told without its colour. ``legend`` adds numbers and names beside the axes.

@@ -12,12 +12,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
+from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, dvh_figure, figure_svg, readable_colour
 from RTDigitalTwinLib.report.provenance import Provenance
-from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures, target_levels_gy
+from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
 from RTDigitalTwinLib.resources import resource_path
 
 TEMPLATE = ("Report", "report.html.j2")
@@ -103,6 +104,8 @@ def render_report(
             missing=[picture for picture in shown if not picture.data_uri],
             chart=Markup(chart),
             has_band=prediction.has_spread,
+            calibration=prediction.calibration if prediction.is_calibrated else None,
+            band_words=prediction.band_words(level),
             samples=prediction.count,
             level_percent=f"{100 * level:g}",
             score=findings.score,

@@ -10,17 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, score_patient
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
-from RTDigitalTwinLib.solver.ensemble import Ensemble
 
-TARGET_METRICS = ("D99", "D95", "D1", "mean")
-ORGAN_METRICS = ("D0.1cc", "mean")
-PAROTID_METRICS = ("V20", "V30")
 CSV_DECIMALS = 6
 
 
@@ -33,7 +30,7 @@ class MetricRow:
     metric : D95, D0.1cc, V20 or mean.
     unit : Gy, or % of the structure's volume.
     mean : over the samples; of the single dose in deterministic mode.
-    low, high : limits of the sampled band; None where there are fewer than two samples.
+    low, high : limits of the band; None where there are fewer than two samples.
     reference : of the plan's dose; None where that is not known.
     """
 
@@ -62,7 +59,7 @@ class MetricRow:
 class DvhRow:
     """One point of a structure's cumulative DVH: share of its volume (0..1) receiving at least ``dose_gy``.
 
-    ``volume_low`` and ``volume_high`` are the sampled band, None where there are fewer than two samples.
+    ``volume_low`` and ``volume_high`` are the band, None where there are fewer than two samples.
     """
 
     structure: str
@@ -78,7 +75,7 @@ class Findings:
 
     Attributes
     ----------
-    level : of the sampled band.
+    level : of the band.
     """
 
     prediction: DoseEnsemble
@@ -105,20 +102,8 @@ def ordered_structures(patient: Patient) -> tuple[Structure, ...]:
     return (*targets, *others)
 
 
-def target_levels_gy(patient: Patient) -> dict[str, float]:
-    """Prescribed dose in Gy by target; empty without a plan."""
-    return dict(patient.plan.prescription.target_dose_gy) if patient.plans else {}
-
-
-def metrics_of(structure: Structure, level_gy: float | None = None) -> tuple[str, ...]:
-    """Names of the metrics to show: of a target also the volume at its own dose level, where it has one."""
-    if structure.kind is StructureKind.TARGET:
-        return TARGET_METRICS if level_gy is None else (*TARGET_METRICS, f"V{level_gy:g}")
-    return ORGAN_METRICS + (PAROTID_METRICS if structure.name.startswith("Parotid") else ())
-
-
 def metric_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[MetricRow]:
-    """Metrics of every structure with the central band at ``level`` of the sampled spread (not calibrated)."""
+    """Metrics of every structure with the central band at ``level``, calibrated where that was measured."""
     patient = prediction.patient
     levels = target_levels_gy(patient)
     plan_dose = patient.plan.dose if patient.plans else None
@@ -128,7 +113,7 @@ def metric_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[MetricRow
         planned = None if plan_dose is None else structure_dose_of(plan_dose, structure)
         for name in metrics_of(structure, levels.get(structure.name)):
             metric = DvhMetric.parse(name)
-            ensemble = Ensemble(sampled.metric(metric), metric.unit)
+            ensemble = prediction.metric(structure.name, name, sampled)
             low, high = (float(v) for v in ensemble.band(level)) if prediction.has_spread else (None, None)
             reference = None if planned is None else _known(float(planned.metric(metric)[0]))
             rows.append(MetricRow(structure.name, name, metric.unit, float(ensemble.mean), low, high, reference))
@@ -136,7 +121,7 @@ def metric_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[MetricRow
 
 
 def dvh_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[DvhRow]:
-    """Cumulative DVH of every structure, 0.1 Gy apart, with the pointwise band at ``level`` of the sampled spread."""
+    """Cumulative DVH of every structure, 0.1 Gy apart, with the pointwise band at ``level``."""
     rows = []
     for structure in ordered_structures(prediction.patient):
         curves = prediction.dvh(structure.name)

@@ -19,7 +19,6 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_o
 
 BAND_LEVEL = 0.95
 LOW_COLUMN, HIGH_COLUMN, REFERENCE_COLUMN = "Volume band low", "Volume band high", "Volume reference"
-BAND_WORDS = "sampled 95 % band (not calibrated)"
 
 _Plot = slicer.vtkMRMLPlotSeriesNode
 # Column, what follows the structure's name, line, width.
@@ -120,7 +119,11 @@ def _table(scene: Any, name: str, columns: list[tuple[str, Any]]) -> Any:
 
 def _chart(scene: Any, tables: dict[str, Any], prediction: DoseEnsemble) -> tuple[tuple[Any, ...], Any]:
     chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", scene.GenerateUniqueName("DVH"))
-    what = f"mean of {prediction.count} samples, dashed: {BAND_WORDS}" if prediction.has_spread else "predicted"
+    what = (
+        f"mean of {prediction.count} samples, dashed: {prediction.band_words(BAND_LEVEL)}"
+        if prediction.has_spread
+        else "predicted"
+    )
     any_reference = any(table.GetTable().GetColumnByName(REFERENCE_COLUMN) for table in tables.values())
     chart.SetTitle(f"Cumulative DVH: {what}" + (", dotted: reference plan" if any_reference else ""))
     chart.SetXAxisTitle("Dose [Gy]")

@@ -107,7 +107,8 @@ class BandCalibration:
             return [rounded(v) for v in values] if isinstance(values, Sequence) else round(float(values), 4)
 
         groups = {
-            name: {key: rounded(f) for key, f in getattr(self, name).items()} for name in ("voxels", "metrics", "curves")
+            name: {key: rounded(f) for key, f in getattr(self, name).items()}
+            for name in ("voxels", "metrics", "curves")
         }
         return {**groups, "patients": self.patients, "samples": self.samples}
 

@@ -83,6 +83,12 @@ class DoseEnsemble:
         """Whether bands are calibrated; a band needs a spread."""
         return self.calibration is not None and self.has_spread
 
+    def band_words(self, level: float = 0.95) -> str:
+        """What to call the bands wherever they are shown."""
+        if self.is_calibrated:
+            return f"calibrated {level:.0%} band".replace("%", " %")
+        return f"sampled {level:.0%} band (not calibrated)".replace("%", " %")
+
     def half_width(self, level: float = 0.95) -> Volume:
         """Half the width of the calibrated band in Gy, voxel by voxel.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.bands import BandCalibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.sampling import sample_dose
 
@@ -19,9 +20,11 @@ class DoseBelief:
 
     surrogate: DoseSurrogate
     patient: Patient
+    calibration: BandCalibration | None = None
 
     def sample(self, samples: int, seed: int, progress: Progress = silent) -> DoseEnsemble:
-        return sample_dose(self.surrogate, self.patient, samples, seed, progress)
+        drawn = sample_dose(self.surrogate, self.patient, samples, seed, progress)
+        return replace(drawn, calibration=self.calibration)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +32,10 @@ class DoseState:
     """StateModel of the dose of the whole course, in Gy. It is the plan's, so time alone does not change it."""
 
     surrogate: DoseSurrogate
+    calibration: BandCalibration | None = None
 
     def initial(self, patient: Patient) -> DoseBelief:
-        return DoseBelief(self.surrogate, patient)
+        return DoseBelief(self.surrogate, patient, self.calibration)
 
     def transition(self, state: DoseEnsemble, action: object, days: float, seed: int) -> DoseEnsemble:
         return state

@@ -5,25 +5,32 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from RTDigitalTwinLib.calibration.coverage import Coverage, CoverageTally, Sharpness, coverage_of, sharpness_of
 from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, cohort_scores_gy, score_patient
 from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.loading import load_patients, patient_folders, require_outside_patients
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
 from RTDigitalTwinLib.solver.sampling import sample_dose
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One patient's scores and the seconds its prediction took, reading not counted."""
+    """One patient's scores and the seconds its prediction took, reading not counted.
+
+    Coverage and sharpness are known for two and more samples.
+    """
 
     pseudonym: str
     score: PatientScore
     seconds: float
+    coverage: Coverage | None = None
+    sharpness: Sharpness | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Evaluation:
     seed: int
     weights_sha256: str
     device: str
+    bands: str
 
     def as_dict(self) -> dict:
         """For JSON: doses in Gy, seconds of prediction."""
@@ -48,6 +56,7 @@ class Evaluation:
             "seed": self.seed if self.samples else None,
             "device": self.device,
             "weights_sha256": self.weights_sha256,
+            **self._bands(),
             "per_patient": [
                 {
                     "patient": p.pseudonym,
@@ -59,6 +68,13 @@ class Evaluation:
                 for p in self.patients
             ],
         }
+
+    def _bands(self) -> dict[str, object]:
+        tally = CoverageTally()
+        for p in self.patients:
+            if p.coverage is not None and p.sharpness is not None:
+                tally.add(p.coverage, p.sharpness)
+        return {"bands": self.bands, **tally.as_dict()} if tally.patients else {}
 
 
 def choose_folders(data: Path, names: Sequence[str] = ()) -> list[Path]:
@@ -91,8 +107,11 @@ def evaluate(
     seed: int = 0,
     predictions: Path | None = None,
     progress: Progress = silent,
+    calibration: StoredCalibration | None = None,
 ) -> Evaluation:
-    """Score every patient's deterministic dose (``samples`` 0) or the mean of its samples.
+    """Score every patient's deterministic dose (``samples`` 0) or the mean of its samples, and then its bands.
+
+    With ``calibration`` these are calibrated, for each patient without its own part in it.
 
     ``predictions`` is a folder for the doses in the benchmark's submission format. Raises PatientDataError for a
     patient without reference dose, OutputError where predictions cannot be written or would lie in a patient's folder.
@@ -104,15 +123,20 @@ def evaluate(
         progress(i / len(folders), f"patient {i + 1} of {len(folders)}")
         (patient,) = load_patients([folder])
         start = time.perf_counter()
-        dose = sample_dose(surrogate, patient, samples, seed).mean
+        ensemble = sample_dose(surrogate, patient, samples, seed)
+        dose = ensemble.mean
         seconds = time.perf_counter() - start
+        if calibration is not None:
+            ensemble = replace(ensemble, calibration=calibration.for_patient(patient.pseudonym))
+        judged = (coverage_of(ensemble), sharpness_of(ensemble)) if ensemble.has_spread else (None, None)
         if predictions is not None and any(e.pseudonym == patient.pseudonym for e in evaluated):
             raise OutputError(
                 f"Two patients are called {patient.pseudonym}, so their predictions would overwrite each other.",
                 remedy="Evaluate one split at a time.",
             )
-        evaluated.append(Evaluated(patient.pseudonym, score_patient(patient, dose.values), seconds))
+        evaluated.append(Evaluated(patient.pseudonym, score_patient(patient, dose.values), seconds, *judged))
         if predictions is not None:
             openkbp.write_dose(dose, predictions / f"{patient.pseudonym}.csv")
     progress(1.0, "done")
-    return Evaluation(tuple(evaluated), samples, seed, surrogate.weights_sha256, str(surrogate.device))
+    bands = "sampled" if calibration is None else "calibrated, each patient without its own part in the calibration"
+    return Evaluation(tuple(evaluated), samples, seed, surrogate.weights_sha256, str(surrogate.device), bands)
