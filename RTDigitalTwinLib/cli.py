@@ -272,14 +272,27 @@ def _train(options: argparse.Namespace) -> int:
         f"{len(cases)} patients to train, {len(patients)} to validate, on {device} in {training.precision}.",
         markup=False,
     )
-    with _progress_bar() as shown:
-        digest = train(training, cases, patients, shown)
+    try:
+        with _progress_bar() as shown:
+            digest = train(training, cases, patients, shown, _print_validation)
+    except (KeyboardInterrupt, Cancelled):
+        console.print(f"Cancelled after {training.steps} steps. Go on with the same command and --resume.")
+        return EXIT_CANCELLED
     last = training.log[-1]
     print(
         f"{training.steps} steps: validation dose score {last['validation_dose_score_gy']:.3f} Gy, DVH score "
         f"{last['validation_dvh_score_gy']:.3f} Gy; weights SHA-256 {digest[:12]} in {options.out}"
     )
     return 0
+
+
+def _print_validation(entry: dict) -> None:
+    """A line above the progress bar for an entry of the training's log."""
+    console.print(
+        f"{entry['minutes']:.1f} min, step {entry['steps']}: validation dose score "
+        f"{entry['validation_dose_score_gy']:.3f} Gy, DVH score {entry['validation_dvh_score_gy']:.3f} Gy",
+        soft_wrap=True,
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:

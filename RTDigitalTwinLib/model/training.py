@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +19,9 @@ import torch
 from torch import Tensor
 
 from RTDigitalTwinLib.dosimetry.openkbp_score import cohort_scores_gy, score_patient
-from RTDigitalTwinLib.errors import TrainingError
+from RTDigitalTwinLib.errors import OutputError, TrainingError
 from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.model.features import SIZE_MULTIPLE
 from RTDigitalTwinLib.model.network import PRESCRIPTION_SCALE_GY, DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.model.training_data import TrainingCase
@@ -24,6 +30,10 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 
 CHECKPOINT, LOG, WEIGHTS = "checkpoint.pt", "log.json", "dose-unet.safetensors"
+MOST_SKIPPED_IN_A_ROW = 20
+LOSSES_AVERAGED = 100
+CHANGEABLE_SETTINGS = {"minutes", "validations", "checkpoint_minutes"}
+OTHER_FOLDER = "Start anew without --resume in another folder."
 
 
 @dataclass(frozen=True)
@@ -91,8 +101,30 @@ def refuse_to_overwrite(out: Path) -> None:
         )
 
 
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: within a step it would leave the state between two steps."""
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is None or threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals, and None is a handler Python could not put back
+        return
+    held = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if held:
+        signal.raise_signal(signal.SIGINT)
+
+
 class Training:
-    """The state of one training: network, its moving average, optimiser, random stream, elapsed time, log."""
+    """The state of one training: network, its moving average, optimiser, random stream, elapsed time, log.
+
+    Parameters
+    ----------
+    clock : seconds; the schedules follow what passes on it in steps.
+    """
 
     def __init__(
         self,
@@ -100,8 +132,9 @@ class Training:
         out: Path,
         device: torch.device,
         configuration: NetworkConfiguration | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.settings, self.out, self.device = settings, out, device
+        self.settings, self.out, self.device, self.clock = settings, out, device, clock
         torch.manual_seed(settings.seed)
         self.network = DoseUNet(configuration).to(device, memory_format=torch.channels_last_3d)
         self.average = deepcopy(self.network).eval()
@@ -109,44 +142,97 @@ class Training:
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.steps, self.skipped, self.seconds = 0, 0, 0.0
+        self.steps, self.skipped, self.skipped_in_a_row = 0, 0, 0
+        self.seconds, self.validated_seconds = 0.0, 0.0
+        self.patients: list[str] = []
         self.queue: list[int] = []
+        self.recent_gy: list[float] = []
         self.log: list[dict] = []
-        self.precision = faster_precision(self.network, device)
+
+    @cached_property
+    def precision(self) -> torch.dtype:
+        """Of the convolutions in a step: measured once, and kept by the checkpoint."""
+        return faster_precision(self.network, self.device)
 
     @property
     def elapsed_ratio(self) -> float:
         return self.seconds / (60 * self.settings.minutes)
 
+    @property
+    def validation_due(self) -> bool:
+        """Whether a share of the budget passed since the last validation, or all of it and the weights are new."""
+        if self.elapsed_ratio >= 1:
+            return not self.log or self.log[-1]["steps"] != self.steps
+        share = 60 * self.settings.minutes / self.settings.validations
+        return self.seconds // share > self.validated_seconds // share
+
+    def require_patients(self, pseudonyms: Sequence[str]) -> None:
+        """Raises TrainingError where the checkpoint was trained on other patients, or in another order."""
+        if self.patients and self.patients != list(pseudonyms):
+            missing = [name for name in self.patients if name not in pseudonyms]
+            added = [name for name in pseudonyms if name not in self.patients]
+            differences = [
+                f"{len(names)} {how} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+                for names, how in ((missing, "missing"), (added, "new"))
+                if names
+            ]
+            raise TrainingError(
+                f"It was trained on other patients: {', '.join(differences) or 'their order or number differs'}.",
+                where=CHECKPOINT,
+                remedy="Resume with the data it began with, or start anew without --resume in another folder.",
+            )
+        self.patients = list(pseudonyms)
+
+    @interrupts_held()
+    def next_step(self, cases: Sequence[TrainingCase]) -> float:
+        """One step on the next patient: every one once an epoch, in random order."""
+        if not self.queue:
+            self.queue = torch.randperm(len(cases), generator=self.generator).tolist()
+        return self.step(cases[self.queue.pop()])
+
     def step(self, case: TrainingCase) -> float:
-        """One optimisation step on one patient; returns its masked L1 in Gy before the step."""
-        start = time.perf_counter()
+        """One optimisation step on one patient; returns its masked L1 in Gy before the step.
+
+        A step whose loss or gradient is no finite number is skipped; many in a row raise TrainingError.
+        """
+        start = self.clock()
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate_at(self.elapsed_ratio)
         mirrored = bool(torch.rand((), generator=self.generator) < 0.5)
         features, dose, mask = (t.to(self.device) for t in case.tensors(mirrored=mirrored))
         factors = [f.to(self.device) for f in self.network.draw_factors(1, self.generator)]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
+        half = self._precision_for(features) is torch.bfloat16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             predicted = self.network.decode_unclipped(self.network.encode(features), factors)
         loss = masked_l1(predicted, dose, mask)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_norm)
-        if torch.isfinite(norm):  # a rare overflow in half precision must not end in the weights
+        loss_gy = float(loss.detach()) * PRESCRIPTION_SCALE_GY
+        self.steps += 1
+        if math.isfinite(loss_gy) and bool(torch.isfinite(norm)):
             self.optimiser.step()
             self._update_average()
+            self.skipped_in_a_row = 0
+            self.recent_gy = [*self.recent_gy[1 - LOSSES_AVERAGED :], loss_gy]
         else:
             self.skipped += 1
-        self.steps += 1
-        loss_gy = float(loss.detach()) * PRESCRIPTION_SCALE_GY
-        self.seconds += time.perf_counter() - start
-        if not math.isfinite(loss_gy):
+            self.skipped_in_a_row += 1
+        self.seconds += self.clock() - start
+        if self.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
             raise TrainingError(
-                f"The loss is {loss_gy} at step {self.steps}.",
+                f"Loss or gradient were no finite numbers in {self.skipped_in_a_row} steps in a row.",
                 where=case.pseudonym,
-                remedy="Resume from the last checkpoint with a lower learning rate.",
+                remedy="Check this patient's CT and dose; if they are sound, start anew in another folder.",
             )
         return loss_gy
+
+    def _precision_for(self, features: Tensor) -> torch.dtype:
+        # oneDNN's bfloat16 weight gradient of a convolution over two slices, the bottleneck's here, holds memory
+        # that was never written: huge or no numbers.
+        if self.device.type == "cpu" and features.shape[2] // SIZE_MULTIPLE == 2:
+            return torch.float32
+        return self.precision
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -154,19 +240,26 @@ class Training:
         for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(value, 1 - decay)
 
-    def next_case(self, count: int) -> int:
-        """Index of the next patient: every one once an epoch, in random order."""
-        if not self.queue:
-            self.queue = torch.randperm(count, generator=self.generator).tolist()
-        return self.queue.pop()
-
-    def validate(self, patients: list[Patient]) -> tuple[float, float]:
-        """(dose score, DVH score) in Gy of the averaged weights without dropout."""
+    def validate(self, patients: Sequence[Patient]) -> dict:
+        """Score the averaged weights without dropout; returns the entry it adds to the log."""
         surrogate = DoseSurrogate(self.average, self.device)
-        return cohort_scores_gy([score_patient(p, surrogate.expected_dose(p).values) for p in patients])
+        dose, dvh = cohort_scores_gy([score_patient(p, surrogate.expected_dose(p).values) for p in patients])
+        entry = {
+            "minutes": round(self.seconds / 60, 2),
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "epochs": round(self.steps / len(self.patients), 2),
+            "training_l1_gy": round(float(np.mean(self.recent_gy)), 3) if self.recent_gy else None,
+            "validation_dose_score_gy": round(dose, 4),
+            "validation_dvh_score_gy": round(dvh, 4),
+        }
+        self.log.append(entry)
+        self.validated_seconds = self.seconds
+        return entry
 
+    @interrupts_held()
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, whole or not at all. Raises OutputError where it cannot be written."""
         state = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -176,79 +269,119 @@ class Training:
             "skipped": self.skipped,
             "precision": self.precision,
             "seconds": self.seconds,
+            "validated_seconds": self.validated_seconds,
+            "patients": self.patients,
             "queue": self.queue,
+            "recent_gy": self.recent_gy,
             "log": self.log,
             "configuration": self.network.configuration.as_dict(),
             "settings": asdict(self.settings),
         }
         with whole_file(self.out / CHECKPOINT) as aside:
-            torch.save(state, aside)
+            try:
+                torch.save(state, aside)
+            except RuntimeError as error:  # torch's writer knows no OSError
+                raise OutputError(
+                    "The checkpoint cannot be written.",
+                    where=CHECKPOINT,
+                    remedy="Check permissions and free space; an earlier checkpoint is still there for --resume.",
+                ) from error
         with whole_file(self.out / LOG) as aside:
             aside.write_text(json.dumps(self.log, indent=1) + "\n")
 
     def resume(self) -> None:
         """Go on from the checkpoint in the output folder.
 
-        Raises TrainingError where there is none, it is damaged, or belongs to another configuration.
+        Raises TrainingError where there is none, it is damaged, or begun with another configuration or settings.
         """
         path = self.out / CHECKPOINT
         if not path.is_file():
             raise TrainingError("There is no checkpoint to resume.", where=path.name, remedy="Start without --resume.")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
+        except PermissionError as error:
             raise TrainingError(
-                "The checkpoint is damaged.", where=path.name, remedy="Start anew without --resume in another folder."
+                f"The checkpoint cannot be read ({error.strerror}).", where=path.name, remedy="Check its permissions."
             ) from error
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise TrainingError("The checkpoint is damaged.", where=path.name, remedy=OTHER_FOLDER) from error
+        try:
+            self._go_on_from(dict(state))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise TrainingError(
+                "The checkpoint was not written by this version.", where=path.name, remedy=OTHER_FOLDER
+            ) from error
+
+    def _go_on_from(self, state: dict) -> None:
         if state["configuration"] != self.network.configuration.as_dict():
-            raise TrainingError("The checkpoint is of another network configuration.", where=path.name)
+            raise TrainingError(
+                "The checkpoint is of another network configuration.", where=CHECKPOINT, remedy=OTHER_FOLDER
+            )
+        begun, now = state["settings"], asdict(self.settings)
+        others = [f"{k} {begun[k]}, not {now[k]}" for k in now if k not in CHANGEABLE_SETTINGS and begun[k] != now[k]]
+        if others:
+            raise TrainingError(
+                f"The training began with other settings: {'; '.join(others)}.",
+                where=CHECKPOINT,
+                remedy="Resume with those, or start anew without --resume in another folder.",
+            )
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
-        self.steps, self.skipped, self.seconds = state["steps"], state["skipped"], state["seconds"]
-        self.queue, self.log, self.precision = state["queue"], state["log"], state["precision"]
+        self.steps, self.skipped, self.precision = state["steps"], state["skipped"], state["precision"]
+        self.seconds, self.validated_seconds = state["seconds"], state["validated_seconds"]
+        self.patients, self.queue = state["patients"], state["queue"]
+        self.recent_gy, self.log = state["recent_gy"], state["log"]
 
 
-def train(training: Training, cases: list[TrainingCase], validation: list[Patient], progress: Progress = silent) -> str:
-    """Train until the budget is spent, validating on the way; returns the SHA-256 of the weights written.
+def train(
+    training: Training,
+    cases: Sequence[TrainingCase],
+    validation: Sequence[Patient],
+    progress: Progress = silent,
+    validated: Callable[[dict], None] = lambda entry: None,
+) -> str:
+    """Train until the budget is spent, validating on the way and at the end; returns the written weights' SHA-256.
 
-    A checkpoint is written regularly and when interrupted (KeyboardInterrupt and Cancelled pass through).
+    A checkpoint is written before the first step, so that a place that cannot hold it is known at once, regularly, and
+    when interrupted (KeyboardInterrupt and Cancelled pass through). ``validated`` gets each entry of the log.
+
+    Raises
+    ------
+    TrainingError : the checkpoint was trained on other patients, a validation patient has no dose, or the loss is no
+        finite number again and again.
+    OutputError : checkpoint or weights cannot be written.
     """
-    settings = training.settings
+    training.require_patients([case.pseudonym for case in cases])
+    for patient in validation:
+        if not patient.plans or patient.plan.dose is None:
+            raise TrainingError("The patient has no reference dose (dose.csv).", where=patient.pseudonym)
+    training.save()
     saved_at = training.seconds
-    recent: list[float] = []
-    validated = len(training.log)
     try:
-        while training.elapsed_ratio < 1:
-            recent = recent[-99:] + [training.step(cases[training.next_case(len(cases))])]
+        while True:
+            if training.validation_due:
+                progress(min(training.elapsed_ratio, 1.0), f"step {training.steps}, validating")
+                validated(training.validate(validation))
+            if training.elapsed_ratio >= 1:
+                break
+            training.next_step(cases)
+            loss = f"{np.mean(training.recent_gy):.2f} Gy" if training.recent_gy else "unknown"
             progress(
                 min(training.elapsed_ratio, 1.0),
-                f"step {training.steps}, epoch {training.steps / len(cases):.1f}, loss {np.mean(recent):.2f} Gy",
+                f"step {training.steps}, epoch {training.steps / len(cases):.1f}, loss {loss}",
             )
-            if training.elapsed_ratio >= (validated + 1) / settings.validations:
-                validated += 1
-                dose, dvh = training.validate(validation)
-                training.log.append(
-                    {
-                        "minutes": round(training.seconds / 60, 2),
-                        "steps": training.steps,
-                        "epochs": round(training.steps / len(cases), 2),
-                        "training_l1_gy": round(float(np.mean(recent)), 3),
-                        "validation_dose_score_gy": round(dose, 4),
-                        "validation_dvh_score_gy": round(dvh, 4),
-                    }
-                )
-                progress(min(training.elapsed_ratio, 1.0), f"validation: dose {dose:.3f} Gy, DVH {dvh:.3f} Gy")
-            if training.seconds - saved_at >= 60 * settings.checkpoint_minutes:
+            if training.seconds - saved_at >= 60 * training.settings.checkpoint_minutes:
                 training.save()
                 saved_at = training.seconds
     finally:
         training.save()
     about = {
         "training": {
-            **asdict(settings),
+            **asdict(training.settings),
             "steps": training.steps,
+            "skipped": training.skipped,
             "patients": len(cases),
             "precision": str(training.precision).removeprefix("torch."),
             "device": str(training.device),
