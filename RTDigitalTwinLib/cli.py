@@ -98,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and weights")
     train.add_argument("--minutes", type=_minutes, required=True, help="budget, over all resumed parts")
+    train.add_argument(
+        "--configuration", choices=("default", "paper"), default="default", help="network: ours, or the prototype's"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     train.add_argument("--seed", type=_seed, default=0)
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -253,6 +256,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from RTDigitalTwinLib.model.network import CONFIGURATIONS
     from RTDigitalTwinLib.model.training import Training, TrainingSettings, refuse_to_overwrite, train
     from RTDigitalTwinLib.model.training_data import load_cases, split_folders
     from RTDigitalTwinLib.model.weights import choose_device
@@ -262,7 +266,8 @@ def _train(options: argparse.Namespace) -> int:
         refuse_to_overwrite(options.out)
     device = choose_device(options.device)
     training_folders, validation_folders = split_folders(options.data)
-    training = Training(TrainingSettings(options.minutes, options.seed), options.out, device)
+    settings = TrainingSettings(options.minutes, options.seed)
+    training = Training(settings, options.out, device, CONFIGURATIONS[options.configuration])
     if options.resume:
         training.resume()
     with _progress_bar() as shown:

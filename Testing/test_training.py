@@ -65,7 +65,9 @@ def cube(case: TrainingCase, name: str, shift: int = 0) -> TrainingCase:
     """32 voxels a side around the target, ``shift`` voxels aside."""
     target = np.argwhere(case.structures >> (CHANNELS.index("PTV_7000") - 1) & 1).mean(axis=0).astype(int)
     box = tuple(slice(c - 16 + shift, c + 16 + shift) for c in target)
-    return TrainingCase(name, case.ct[box], case.structures[box], case.dose_gy[box], case.mask[box])
+    return TrainingCase(
+        name, case.ct[box], case.structures[box], case.derived[(slice(None), *box)], case.dose_gy[box], case.mask[box]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_packing_keeps_what_it_says(case: TrainingCase, sample_folder: Path) -> 
     kept = case.dose_gy.astype(np.float32)
     assert kept[case.mask].sum() == pytest.approx(patient.plan.dose.values.sum(dtype=float), rel=1e-4)
     channels, dose, mask = case.tensors(mirrored=False)
-    assert channels.shape[:2] == (1, 11)
+    assert channels.shape[:2] == (1, len(CHANNELS))
     for name, structure in patient.structures.items():
         inside = structure.mask[patient.dose_mask.mask].sum()
         assert int(channels[0, CHANNELS.index(name)][mask[0]].sum()) == inside, name
@@ -115,6 +117,17 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     assert settings.rate_at(0.55) == pytest.approx(5e-4)
     assert settings.rate_at(1.0) == pytest.approx(0, abs=1e-12)
     assert settings.rate_at(1.2) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_dvh_loss_comes_late() -> None:
+    settings = TrainingSettings(minutes=10, dvh_weight=0.2, dvh_from_ratio=0.5)
+    assert [settings.dvh_weight_at(r) for r in (0.0, 0.5, 0.6, 0.7, 1.0)] == pytest.approx([0, 0, 0.1, 0.2, 0.2])
+
+
+def test_structures_are_mirrored_with_the_dose(case: TrainingCase) -> None:
+    plain, mirrored = (dict(enumerate(case.structure_masks(mirrored=m))) for m in (False, True))
+    assert len(plain) == 10 and [k for k, _ in plain.values()].count(StructureKind.TARGET) == 3
+    assert all(torch.equal(plain[i][1].flip(-1), mirrored[i][1]) for i in plain)
 
 
 def test_one_patient_is_learned(small_case: TrainingCase, tmp_path: Path) -> None:

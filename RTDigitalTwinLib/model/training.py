@@ -21,7 +21,8 @@ from torch import Tensor
 from RTDigitalTwinLib.dosimetry.openkbp_score import cohort_scores_gy, score_patient
 from RTDigitalTwinLib.errors import OutputError, TrainingError
 from RTDigitalTwinLib.files import whole_file
-from RTDigitalTwinLib.model.features import SIZE_MULTIPLE
+from RTDigitalTwinLib.model.crop import SIZE_MULTIPLE
+from RTDigitalTwinLib.model.dvh_loss import dvh_error_gy
 from RTDigitalTwinLib.model.network import PRESCRIPTION_SCALE_GY, DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.model.training_data import TrainingCase
@@ -45,6 +46,8 @@ class TrainingSettings:
     minutes : the budget of training time; the schedules run on its elapsed share, over all resumed parts.
     learning_rate : peak of the cosine, reached after ``warm_up_ratio`` of the budget.
     average_decay : of the moving average of weights, at its end.
+    dvh_weight, dvh_from_ratio : of the DVH loss beside the masked L1, rising from that share of the budget on over the
+        next fifth.
     validations : how often to score the validation patients on the way.
     """
 
@@ -55,6 +58,8 @@ class TrainingSettings:
     warm_up_ratio: float = 0.02
     gradient_norm: float = 1.0
     average_decay: float = 0.998
+    dvh_weight: float = 0.15
+    dvh_from_ratio: float = 0.4
     validations: int = 8
     checkpoint_minutes: float = 5.0
 
@@ -64,6 +69,10 @@ class TrainingSettings:
             return self.learning_rate * max(elapsed_ratio / self.warm_up_ratio, 0.01)
         along = (min(elapsed_ratio, 1.0) - self.warm_up_ratio) / (1 - self.warm_up_ratio)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * along))
+
+    def dvh_weight_at(self, elapsed_ratio: float) -> float:
+        """Weight of the DVH loss after a share of the budget."""
+        return self.dvh_weight * min(max((elapsed_ratio - self.dvh_from_ratio) / 0.2, 0.0), 1.0)
 
 
 def masked_l1(predicted_gy: Tensor, dose_gy: Tensor, mask: Tensor) -> Tensor:
@@ -198,17 +207,25 @@ class Training:
         start = self.clock()
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate_at(self.elapsed_ratio)
+        channels = self.network.configuration.channels
         mirrored = bool(torch.rand((), generator=self.generator) < 0.5)
-        features, dose, mask = (t.to(self.device) for t in case.tensors(mirrored=mirrored))
+        features, dose, mask = (t.to(self.device) for t in case.tensors(channels, mirrored=mirrored))
         factors = [f.to(self.device) for f in self.network.draw_factors(1, self.generator)]
         half = self._precision_for(features) is torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             predicted = self.network.decode_unclipped(self.network.encode(features), factors)
-        loss = masked_l1(predicted, dose, mask)
+        error = masked_l1(predicted, dose, mask)
+        loss = error
+        weight = self.settings.dvh_weight_at(self.elapsed_ratio)
+        if weight > 0:
+            structures = [(kind, m.to(self.device)) for kind, m in case.structure_masks(mirrored=mirrored)]
+            dvh_gy = dvh_error_gy(predicted * mask, dose, structures)
+            if dvh_gy is not None:
+                loss = error + weight * dvh_gy / PRESCRIPTION_SCALE_GY
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_norm)
-        loss_gy = float(loss.detach()) * PRESCRIPTION_SCALE_GY
+        loss_gy = float(error.detach()) * PRESCRIPTION_SCALE_GY
         self.steps += 1
         if math.isfinite(loss_gy) and bool(torch.isfinite(norm)):
             self.optimiser.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from RTDigitalTwinLib.model.features import (
 from RTDigitalTwinLib.patient.loading import load_patients, patient_folders
 from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, RIGHT_LEFT_PAIRS, TARGETS
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.progress import Progress, silent
 
 TRAINING_SPLIT, VALIDATION_SPLIT = "train-pats", "validation-pats"
@@ -71,6 +72,14 @@ class TrainingCase:
     def structure(self, name: str) -> NDArray[np.bool_]:
         """Mask of a structure on the crop."""
         return (self.structures >> STRUCTURES.index(name) & 1).astype(bool)
+
+    def structure_masks(self, *, mirrored: bool) -> Iterator[tuple[StructureKind, Tensor]]:
+        """Kind and mask (1, ...) of each structure the patient has."""
+        for name in STRUCTURES:
+            mask = torch.from_numpy(self.structure(name))[None]
+            if bool(mask.any()):
+                kind = StructureKind.TARGET if name in TARGETS else StructureKind.ORGAN
+                yield kind, mask.flip(-1) if mirrored else mask
 
     def tensors(self, names: Sequence[str] = CHANNELS, *, mirrored: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Features (1, names, ...), dose in Gy (1, ...) and mask (1, ...); ``mirrored`` swaps left and right."""
