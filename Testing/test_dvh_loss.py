@@ -38,7 +38,7 @@ def test_descending_it_mends_the_dvh() -> None:
     dose, predicted, mask = doses()
     structures = [(StructureKind.TARGET, mask)]
     moving = predicted.clone().requires_grad_()
-    before = float(dvh_error_gy(moving, dose, structures))
+    before = float(dvh_error_gy(predicted, dose, structures))
     for _ in range(200):
         (gradient,) = torch.autograd.grad(dvh_error_gy(moving, dose, structures), moving)
         moving = (moving - 0.5 * gradient / gradient.norm()).detach().requires_grad_()
