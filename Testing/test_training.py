@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import signal
@@ -346,7 +347,10 @@ def test_ctrl_c_saves_and_the_command_line_goes_on(
     out = tmp_path / "out"
     command = ["train", str(two_patients), "--out", str(out), "--device", "cpu", "--minutes"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "RTDigitalTwinLib", *command, "60"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "RTDigitalTwinLib", *command, "60"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     timer = threading.Timer(240, process.kill)
     timer.start()
