@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__, progress
-from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError
+from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 
 EXIT_ERROR, EXIT_CANCELLED = 1, 130
 MOST_SAMPLES = 10_000
@@ -214,7 +215,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     require_outside_patients(options.out)
     folders = choose_folders(options.data, options.patients)
     surrogate = DoseSurrogate.load(options.weights, options.device)
-    calibration = load_calibration(options.weights or default_weights(), surrogate.weights_sha256)
+    calibration = None
+    if options.samples > 1:
+        calibration = load_calibration(options.weights or default_weights(), surrogate.weights_sha256)
     require_writable(options.out)  # before the hours that a cohort takes
     with _progress_bar() as shown:
         evaluation = evaluate(
@@ -222,7 +225,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
     scores = evaluation.as_dict()
     with whole_file(options.out) as aside:
-        aside.write_text(json.dumps(scores, indent=1) + "\n")
+        aside.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
     print(
         f"{scores['patients']} patients: dose score {scores['dose_score_gy']:.3f} Gy, "
         f"DVH score {scores['dvh_score_gy']:.3f} Gy, {scores['seconds_per_patient']:.2f} s a patient"
@@ -242,16 +245,23 @@ def _calibrate(options: argparse.Namespace) -> int:
     from RTDigitalTwinLib.files import require_writable
     from RTDigitalTwinLib.model.surrogate import DoseSurrogate
     from RTDigitalTwinLib.model.weights import default_weights
-    from RTDigitalTwinLib.solver.calibration_file import calibration_path, save_calibration
+    from RTDigitalTwinLib.patient.loading import require_outside_patients
+    from RTDigitalTwinLib.solver.calibration_file import SUFFIX, calibration_path, save_calibration
 
     folders = choose_folders(options.data)
     surrogate = DoseSurrogate.load(options.weights, options.device)
-    out = options.out or calibration_path(options.weights or default_weights())
+    beside = calibration_path(options.weights or default_weights())
+    out = options.out or beside
+    require_outside_patients(out)
+    if not out.name.endswith(SUFFIX):
+        raise OutputError(f"The name must end in {SUFFIX}.", where=out.name)
     require_writable(out)
     with _progress_bar() as shown:
         stored = calibrate(surrogate, folders, options.samples, options.seed, progress=shown)
     save_calibration(stored, out, surrogate.weights_sha256)
     print(f"Calibrated on {stored.whole.patients} patients with {options.samples} samples each: {out}")
+    if out != beside:
+        print(f"Put it beside the weights as {beside.name} for predictions to use it.")
     return 0
 
 
@@ -260,13 +270,16 @@ def _train(options: argparse.Namespace) -> int:
     from RTDigitalTwinLib.model.training import Training, TrainingSettings, refuse_to_overwrite, train
     from RTDigitalTwinLib.model.training_data import load_cases, split_folders
     from RTDigitalTwinLib.model.weights import choose_device
-    from RTDigitalTwinLib.patient.loading import load_patients
+    from RTDigitalTwinLib.patient.loading import load_patients, require_outside_patients
 
+    require_outside_patients(options.out)
     if not options.resume:
         refuse_to_overwrite(options.out)
     device = choose_device(options.device)
     training_folders, validation_folders = split_folders(options.data)
     settings = TrainingSettings(options.minutes, options.seed)
+    if options.configuration == "paper":
+        settings = replace(settings, dvh_weight=0.0)
     training = Training(settings, options.out, device, CONFIGURATIONS[options.configuration])
     if options.resume:
         training.resume()

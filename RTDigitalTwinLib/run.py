@@ -11,6 +11,7 @@ from typing import Any
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
 from RTDigitalTwinLib.files import require_apart, whole_folder
+from RTDigitalTwinLib.model.features import assumptions
 from RTDigitalTwinLib.patient.loading import require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import write_nrrd
@@ -67,7 +68,9 @@ def run_patient(
             device = twin.dose_model.surrogate.device
         with watch.stage("prediction"):
             prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.05, 0.6))
-        findings = Findings(prediction)
+        verdict = twin.familiarity
+        unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
+        findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)))
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
             _write_tables(folder, findings)
@@ -78,7 +81,9 @@ def run_patient(
             missing = {"Pictures": scene.problem} if scene.problem else None
             write_report(folder / "report.html", findings, scene.pictures, provenance, missing_pictures=missing)
         summary = _summary(findings)
-        summary["warnings"] = [*patient.warnings, *([scene.problem] if scene.problem else [])]
+        summary["warnings"] = [*findings.notes, *([scene.problem] if scene.problem else [])]
+        if verdict is not None:
+            summary["familiarity"] = {"score": round(verdict.score, 3), "threshold": round(verdict.threshold, 3)}
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
         summary["files"] = sorted([*(path.name for path in folder.iterdir()), "summary.json"])
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from RTDigitalTwinLib.errors import ModelError
+from RTDigitalTwinLib.model.familiarity import FamiliarityVerdict
 from RTDigitalTwinLib.model.state import StateModel
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.model.weights import default_weights
@@ -51,8 +52,13 @@ class Twin:
         Raises ModelError where weights or calibration are not intact.
         """
         surrogate = DoseSurrogate.load(self._weights, self._device)
-        stored = load_calibration(self._weights or default_weights(), surrogate.weights_sha256)
-        return DoseState(surrogate, None if stored is None else stored.whole)
+        return DoseState(surrogate, load_calibration(self._weights or default_weights(), surrogate.weights_sha256))
+
+    @cached_property
+    def familiarity(self) -> FamiliarityVerdict | None:
+        """Whether the patient is like those the dose network was trained on; None where its weights do not tell."""
+        known = self.dose_model.surrogate.familiarity
+        return None if known is None else known.judge(self.patient)
 
     @cached_property
     def dose_belief(self) -> DoseBelief:

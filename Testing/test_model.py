@@ -12,13 +12,14 @@ import torch
 from monai.networks.nets import UNet
 
 from RTDigitalTwinLib.errors import ModelError, PatientDataError
-from RTDigitalTwinLib.model.crop import crop_of
+from RTDigitalTwinLib.model.crop import crop_around, crop_of
 from RTDigitalTwinLib.model.features import (
     ANATOMY_CHANNELS,
     CHANNELS,
     DISTANCE_CHANNELS,
     FITTED_BEAMS,
     PRESCRIBED_BEAMS,
+    assumptions,
     build_features,
 )
 from RTDigitalTwinLib.model.network import CONFIGURATIONS, DoseUNet, NetworkConfiguration
@@ -48,7 +49,6 @@ def test_the_crop_may_leave_the_grid() -> None:
     start, sizes = crop_of((slice(0, 30), slice(10, 26), slice(100, 128)))
     assert sizes == (48, 32, 32)
     assert start == (-9, 2, 98)
-    assert all(s <= 0 or s + n >= 0 for s, n in zip(start, sizes, strict=True))
 
 
 def test_distances_are_in_40_mm_and_negative_inside(sample: Patient) -> None:
@@ -86,6 +86,34 @@ def test_outside_the_grid_is_air(sample: Patient) -> None:
     features = build_features(tight, ANATOMY_CHANNELS)
     assert features.channels[0, 0].min() == features.channels[0, 0].max() == -1.0  # a margin slice beyond the grid
     assert not features.channels[1:, 0].any()
+
+
+def test_a_mask_at_the_edge_keeps_its_places(sample: Patient) -> None:
+    tight = cropped(sample, sample.dose_mask.box)
+    crop = crop_around(tight)
+    assert min(crop.start) < 0
+    assert np.array_equal(np.sort(crop.mask_indices), np.flatnonzero(tight.dose_mask.mask))
+
+
+def test_a_target_without_a_dose_level_is_not_planned(sample: Patient) -> None:
+    plan = replace(sample.plan, prescription=replace(sample.plan.prescription, target_dose_gy=(("PTV_7000", 70.0),)))
+    with pytest.raises(PatientDataError, match="prescribed to PTV_5600, PTV_6300"):
+        build_features(replace(sample, plans=(plan,)))
+    with pytest.raises(PatientDataError, match="prescribed to"):
+        build_features(replace(sample, plans=()))
+    assert assumptions(sample) == ()
+    assert "nine" in assumptions(replace(sample, plans=(replace(sample.plan, gantry_angles_deg=()),)))[0]
+
+
+def test_targets_in_air_are_not_planned(sample: Patient) -> None:
+    ct = replace(sample.ct, values=np.full_like(sample.ct.values, -1000))
+    with pytest.raises(PatientDataError, match="no tissue"):
+        build_features(replace(sample, images=(replace(sample.images[0], volume=ct),)))
+
+
+def test_a_baseline_that_is_no_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="none of the inputs"):
+        NetworkConfiguration(channels=ANATOMY_CHANNELS)
 
 
 def test_features_need_a_target(sample: Patient) -> None:

@@ -1,38 +1,40 @@
 """Conformal calibration of the sampled spread, at patient level.
 
-A score is |known - mean| / sqrt(spread^2 + floor^2). For values that a patient has once (a DVH metric) the factor is
-the split-conformal quantile of the patients' scores, rank ceil((n + 1) level) of n (Vovk et al. 2005; Angelopoulos and
-Bates 2023). For values that a patient has many of (voxels, points of a curve) it is the quantile of all scores with
-every patient weighing the same, which aims at the mean coverage over patients. Structures that fewer than 20 patients
+A score is |known - mean| / sqrt(spread^2 + floor^2). The factor at a level is a quantile of the scores in which every
+patient weighs the same, whatever the number of its scores. For DVH metrics, of which a patient has one (or a few, where
+structures are pooled), the level is raised to level (n + 1) / n, which for one score a patient is the split-conformal
+quantile (Vovk et al. 2005; Angelopoulos and Bates 2023); levels that n patients cannot give are left out. For voxels
+and points of curves the plain quantile aims at the mean coverage over patients. Structures that fewer than 20 patients
 have are pooled with those of their kind.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from RTDigitalTwinLib.calibration.coverage import falls, judged_structures, planned_dose
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.loading import load_patients
-from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import StructureKind
-from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, silent
-from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, LEVELS, REMAINDER, BandCalibration, pooled_key
+from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, LEVELS, BandCalibration, pooled_key
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
 from RTDigitalTwinLib.solver.sampling import sample_dose
 
 FEWEST_PATIENTS = 20
-FEWEST_TO_CALIBRATE = 5
+FEWEST_TO_CALIBRATE = 20  # 95 % needs 19
+FEWEST_IN_RANGE = 5
 VOXELS_KEPT = 4000  # of a structure's dose range in one patient
 RANGES = len(DOSE_EDGES_GY) + 1
 
@@ -57,49 +59,34 @@ class PatientScores:
 
 
 def scores_of(ensemble: DoseEnsemble) -> PatientScores:
-    """Scores of a prediction against the patient's planned dose.
+    """Scores of a prediction against the patient's planned dose. Structures outside the dose mask have none.
 
     Raises PatientDataError without a planned dose, RTDigitalTwinError with fewer than two samples.
     """
     patient = ensemble.patient
-    known = _known_dose(patient)
+    known = planned_dose(patient)
     indices = ensemble.crop.mask_indices
     mean, spread, truth = (v.reshape(-1)[indices] for v in (ensemble.mean.values, ensemble.std.values, known.values))
     scores = np.abs(truth - mean) / np.sqrt(np.square(spread) + FLOORS["Gy"] ** 2)
     ranges = np.digitize(mean, DOSE_EDGES_GY)
-    voxels, metrics, curves = {}, {}, {}
-    remainder = np.ones(indices.size, bool)
-    levels = target_levels_gy(patient)
-    for name, structure in patient.structures.items():
-        inside = structure.mask.reshape(-1)[indices]
-        remainder &= ~inside
-        voxels[name] = _thinned(scores, ranges, inside)
-        planned = structure_dose_of(known, structure)
-        sampled = ensemble.structure_dose(name)
-        for metric in metrics_of(structure, levels.get(name)):
+    listed, owner = ensemble.owners()
+    voxels = {name: _thinned(scores, ranges, owner == k) for k, (name, _) in enumerate(listed)}
+    metrics: dict[tuple[str, str], float] = {}
+    curves: dict[str, NDArray[np.float32]] = {}
+    for name in judged_structures(ensemble):
+        structure = patient.structures[name]
+        planned, sampled = structure_dose_of(known, structure), ensemble.structure_dose(name)
+        for metric in metrics_of(structure, target_levels_gy(patient).get(name)):
             parsed = DvhMetric.parse(metric)
             predicted = ensemble.metric(name, metric, sampled)
             scale = np.sqrt(predicted.std**2 + FLOORS[parsed.unit] ** 2)
             metrics[name, metric] = float(abs(planned.metric(parsed)[0] - predicted.mean) / scale)
         curve = ensemble.dvh(name)
         expected = planned.volume_at_dose_ratio(curve.dose_gy)[0]
-        falls = _falls(expected, curve.mean)
         distance = np.abs(expected - curve.mean) / np.sqrt(curve.std**2 + FLOORS["ratio"] ** 2)
-        curves[name] = distance[falls].astype(np.float32)
-    voxels[REMAINDER] = _thinned(scores, ranges, remainder)
+        curves[name] = distance[falls(expected, curve.mean)].astype(np.float32)
     kinds = {name: s.kind for name, s in patient.structures.items()}
     return PatientScores(patient.pseudonym, voxels, metrics, curves, kinds)
-
-
-def _known_dose(patient: Patient) -> Volume:
-    if not patient.plans or patient.plan.dose is None:
-        raise PatientDataError("There is no planned dose to calibrate with (dose.csv).", where=patient.pseudonym)
-    return patient.plan.dose
-
-
-def _falls(expected: NDArray, mean: NDArray) -> NDArray[np.bool_]:
-    """Where either curve has left 1 and has not reached 0: elsewhere any band holds."""
-    return (np.minimum(expected, mean) < 0.999) & (np.maximum(expected, mean) > 0.001)
 
 
 def _thinned(scores: NDArray, ranges: NDArray, inside: NDArray[np.bool_]) -> tuple[NDArray[np.float32], ...]:
@@ -111,68 +98,71 @@ def _thinned(scores: NDArray, ranges: NDArray, inside: NDArray[np.bool_]) -> tup
 
 
 def fit(cohort: Sequence[PatientScores], samples: int) -> BandCalibration:
-    """Factors from the scores of a cohort. Raises RTDigitalTwinError with fewer than five patients."""
+    """Factors from the scores of a cohort. Raises RTDigitalTwinError with fewer than 20 patients."""
     if len(cohort) < FEWEST_TO_CALIBRATE:
         raise RTDigitalTwinError(
             f"A calibration needs at least {FEWEST_TO_CALIBRATE} patients with a planned dose, not {len(cohort)}."
         )
-    voxels: dict[str, list[tuple[NDArray, ...]]] = defaultdict(list)
-    curves: dict[str, list[NDArray]] = defaultdict(list)
-    metrics: dict[str, list[float]] = defaultdict(list)
-    for patient in cohort:
+    voxels, curves, metrics = (_Gathered() for _ in range(3))
+    for i, patient in enumerate(cohort):
         for name, parts in patient.voxels.items():
-            kind = patient.kinds.get(name)
-            for key in {name, pooled_key(kind) if kind else REMAINDER}:
-                voxels[key].append(parts)
+            pooled = pooled_key(patient.kinds.get(name, StructureKind.REGION))
+            for key in {name, pooled}:
+                for k, part in enumerate(parts):
+                    voxels.add((key, k), i, part)
+                    voxels.add((key, None), i, part)
+                    voxels.add((None, k), i, part)
         for name, points in patient.curves.items():
             for key in (name, pooled_key(patient.kinds[name])):
-                curves[key].append(points)
+                curves.add(key, i, points)
         for (name, metric), score in patient.metrics.items():
             pooled, unit = pooled_key(patient.kinds[name]), DvhMetric.parse(metric).unit
             for key in (f"{name} {metric}", f"{pooled} {metric}", f"{pooled} {unit}"):
-                metrics[key].append(score)
-    everywhere = [parts for group in voxels.values() for parts in group]
+                metrics.add(key, i, [score])
+    keys = [key for key, k in voxels.keys() if key and k is None and voxels.patients((key, None)) >= FEWEST_PATIENTS]
     return BandCalibration(
-        {k: _range_factors(v, everywhere) for k, v in voxels.items() if _is_measured(k, v)},
-        {k: _conformal(v) for k, v in metrics.items() if _is_measured(k, v)},
-        {k: tuple(_weighted_quantiles(v)) for k, v in curves.items() if _is_measured(k, v)},
+        {key: tuple(_range_factors(voxels, key, k) for k in range(RANGES)) for key in keys},
+        {k: metrics.quantiles(k, raised=True) for k in metrics.keys() if metrics.patients(k) >= FEWEST_PATIENTS},
+        {k: curves.quantiles(k) for k in curves.keys() if curves.patients(k) >= FEWEST_PATIENTS},
         len(cohort),
         samples,
     )
 
 
-def _is_measured(key: str, values: Sequence) -> bool:
-    return key.split()[0] in ("target", "organ", REMAINDER) or len(values) >= FEWEST_PATIENTS
+class _Gathered:
+    """Scores by key and patient."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Any, dict[int, list[NDArray]]] = defaultdict(lambda: defaultdict(list))
+
+    def add(self, key: Any, patient: int, scores: ArrayLike) -> None:
+        if np.size(scores):
+            self._parts[key][patient].append(np.asarray(scores, float))
+
+    def keys(self) -> list[Any]:
+        return list(self._parts)
+
+    def patients(self, key: Any) -> int:
+        return len(self._parts[key]) if key in self._parts else 0
+
+    def quantiles(self, key: Any, *, raised: bool = False) -> tuple[float, ...]:
+        """Quantiles at ``LEVELS``, every patient weighing the same; ``raised`` leaves out levels beyond n patients."""
+        patients = [np.concatenate(parts) for parts in self._parts[key].values()]
+        values = np.concatenate(patients)
+        weights = np.concatenate([np.full(p.size, 1 / (p.size * len(patients))) for p in patients])
+        order = np.argsort(values, kind="stable")
+        share = np.cumsum(weights[order])
+        wanted = [level * (len(patients) + 1) / len(patients) if raised else level for level in LEVELS]
+        ranks = [int(np.searchsorted(share, level - 1e-9)) for level in wanted if level <= 1 + 1e-9]
+        return tuple(float(values[order][min(rank, values.size - 1)]) for rank in ranks)
 
 
-def _range_factors(
-    group: Sequence[tuple[NDArray, ...]], everywhere: Sequence[tuple[NDArray, ...]]
-) -> tuple[tuple[float, ...], ...]:
-    """By dose range; a range that few of the group reach takes the whole group, one that none reach takes all."""
-    factors = []
-    for k in range(RANGES):
-        parts = [patient[k] for patient in group if patient[k].size]
-        if len(parts) < FEWEST_TO_CALIBRATE:
-            parts = [p for patient in group for p in patient if p.size] or [p[k] for p in everywhere if p[k].size]
-        factors.append(tuple(_weighted_quantiles(parts)))
-    return tuple(factors)
-
-
-def _conformal(scores: Sequence[float]) -> tuple[float, ...]:
-    """Split-conformal factors; where n patients are too few for a level, the highest score."""
-    ordered = np.sort(np.asarray(scores, float))
-    n = len(ordered)
-    return tuple(float(ordered[min(int(np.ceil((n + 1) * level)), n) - 1]) for level in LEVELS)
-
-
-def _weighted_quantiles(parts: Iterable[NDArray]) -> list[float]:
-    """Quantiles at ``LEVELS`` of all scores, every patient's part weighing the same."""
-    parts = [np.asarray(p, float) for p in parts if len(p)]
-    values = np.concatenate(parts)
-    weights = np.concatenate([np.full(len(p), 1 / len(p)) for p in parts])
-    order = np.argsort(values)
-    share = np.cumsum(weights[order]) / weights.sum()
-    return [float(values[order][min(int(np.searchsorted(share, level)), len(values) - 1)]) for level in LEVELS]
+def _range_factors(voxels: _Gathered, key: str, k: int) -> tuple[float, ...]:
+    """Of a dose range; where few of the group reach it, of that range in all structures, else of the whole group."""
+    for choice in ((key, k), (None, k)):
+        if voxels.patients(choice) >= FEWEST_IN_RANGE:
+            return voxels.quantiles(choice)
+    return voxels.quantiles((key, None))
 
 
 def folds_of(count: int, folds: int) -> list[list[int]]:
@@ -205,10 +195,21 @@ def calibrate(
     """
     if samples < 2:
         raise RTDigitalTwinError("A calibration needs at least two samples.", remedy="Use --samples 32.")
-    cohort = []
+    fewest = -(-FEWEST_TO_CALIBRATE * folds // (folds - 1))  # with a fold left out
+    if len(folders) < fewest:
+        raise RTDigitalTwinError(f"A calibration needs at least {fewest} patients, not {len(folders)}.")
+    cohort: list[PatientScores] = []
     for i, folder in enumerate(folders):
         progress(i / len(folders), f"patient {i + 1} of {len(folders)}")
         (patient,) = load_patients([folder])
+        if patient.pseudonym in surrogate.trained_on:
+            raise PatientDataError(
+                "The network was trained on this patient, so its error here says nothing of others.",
+                where=patient.pseudonym,
+                remedy="Calibrate on patients that were kept apart, such as validation-pats.",
+            )
+        if any(scores.pseudonym == patient.pseudonym for scores in cohort):
+            raise PatientDataError("The patient is there twice.", where=patient.pseudonym, remedy="Remove one.")
         cohort.append(scores_of(sample_dose(surrogate, patient, samples, seed)))
     progress(1.0, "done")
     return StoredCalibration(fit(cohort, samples), cross_fit(cohort, samples, folds))

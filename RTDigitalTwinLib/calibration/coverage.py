@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import StructureKind
+from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
 
 SPARSIFIED = np.linspace(0, 0.95, 20)
@@ -43,7 +46,8 @@ class Sharpness:
 
     Attributes
     ----------
-    rank_correlation : Spearman's, of spread and absolute error over the mask's voxels.
+    rank_correlation : Spearman's, of spread and absolute error over the mask's voxels; 0 where either is the same
+        everywhere.
     sparsification_error : area between the mean error left when the most uncertain voxels are taken out step by step
         and when the most wrong ones are, as a share of the mean error (Ilg et al. 2018); 0 is best.
     """
@@ -64,11 +68,10 @@ def coverage_of(ensemble: DoseEnsemble, level: float = 0.95, *, sampled: bool = 
     hit = (low <= truth) & (truth <= high)
     structures, metrics, curves = {}, {}, {}
     levels = target_levels_gy(patient)
-    for name, structure in patient.structures.items():
-        inside = structure.mask.reshape(-1)[indices]
-        if inside.any():
-            structures[name] = float(hit[inside].mean())
-        planned, doses = structure_dose_of(patient.plan.dose, structure), ensemble.structure_dose(name)  # type: ignore[arg-type]
+    for name in judged_structures(ensemble):
+        structure = patient.structures[name]
+        structures[name] = float(hit[structure.mask.reshape(-1)[indices]].mean())
+        planned, doses = structure_dose_of(planned_dose(patient), structure), ensemble.structure_dose(name)
         for metric in metrics_of(structure, levels.get(name)):
             predicted = ensemble.metric(name, metric, doses)
             a, b = predicted.sampled_band(level) if sampled else predicted.band(level)
@@ -76,8 +79,9 @@ def coverage_of(ensemble: DoseEnsemble, level: float = 0.95, *, sampled: bool = 
         curve = ensemble.dvh(name)
         expected = planned.volume_at_dose_ratio(curve.dose_gy)[0]
         a, b = curve.sampled_band(level) if sampled else curve.band(level)
-        falls = (np.minimum(expected, curve.mean) < FALLING[1]) & (np.maximum(expected, curve.mean) > FALLING[0])
-        curves[name] = float(((a <= expected) & (expected <= b))[falls].mean())
+        falling = falls(expected, curve.mean)
+        if falling.any():
+            curves[name] = float(((a <= expected) & (expected <= b))[falling].mean())
     return Coverage(float(hit.mean()), float((high - low).mean()), structures, metrics, curves)
 
 
@@ -87,22 +91,42 @@ def sharpness_of(ensemble: DoseEnsemble, *, calibrated: bool = True) -> Sharpnes
     error = np.abs(_truth(ensemble) - ensemble.mean.values.reshape(-1)[indices]).astype(float)
     width = ensemble.half_width() if calibrated and ensemble.is_calibrated else ensemble.std
     spread = width.values.reshape(-1)[indices]
+    if np.ptp(spread) == 0 or np.ptp(error) == 0:
+        return Sharpness(0.0, 0.0 if np.ptp(error) == 0 else 1.0)
     correlation = float(np.corrcoef(_ranks(spread), _ranks(error))[0, 1])
     by_spread, by_error = (_left_when_taken_out(error, np.argsort(-v)) for v in (spread, error))
     return Sharpness(correlation, float(np.mean(by_spread - by_error) / error.mean()))
 
 
-def _truth(ensemble: DoseEnsemble) -> NDArray:
-    patient = ensemble.patient
+def planned_dose(patient: Patient) -> Volume:
+    """The dose that is known of a patient. Raises PatientDataError where there is none, or it is not finite."""
     if not patient.plans or patient.plan.dose is None:
         raise PatientDataError("There is no planned dose to compare with (dose.csv).", where=patient.pseudonym)
-    return patient.plan.dose.values.reshape(-1)[ensemble.crop.mask_indices]
+    if not np.isfinite(patient.plan.dose.values[patient.dose_mask.mask]).all():
+        raise PatientDataError("The planned dose is not known everywhere in the mask.", where=patient.pseudonym)
+    return patient.plan.dose
+
+
+def judged_structures(ensemble: DoseEnsemble) -> list[str]:
+    """Organs and targets with a voxel in the dose mask: elsewhere dose is 0 by definition, and any band holds."""
+    indices = ensemble.crop.mask_indices
+    named = ensemble.patient.structures.items()
+    return [n for n, s in named if s.kind is not StructureKind.REGION and s.mask.reshape(-1)[indices].any()]
+
+
+def falls(expected: NDArray, mean: NDArray) -> NDArray[np.bool_]:
+    """Where either DVH has left 1 and has not reached 0: elsewhere any band holds."""
+    return (np.minimum(expected, mean) < FALLING[1]) & (np.maximum(expected, mean) > FALLING[0])
+
+
+def _truth(ensemble: DoseEnsemble) -> NDArray:
+    return planned_dose(ensemble.patient).values.reshape(-1)[ensemble.crop.mask_indices]
 
 
 def _ranks(values: NDArray) -> NDArray[np.float64]:
-    ranks = np.empty(values.size)
-    ranks[np.argsort(values, kind="stable")] = np.arange(values.size)
-    return ranks
+    """Ranks, the mean rank where values are equal."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def _left_when_taken_out(error: NDArray, order: NDArray) -> NDArray:

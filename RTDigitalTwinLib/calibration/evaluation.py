@@ -31,6 +31,7 @@ class Evaluated:
     seconds: float
     coverage: Coverage | None = None
     sharpness: Sharpness | None = None
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,20 @@ def evaluate(
         seconds = time.perf_counter() - start
         if calibration is not None:
             ensemble = replace(ensemble, calibration=calibration.for_patient(patient.pseudonym))
-        judged = (coverage_of(ensemble), sharpness_of(ensemble)) if ensemble.has_spread else (None, None)
+        coverage = coverage_of(ensemble) if ensemble.has_spread else None
+        sharpness = sharpness_of(ensemble) if ensemble.has_spread else None
         if predictions is not None and any(e.pseudonym == patient.pseudonym for e in evaluated):
             raise OutputError(
                 f"Two patients are called {patient.pseudonym}, so their predictions would overwrite each other.",
                 remedy="Evaluate one split at a time.",
             )
-        evaluated.append(Evaluated(patient.pseudonym, score_patient(patient, dose.values), seconds, *judged))
+        score = score_patient(patient, dose.values)
+        evaluated.append(Evaluated(patient.pseudonym, score, seconds, coverage, sharpness, ensemble.is_calibrated))
         if predictions is not None:
             openkbp.write_dose(dose, predictions / f"{patient.pseudonym}.csv")
     progress(1.0, "done")
-    bands = "sampled" if calibration is None else "calibrated, each patient without its own part in the calibration"
+    bands = "sampled"
+    if calibration is not None and all(e.coverage is None or e.calibrated for e in evaluated):
+        own = sum(e.pseudonym in calibration.without for e in evaluated)
+        bands = f"calibrated; {own} of {len(evaluated)} patients had a part in it and are judged without theirs"
     return Evaluation(tuple(evaluated), samples, seed, surrogate.weights_sha256, str(surrogate.device), bands)

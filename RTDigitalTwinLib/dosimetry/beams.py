@@ -27,7 +27,7 @@ class BeamQuality:
     Attributes
     ----------
     attenuation_per_mm : exponential fall of dose behind its maximum. 0.0050 and the build-up below put the maximum at
-        14 mm and 66 % at 100 mm depth, near the 15 mm and 67 % of a 10 x 10 cm field at 100 cm (BJR Supplement 25).
+        18 mm and 68 % at 100 mm depth; a 10 x 10 cm field at 100 cm has about 15 mm and 67 %.
     build_up_per_mm : exponential rise of dose under the skin.
     penumbra_mm : standard deviation of the blur at a field's edge.
     scatter_mm, scatter_ratio : standard deviation and share of a second, wider blur.
@@ -83,7 +83,8 @@ class CoplanarBeams:
             raise GeometryError("No beam angles are given.", remedy="Name at least one gantry angle.")
         if not np.allclose(np.reshape(grid.direction, (3, 3)), np.eye(3), atol=1e-4):
             raise GeometryError(
-                "Beams need a grid along the patient's axes.", remedy="Resample the CT to axial slices first."
+                "Beams need rows, columns and slices along the patient's left, posterior and superior.",
+                remedy="Resample the CT to such a grid first.",
             )
         dx, dy, dz = grid.spacing_mm
         if abs(dx - dy) > 1e-3 * dx:

@@ -12,7 +12,7 @@ from RTDigitalTwinLib.patient.structure import StructureKind
 
 # Shares of a target's voxels, from the coldest, whose mean stands for D99, D95 and D1.
 TARGET_SHARES = ((0.005, 0.015), (0.04, 0.06), (0.985, 0.995))
-HOTTEST_VOXELS = 5  # about D0.1cc at the benchmark's voxel sizes
+HOTTEST_VOXELS = 5  # D0.1cc is 1 to 9 voxels at the benchmark's voxel sizes
 FEWEST_VOXELS = 10
 
 
@@ -21,7 +21,7 @@ def dvh_error_gy(
 ) -> Tensor | None:
     """Mean absolute difference in Gy over structures and metrics; None where no structure has 10 voxels.
 
-    Doses and the structures' masks have one shape. Gradients reach the voxels at the ranks of each metric.
+    Doses and the structures' masks have one shape. Gradients reach the voxels that each metric is made of.
     """
     cells = []
     for kind, mask in structures:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from RTDigitalTwinLib.dosimetry.beams import CoplanarBeams, fitted_fluence, prescribed_fluence
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.model.crop import Crop, crop_around
-from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGET_DOSE_GY, TARGETS
+from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGETS
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.plan import OPENKBP_GANTRY_ANGLES_DEG
 from RTDigitalTwinLib.patient.structure import Structure
@@ -75,6 +75,13 @@ def build_features(patient: Patient, names: Sequence[str] = CHANNELS, crop: Crop
     return Features(tuple(names), channels, crop)
 
 
+def assumptions(patient: Patient) -> tuple[str, ...]:
+    """What the features take for granted where the patient does not say it, for the user to read."""
+    if patient.plans and not patient.plan.gantry_angles_deg:
+        return ("The plan names no beam angles; nine equally spaced coplanar fields are assumed.",)
+    return ()
+
+
 def normalised_ct(ct: Volume, crop: Crop) -> NDArray[np.float32]:
     """CT crop as the network sees it."""
     hu = crop.cut(ct.values, AIR_HU).astype(np.float32)
@@ -99,16 +106,25 @@ def beam_estimates(patient: Patient, crop: Crop) -> tuple[NDArray[np.float32], N
     Nine equally spaced fields where the plan names none; 0 outside the dose mask.
     """
     box = patient.dose_mask.box
-    target_dose_gy = dict(patient.plan.prescription.target_dose_gy if patient.plans else TARGET_DOSE_GY)
-    angles_deg = (patient.plan.gantry_angles_deg if patient.plans else ()) or OPENKBP_GANTRY_ANGLES_DEG
+    target_dose_gy = dict(patient.plan.prescription.target_dose_gy) if patient.plans else {}
+    without = [name for name in TARGETS if name in patient.structures and name not in target_dose_gy]
+    if without:
+        raise PatientDataError(
+            f"No dose is prescribed to {', '.join(without)}.",
+            where=patient.pseudonym,
+            remedy="Give the plan a dose level for each target.",
+        )
+    angles_deg = patient.plan.gantry_angles_deg or OPENKBP_GANTRY_ANGLES_DEG
     beams = CoplanarBeams(patient.ct.values, patient.ct.grid, angles_deg, window=box)
     prescribed_gy, organs = torch.zeros(beams.shape), torch.zeros(beams.shape)
     for name, structure in patient.structures.items():
         occupancy = torch.from_numpy(structure.occupancy[box].astype(np.float32))
-        if name in TARGETS and name in target_dose_gy:
+        if name in TARGETS:
             prescribed_gy = torch.maximum(prescribed_gy, target_dose_gy[name] * (occupancy >= 0.5))
         elif name in ORGANS_AT_RISK:
             organs = torch.maximum(organs, occupancy)
+    if not bool((beams.transmission.sum(0)[prescribed_gy > 0] > 0).any()):
+        raise PatientDataError("There is no tissue in the targets.", where=patient.pseudonym, remedy="Check the CT.")
     mask = torch.from_numpy(patient.dose_mask.mask[box])
     first = [part.start - begin for part, begin in zip(box, crop.start, strict=True)]
     inside = tuple(slice(a, a + n) for a, n in zip(first, beams.shape, strict=True))

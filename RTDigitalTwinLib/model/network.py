@@ -42,6 +42,10 @@ class NetworkConfiguration:
     fine_width: int = 8
     baseline: str = FITTED_BEAMS
 
+    def __post_init__(self) -> None:
+        if self.baseline and self.baseline not in self.channels:
+            raise ValueError(f"the baseline {self.baseline!r} is none of the inputs")
+
     def as_dict(self) -> dict[str, object]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from RTDigitalTwinLib.errors import ModelError
+from RTDigitalTwinLib.model.familiarity import Familiarity
 from RTDigitalTwinLib.model.features import Features, build_features
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded
 from RTDigitalTwinLib.model.weights import choose_device, load_network
@@ -49,19 +50,31 @@ class DoseSurrogate:
     Attributes
     ----------
     weights_sha256 : of the file its weights came from; "" for weights from memory.
+    trained_on : pseudonyms of the training patients, where the manifest names them.
+    familiarity : of patients, where the manifest has it.
     """
 
-    def __init__(self, network: DoseUNet, device: torch.device, weights_sha256: str = "") -> None:
+    def __init__(
+        self,
+        network: DoseUNet,
+        device: torch.device,
+        weights_sha256: str = "",
+        trained_on: Sequence[str] = (),
+        familiarity: Familiarity | None = None,
+    ) -> None:
         self.network = network.to(device, memory_format=torch.channels_last_3d)
         self.device = device
         self.weights_sha256 = weights_sha256
+        self.trained_on = frozenset(trained_on)
+        self.familiarity = familiarity
 
     @classmethod
     def load(cls, weights: Path | None = None, device: str = "auto") -> DoseSurrogate:
         """From a weights file, by default the one that comes with the software. Raises ModelError."""
         chosen = choose_device(device)
         loaded = load_network(weights)
-        return cls(loaded.network, chosen, loaded.sha256)
+        trained_on = loaded.manifest.get("training", {}).get("pseudonyms", ())
+        return cls(loaded.network, chosen, loaded.sha256, trained_on, loaded.familiarity)
 
     def features(self, patient: Patient) -> Features:
         """A patient as this network sees it."""

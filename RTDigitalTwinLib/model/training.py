@@ -23,6 +23,7 @@ from RTDigitalTwinLib.errors import OutputError, TrainingError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.model.crop import SIZE_MULTIPLE
 from RTDigitalTwinLib.model.dvh_loss import dvh_error_gy
+from RTDigitalTwinLib.model.familiarity import FEWEST_PATIENTS, Familiarity
 from RTDigitalTwinLib.model.network import PRESCRIPTION_SCALE_GY, DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.model.training_data import TrainingCase
@@ -394,12 +395,17 @@ def train(
                 saved_at = training.seconds
     finally:
         training.save()
-    about = {
+    about: dict = {}
+    described = [case.descriptors for case in cases if case.descriptors]
+    if len(described) >= FEWEST_PATIENTS:
+        about["familiarity"] = Familiarity.fit(described).as_dict()
+    about |= {
         "training": {
             **asdict(training.settings),
             "steps": training.steps,
             "skipped": training.skipped,
             "patients": len(cases),
+            "pseudonyms": training.patients,
             "precision": str(training.precision).removeprefix("torch."),
             "device": str(training.device),
             "torch": torch.__version__,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from RTDigitalTwinLib.errors import TrainingError
+from RTDigitalTwinLib.model.familiarity import describe
 from RTDigitalTwinLib.model.features import (
     CHANNELS,
     DISTANCE_CHANNELS,
@@ -44,6 +45,7 @@ class TrainingCase:
     derived : DERIVED_CHANNELS, float16.
     dose_gy : float16.
     mask : voxels that can receive dose.
+    descriptors : what ``familiarity`` compares patients by.
     """
 
     pseudonym: str
@@ -52,6 +54,7 @@ class TrainingCase:
     derived: NDArray[np.float16]
     dose_gy: NDArray[np.float16]
     mask: NDArray[np.bool_]
+    descriptors: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, patient: Patient) -> TrainingCase:
@@ -67,7 +70,7 @@ class TrainingCase:
         dose[crop.mask] = patient.plan.dose.values.reshape(-1)[crop.mask_indices]
         ct = np.round(channels["CT"] * HU_SCALE).astype(np.int16)
         derived = np.stack([channels[name] for name in DERIVED_CHANNELS]).astype(np.float16)
-        return cls(patient.pseudonym, ct, bits, derived, dose, crop.mask)
+        return cls(patient.pseudonym, ct, bits, derived, dose, crop.mask, describe(patient))
 
     def structure(self, name: str) -> NDArray[np.bool_]:
         """Mask of a structure on the crop."""

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from RTDigitalTwinLib.errors import ModelError, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.files import sha256_of, whole_file
+from RTDigitalTwinLib.model.familiarity import Familiarity
 from RTDigitalTwinLib.model.features import CHANNELS
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.resources import resource_path
@@ -27,6 +28,7 @@ class LoadedNetwork:
     network: DoseUNet
     sha256: str
     manifest: dict
+    familiarity: Familiarity | None = None
 
 
 def default_weights() -> Path:
@@ -72,6 +74,7 @@ def load_network(path: Path | None = None) -> LoadedNetwork:
     try:
         manifest = json.loads(manifest_file.read_text())
         configuration = NetworkConfiguration.from_dict(manifest["configuration"])
+        familiarity = Familiarity.from_dict(manifest["familiarity"]) if "familiarity" in manifest else None
         expected = manifest["sha256"]
     except FileNotFoundError as error:
         raise ModelError(
@@ -100,7 +103,7 @@ def load_network(path: Path | None = None) -> LoadedNetwork:
     except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
         raise ModelError("The weights do not fit the network of their manifest.", where=path.name) from error
     network.eval()
-    return LoadedNetwork(network, found, manifest)
+    return LoadedNetwork(network, found, manifest, familiarity)
 
 
 def choose_device(wanted: str = "auto") -> torch.device:

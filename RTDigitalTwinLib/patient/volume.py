@@ -19,6 +19,7 @@ class Quantity(Enum):
 
     HU = "HU"
     DOSE_GY = "Gy"
+    DOSE_WIDTH_GY = "Gy, half width of a band"
     DOSE_STD_GY = "Gy, standard deviation"
     DOSE_DIFFERENCE_GY = "Gy, difference"
     SUV = "SUV"

@@ -95,6 +95,7 @@ def render_report(
         .from_string(resource_path(*TEMPLATE).read_text(encoding="utf-8"))
         .render(
             patient=patient,
+            notes=findings.notes,
             plan=patient.plan if patient.plans else None,
             structures=structures,
             ink=INK,

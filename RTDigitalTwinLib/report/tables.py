@@ -76,10 +76,17 @@ class Findings:
     Attributes
     ----------
     level : of the band.
+    more_notes : for the user to read, beside what the patient's reader noticed.
     """
 
     prediction: DoseEnsemble
     level: float = 0.95
+    more_notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user must see."""
+        return (*self.prediction.patient.warnings, *self.more_notes)
 
     @cached_property
     def rows(self) -> tuple[MetricRow, ...]:

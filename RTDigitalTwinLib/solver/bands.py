@@ -28,7 +28,7 @@ class BandScale:
 
     Attributes
     ----------
-    factors : one for each of ``LEVELS``.
+    factors : one for each of ``LEVELS``, or fewer where the patients were too few for the highest.
     floor : in the unit of the value.
     highest : the value's upper limit, such as 100 %; the lower is 0.
     """
@@ -48,13 +48,14 @@ class BandScale:
 
 
 def factors_at(factors: NDArray, level: float) -> NDArray:
-    """Factors (..., LEVELS) at a level, linearly between those measured."""
-    if not LEVELS[0] <= level <= LEVELS[-1]:
+    """Factors (..., levels) at a level, linearly between those measured."""
+    measured = LEVELS[: factors.shape[-1]]
+    if not measured[0] <= level <= measured[-1]:
         raise RTDigitalTwinError(
-            f"Bands are calibrated from {LEVELS[0]:.0%} to {LEVELS[-1]:.0%}, not at {level:.1%}.",
+            f"Bands are calibrated from {measured[0]:.0%} to {measured[-1]:.0%} here, not at {level:.1%}.",
             remedy="Choose a level between these, or ask for the sampled band.",
         )
-    upper = min(int(np.searchsorted(LEVELS, level)), len(LEVELS) - 1)
+    upper = int(np.searchsorted(measured, level))
     lower = max(upper - 1, 0)
     share = 0.0 if upper == lower else (level - LEVELS[lower]) / (LEVELS[upper] - LEVELS[lower])
     return (1 - share) * factors[..., lower] + share * factors[..., upper]
@@ -80,25 +81,23 @@ class BandCalibration:
     patients: int
     samples: int
 
-    def metric_scale(self, structure: str, kind: StructureKind, metric: str, unit: str) -> BandScale:
-        """For a DVH metric of a structure, pooled over what is alike where it was not measured itself."""
+    def metric_scale(self, structure: str, kind: StructureKind, metric: str, unit: str) -> BandScale | None:
+        """For a DVH metric of a structure, pooled over what is alike where it was not measured itself; None without."""
         pooled = pooled_key(kind)
         for key in (f"{structure} {metric}", f"{pooled} {metric}", f"{pooled} {unit}"):
             if key in self.metrics:
                 return BandScale(self.metrics[key], FLOORS[unit], 100.0 if unit == "%" else np.inf)
-        raise RTDigitalTwinError(
-            f"{metric} of {structure} has no calibrated band.", remedy="Ask for the sampled band instead."
-        )
+        return None
 
-    def curve_scale(self, structure: str, kind: StructureKind) -> BandScale:
-        """For the cumulative DVH of a structure."""
+    def curve_scale(self, structure: str, kind: StructureKind) -> BandScale | None:
+        """For the cumulative DVH of a structure; None where nothing like it was measured."""
         key = structure if structure in self.curves else pooled_key(kind)
-        return BandScale(self.curves[key], FLOORS["ratio"], 1.0)
+        return BandScale(self.curves[key], FLOORS["ratio"], 1.0) if key in self.curves else None
 
     def voxel_factors(self, structure: str, kind: StructureKind, level: float) -> NDArray:
         """(dose ranges,) factors in a structure."""
-        key = structure if structure in self.voxels else pooled_key(kind)
-        return factors_at(np.asarray(self.voxels[key]), level)
+        keys = (structure, pooled_key(kind), REMAINDER)
+        return factors_at(np.asarray(next(self.voxels[key] for key in keys if key in self.voxels)), level)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, factors to four digits."""
@@ -118,9 +117,16 @@ class BandCalibration:
         voxels = {k: tuple(tuple(map(float, r)) for r in ranges) for k, ranges in stored["voxels"].items()}
         flat = [{k: tuple(map(float, f)) for k, f in stored[name].items()} for name in ("metrics", "curves")]
         rows = [f for group in flat for f in group.values()] + [r for ranges in voxels.values() for r in ranges]
-        if any(len(f) != len(LEVELS) for f in rows) or any(len(r) != len(DOSE_EDGES_GY) + 1 for r in voxels.values()):
-            raise ValueError("factors of another number of levels or dose ranges")
+        if not all(_are_factors(f) for f in rows) or any(len(r) != len(DOSE_EDGES_GY) + 1 for r in voxels.values()):
+            raise ValueError("no factors by level and dose range")
+        if REMAINDER not in voxels:
+            raise ValueError("no factors for the remainder")
         return cls(voxels, flat[0], flat[1], int(stored["patients"]), int(stored["samples"]))
+
+
+def _are_factors(values: tuple[float, ...]) -> bool:
+    known = np.asarray(values)
+    return 0 < known.size <= len(LEVELS) and bool(np.isfinite(known).all() and (np.diff(known, prepend=0.0) >= 0).all())
 
 
 def pooled_key(kind: StructureKind) -> str:

@@ -80,33 +80,52 @@ class DoseEnsemble:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether bands are calibrated; a band needs a spread."""
-        return self.calibration is not None and self.has_spread
+        """Whether bands are calibrated: measured for these weights, with not many more samples than these."""
+        return self._bands is not None
+
+    @property
+    def _bands(self) -> BandCalibration | None:
+        known = self.calibration
+        return known if known is not None and self.has_spread and 2 * self.count >= known.samples else None
 
     def band_words(self, level: float = 0.95) -> str:
         """What to call the bands wherever they are shown."""
         if self.is_calibrated:
-            return f"calibrated {level:.0%} band".replace("%", " %")
-        return f"sampled {level:.0%} band (not calibrated)".replace("%", " %")
+            return f"calibrated {100 * level:g} % band"
+        return f"sampled {100 * level:g} % band (not calibrated)"
 
-    def half_width(self, level: float = 0.95) -> Volume:
-        """Half the width of the calibrated band in Gy, voxel by voxel.
+    def owners(self) -> tuple[list[tuple[str, StructureKind]], NDArray[np.int16]]:
+        """Whose band a voxel has: structures, and for each of the mask's voxels an index among them.
 
-        In a voxel of several structures a target's band goes before an organ's.
-        Raises RTDigitalTwinError without a calibration or with fewer than two samples.
+        Index 0 is the remainder; where structures meet, a target goes before an organ, and a later one before an
+        earlier one.
         """
-        if self.calibration is None:
-            raise RTDigitalTwinError("These weights have no calibration.", remedy="Run rt-digital-twin calibrate.")
-        mean, spread = (v.values.reshape(-1)[self.crop.mask_indices] for v in (self.mean, self.std))
-        ranges = np.digitize(mean, DOSE_EDGES_GY)
-        factors = self.calibration.voxel_factors(REMAINDER, StructureKind.REGION, level)[ranges]
+        listed = [(REMAINDER, StructureKind.REGION)]
+        owner = np.zeros(self.crop.mask_indices.size, np.int16)
         for kind in (StructureKind.ORGAN, StructureKind.TARGET):
             for name, structure in self.patient.structures.items():
                 if structure.kind is kind:
-                    inside = structure.mask.reshape(-1)[self.crop.mask_indices]
-                    factors[inside] = self.calibration.voxel_factors(name, kind, level)[ranges[inside]]
-        half = factors * np.sqrt(np.square(spread) + FLOORS["Gy"] ** 2)
-        return self._volume(half, Quantity.DOSE_STD_GY)
+                    owner[structure.mask.reshape(-1)[self.crop.mask_indices]] = len(listed)
+                    listed.append((name, kind))
+        return listed, owner
+
+    def half_width(self, level: float = 0.95) -> Volume:
+        """Half the width of the calibrated band in Gy, voxel by voxel, before its lower limit is cut at 0 Gy.
+
+        Raises RTDigitalTwinError without a calibration, or with fewer than half the samples it was measured with.
+        """
+        if self._bands is None:
+            raise RTDigitalTwinError(
+                "There is no calibration for these weights and so few samples."
+                if self.calibration
+                else "These weights have no calibration.",
+                remedy="Predict with more samples." if self.calibration else "Run rt-digital-twin calibrate.",
+            )
+        mean, spread = (v.values.reshape(-1)[self.crop.mask_indices] for v in (self.mean, self.std))
+        listed, owner = self.owners()
+        factors = np.stack([self._bands.voxel_factors(name, kind, level) for name, kind in listed])
+        half = factors[owner, np.digitize(mean, DOSE_EDGES_GY)] * np.sqrt(np.square(spread) + FLOORS["Gy"] ** 2)
+        return self._volume(half, Quantity.DOSE_WIDTH_GY)
 
     def quantile(self, ratio: float) -> Volume:
         """Exact quantile of the samples in Gy, voxel by voxel."""
@@ -138,7 +157,7 @@ class DoseEnsemble:
             axis = dose_axis_gy(self.highest_gy)
             curves = self.structure_dose(name).volume_at_dose_ratio(axis)
             kind = self.patient.structure(name).kind
-            scale = self.calibration.curve_scale(name, kind) if self.calibration and self.has_spread else None
+            scale = self._bands.curve_scale(name, kind) if self._bands else None
             self._curves[name] = DvhEnsemble(curves, "ratio", scale, name, axis)
         return self._curves[name]
 
@@ -149,9 +168,7 @@ class DoseEnsemble:
         """
         parsed = DvhMetric.parse(metric)
         kind = self.patient.structure(name).kind
-        scale = None
-        if self.calibration is not None and self.has_spread:
-            scale = self.calibration.metric_scale(name, kind, metric, parsed.unit)
+        scale = self._bands.metric_scale(name, kind, metric, parsed.unit) if self._bands else None
         return Ensemble((inside or self.structure_dose(name)).metric(parsed), parsed.unit, scale)
 
     @cached_property

@@ -10,6 +10,7 @@ from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.bands import BandCalibration
+from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.sampling import sample_dose
 
@@ -32,10 +33,11 @@ class DoseState:
     """StateModel of the dose of the whole course, in Gy. It is the plan's, so time alone does not change it."""
 
     surrogate: DoseSurrogate
-    calibration: BandCalibration | None = None
+    calibration: StoredCalibration | None = None
 
     def initial(self, patient: Patient) -> DoseBelief:
-        return DoseBelief(self.surrogate, patient, self.calibration)
+        bands = None if self.calibration is None else self.calibration.for_patient(patient.pseudonym)
+        return DoseBelief(self.surrogate, patient, bands)
 
     def transition(self, state: DoseEnsemble, action: object, days: float, seed: int) -> DoseEnsemble:
         return state
