@@ -27,7 +27,12 @@ SAMPLE = "sample"
 CHART_DPI = 150
 NO_SCENE = "There is no scene and no picture."
 CAPTIONS = {"axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal"}
-SHOWN = {"dose": "predicted dose", "spread": "sampled spread", "difference": "predicted minus reference dose"}
+SHOWN = {
+    "dose": "predicted dose",
+    "spread": "sampled spread",
+    "width": "half width of the calibrated band",
+    "difference": "predicted minus reference dose",
+}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from RTDigitalTwinLib.patient.patient import Image, Patient
 from RTDigitalTwinLib.patient.plan import Plan, Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, LEVELS, REMAINDER, BandCalibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 SHAPE = (24, 36, 40)
@@ -94,6 +95,19 @@ def falling_dose(patient: Patient) -> Volume:
     away_mm = np.linalg.norm(grid.to_lps_mm(indices) - patient.structures["PTV_7000"].centroid_mm, axis=-1)
     gy = np.where(patient.dose_mask.mask, 70 / (1 + np.exp((away_mm - 26) / 7)), 0)
     return Volume(gy.astype(np.float32), grid, Quantity.DOSE_GY)
+
+
+def hand_made_calibration(samples: int = 8) -> BandCalibration:
+    """Bands of twice the spread at 95 %, everywhere."""
+    factors = tuple(2.0 * level / 0.95 for level in LEVELS)
+    kinds = ("target", "organ")
+    return BandCalibration(
+        {key: (factors,) * (len(DOSE_EDGES_GY) + 1) for key in (*kinds, REMAINDER)},
+        {f"{key} {unit}": factors for key in kinds for unit in ("Gy", "%")},
+        dict.fromkeys(kinds, factors),
+        patients=40,
+        samples=samples,
+    )
 
 
 def hand_made_ensemble(patient: Patient, samples: int = 8, seed: int = 0) -> DoseEnsemble:

@@ -38,6 +38,7 @@ from RTDigitalTwinLib.report.provenance import LIBRARIES, Provenance, collect_pr
 from RTDigitalTwinLib.report.report import render_report, write_report
 from RTDigitalTwinLib.report.tables import Findings, metric_rows, ordered_structures, write_dvh_csv, write_metrics_csv
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from Testing.builders import hand_made_calibration
 
 SIDE = 28
 SAMPLES = 12
@@ -288,6 +289,21 @@ def test_the_report_says_what_it_is(ensemble: DoseEnsemble) -> None:
     assert "Research use only. Not for clinical decisions." in text
     assert "Larynx is &lt;absent&gt;." in text
     assert f"Sampled 95 % band of {SAMPLES} Monte Carlo dropout samples; not calibrated, known to be too narrow" in text
+
+
+def test_calibrated_bands_are_named_and_explained(patient: Patient) -> None:
+    ensemble = replace(build_ensemble(patient), calibration=hand_made_calibration())
+    text = text_of(report_of(ensemble))
+    assert "Calibrated 95 % band: the spread of 12 Monte Carlo dropout samples" in text
+    assert "measured on 40 patients" in text and "not calibrated" not in text
+    row = next(r for r in Findings(ensemble).rows if (r.structure, r.metric) == ("PTV_7000", "mean"))
+    metric = ensemble.metric("PTV_7000", "mean")
+    assert row.high == pytest.approx(float(metric.mean + 2 * np.hypot(metric.std, 0.25)))
+
+
+def test_notes_are_shown(ensemble: DoseEnsemble) -> None:
+    html = render_report(Findings(ensemble, more_notes=("Voxels are <odd>.",)), {}, provenance_of(ensemble))
+    assert "Voxels are &lt;odd&gt;." in html and "Larynx is" in html
 
 
 def test_a_deterministic_report_says_that_it_has_no_band(deterministic: DoseEnsemble) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from RTDigitalTwinLib.scene.nodes import PredictionNodes, show_patient, show_pre
 from RTDigitalTwinLib.scene.session import headless_session
 from RTDigitalTwinLib.scene.snapshot import rendering_problem, save_pictures
 from RTDigitalTwinLib.solver.dose_ensemble import structure_dose_of
-from Testing.builders import FRAME, hand_made_ensemble, oblique_grid, small_patient
+from Testing.builders import FRAME, hand_made_calibration, hand_made_ensemble, oblique_grid, small_patient
 
 STRUCTURES = ("PTV_7000", "SpinalCord", "Parotid_R", "Parotid_L")
 SLICES = [f"{o}_{what}.png" for o in ("axial", "coronal", "sagittal") for what in ("dose", "spread", "difference")]
@@ -173,6 +174,20 @@ def test_slicerrt_finds_the_dose_under_a_study(scene: Any, nodes: PredictionNode
         assert node is not None and node.GetAttribute("DicomRtImport.DoseVolume") is None
     for node in (*nodes.dvh.tables.values(), nodes.dvh.chart, nodes.dvh.metrics, *nodes.dvh.series, nodes.std):
         assert tree.GetItemParent(tree.GetItemByDataNode(node)) == nodes.folder
+
+
+def test_calibrated_bands_are_shown_as_such(scene: Any) -> None:
+    patient = small_patient()
+    prediction = replace(hand_made_ensemble(patient), calibration=hand_made_calibration())
+    shown = show_prediction(scene, patient, prediction)
+    assert shown.width is not None and shown.width in shown.volumes
+    scalars = shown.width.GetImageData().GetPointData().GetScalars()
+    half = numpy_support.vtk_to_numpy(scalars).reshape(patient.ct.grid.shape)
+    assert half == pytest.approx(prediction.half_width(0.95).values, abs=1e-4)
+    inside = patient.dose_mask.mask
+    assert half[inside] == pytest.approx(2 * np.hypot(prediction.std.values, 0.25)[inside], rel=1e-4)
+    assert "calibrated 95 % band" in shown.dvh.chart.GetTitle() and "not" not in shown.dvh.chart.GetTitle()
+    assert show_prediction(scene, patient, hand_made_ensemble(patient)).width is None
 
 
 def test_a_second_prediction_stands_beside_the_first(scene: Any, nodes: PredictionNodes) -> None:

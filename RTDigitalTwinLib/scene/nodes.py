@@ -12,7 +12,7 @@ from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.scene import volume_nodes
-from RTDigitalTwinLib.scene.dvh_nodes import DvhNodes, add_dvhs
+from RTDigitalTwinLib.scene.dvh_nodes import BAND_LEVEL, DvhNodes, add_dvhs
 from RTDigitalTwinLib.scene.hierarchy import folder_item, put_under, study_item
 from RTDigitalTwinLib.scene.structure_nodes import add_structures
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
@@ -54,6 +54,7 @@ class PredictionNodes:
     prediction : as given.
     mean : volume node of the mean dose in Gy.
     std : of the sampled spread; None with fewer than two samples.
+    width : half the width of the calibrated 95 % band; None where the prediction is not calibrated.
     difference, absolute_difference : predicted minus reference; None where no reference is known.
     dvh : tables, metrics, series, chart.
     folder : item of the subject hierarchy that holds them.
@@ -63,6 +64,7 @@ class PredictionNodes:
     prediction: DoseEnsemble
     mean: Any
     std: Any | None
+    width: Any | None
     difference: Any | None
     absolute_difference: Any | None
     dvh: DvhNodes
@@ -71,7 +73,8 @@ class PredictionNodes:
     @property
     def volumes(self) -> tuple[Any, ...]:
         """Every volume node of the prediction itself."""
-        return tuple(n for n in (self.mean, self.std, self.difference, self.absolute_difference) if n is not None)
+        listed = (self.mean, self.std, self.width, self.difference, self.absolute_difference)
+        return tuple(node for node in listed if node is not None)
 
 
 def show_patient(scene: Any, patient: Patient, progress: Progress = silent) -> PatientNodes:
@@ -121,9 +124,12 @@ def show_prediction(
     mean.SetAttribute(_PROVENANCE["samples"], str(prediction.count))
     mean.SetAttribute(_PROVENANCE["weights"], prediction.weights_sha256)
     shown = patient.dose_mask.mask
-    std = difference = absolute = None
+    std = width = difference = absolute = None
     if prediction.has_spread:
-        std = volume_nodes.add_spread(scene, prediction.std, "Sampled spread (std)", shown)
+        std = volume_nodes.add_spread(scene, prediction.std, "Sampled spread (std)", shown, "Sampled std [Gy]")
+    if prediction.is_calibrated:
+        half = prediction.half_width(BAND_LEVEL)
+        width = volume_nodes.add_spread(scene, half, "Calibrated 95 % half width", shown, "Calibrated +- [Gy]")
     reference = reference_dose(patient)
     if reference is not None:
         signed = prediction.mean.minus(reference, Quantity.DOSE_DIFFERENCE_GY)
@@ -131,7 +137,7 @@ def show_prediction(
         difference = volume_nodes.add_difference(scene, signed, "Difference to reference", shown)
         absolute = volume_nodes.add_absolute_difference(scene, unsigned, "Absolute difference to reference", shown)
     dvh = add_dvhs(scene, prediction, reference, mean, beside.segmentation, part(progress, 0.5, 1.0))
-    nodes = PredictionNodes(beside, prediction, mean, std, difference, absolute, dvh, folder)
+    nodes = PredictionNodes(beside, prediction, mean, std, width, difference, absolute, dvh, folder)
     put_under(scene, folder, [*nodes.volumes, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])
     show_in_views(scene, nodes)
     progress(1.0, "Dose shown")

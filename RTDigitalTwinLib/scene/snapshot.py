@@ -66,6 +66,8 @@ def _overlays(nodes: PredictionNodes) -> dict[str, tuple[Any, str]]:
     overlays = {"dose": (nodes.mean, f"Predicted dose, mean of {count} samples" if count else "Predicted dose")}
     if nodes.std is not None:
         overlays["spread"] = (nodes.std, f"Sampled spread of {count} samples (standard deviation, not calibrated)")
+    if nodes.width is not None:
+        overlays["width"] = (nodes.width, "Calibrated 95 % band, half its width")
     if nodes.difference is not None:
         overlays["difference"] = (nodes.difference, "Predicted minus reference dose")
     return overlays

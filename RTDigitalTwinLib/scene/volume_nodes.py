@@ -67,11 +67,11 @@ def add_dose(scene: Any, dose: Volume, name: str, highest_gy: float) -> Any:
     return node
 
 
-def add_spread(scene: Any, std: Volume, name: str, shown: np.ndarray) -> Any:
-    """The sampled spread in Gy, painted where ``shown`` (mask over the grid) and up to its 99.5th percentile there."""
-    node = add_volume(scene, std, name)
-    highest = _percentile(std.values, shown)
-    _paint(node, colours.SPREAD, (0.0, highest), (0.1 * highest, np.inf), "Sampled std [Gy]")
+def add_spread(scene: Any, spread: Volume, name: str, shown: np.ndarray, legend: str) -> Any:
+    """An uncertainty in Gy, painted where ``shown`` (mask over the grid) and up to its 99.5th percentile there."""
+    node = add_volume(scene, spread, name)
+    highest = _percentile(spread.values, shown)
+    _paint(node, colours.SPREAD, (0.0, highest), (0.1 * highest, np.inf), legend)
     return node
 
 
