@@ -61,7 +61,7 @@ def test_alarms_are_as_rare_as_promised(trained: Familiarity, sample: Patient) -
 
 def test_other_voxels_laterality_orientation_and_scale_are_noticed(trained: Familiarity, sample: Patient) -> None:
     grid = sample.ct.grid
-    large = replace(grid, spacing_mm=tuple(3 * s for s in grid.spacing_mm))
+    large = replace(grid, spacing_mm=(9.0, 9.0, 9.0))
     verdict = trained.judge(on(sample, large))
     assert not verdict.is_familiar and "unlike" in verdict.warning()
     swapped = {"Parotid_L": sample.structures["Parotid_R"], "Parotid_R": sample.structures["Parotid_L"]}
