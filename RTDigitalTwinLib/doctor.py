@@ -91,9 +91,15 @@ def _gpu(name: str) -> Check:
 
 def _weights(name: str) -> Check:
     from RTDigitalTwinLib.model.weights import default_weights, load_network
+    from RTDigitalTwinLib.solver.calibration_file import load_calibration
 
     loaded = load_network(default_weights())
-    return Check(name, State.OK, f"intact, SHA-256 {loaded.sha256[:12]}")
+    stored = load_calibration(default_weights(), loaded.sha256)
+    if stored is None:
+        said = f"intact, SHA-256 {loaded.sha256[:12]}; bands not calibrated"
+        return Check(name, State.LIMITED, said, "Run rt-digital-twin calibrate on patients with known dose.")
+    measured = f"bands calibrated on {stored.whole.patients} patients"
+    return Check(name, State.OK, f"intact, SHA-256 {loaded.sha256[:12]}; {measured}")
 
 
 def _pictures(name: str) -> Check:

@@ -24,8 +24,10 @@ from RTDigitalTwinLib.model.features import (
 )
 from RTDigitalTwinLib.model.network import CONFIGURATIONS, DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-from RTDigitalTwinLib.model.weights import choose_device, load_network, manifest_path, save_weights
+from RTDigitalTwinLib.model.weights import choose_device, default_weights, load_network, manifest_path, save_weights
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.solver.calibration_file import load_calibration
+from RTDigitalTwinLib.twin import Twin
 from Testing.conftest import cropped
 
 NARROW = NetworkConfiguration(widths=(4, 4, 8, 8, 16))
@@ -215,6 +217,20 @@ def test_devices_that_are_not_there_are_refused() -> None:
         assert choose_device("auto").type == "cpu"
         with pytest.raises(ModelError, match="no CUDA GPU"):
             choose_device("cuda")
+
+
+def test_the_weights_that_come_with_the_software_know_their_bands_and_patients(sample: Patient) -> None:
+    twin = Twin(sample, device="cpu")
+    assert twin.familiarity is not None and twin.familiarity.is_familiar
+    stored = load_calibration(default_weights(), twin.dose_model.surrogate.weights_sha256)
+    assert stored is not None and stored.whole.patients >= 30 and len(stored.without) == stored.whole.patients
+    trained_on = twin.dose_model.surrogate.trained_on
+    assert len(trained_on) > 100 and not trained_on & set(stored.without)
+    dose = twin.predict(samples=stored.whole.samples // 2)
+    assert dose.is_calibrated
+    low, high = dose.metric("Parotid_L", "mean").band(0.95)
+    sampled_low, sampled_high = dose.metric("Parotid_L", "mean").sampled_band(0.95)
+    assert high - low > sampled_high - sampled_low
 
 
 def test_the_weights_that_come_with_the_software_treat(sample: Patient) -> None:
