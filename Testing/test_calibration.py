@@ -22,7 +22,7 @@ from RTDigitalTwinLib.solver.calibration_file import (
     save_calibration,
 )
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
-from Testing.builders import hand_made_ensemble, small_patient
+from Testing.builders import hand_made_calibration, hand_made_ensemble, small_patient
 
 SHA = "0" * 64
 SAMPLES = 32
@@ -105,6 +105,25 @@ def test_metric_and_curve_bands_are_the_calibrated_ones(cohort: list[DoseEnsembl
     assert (np.diff(low) <= 0).all() and (np.diff(high) <= 0).all()
     assert low.min() >= 0 and high.max() <= 1 and (low <= curve.mean + 1e-9).all() and (curve.mean <= high + 1e-9).all()
     assert ensemble.metric("Parotid_L", "V11").band(0.95)[1] <= 100  # never measured: pooled over volumes of organs
+
+
+def test_a_dvh_band_closes_where_all_or_none_of_the_volume_has_the_dose() -> None:
+    ensemble = replace(made_up(0), calibration=hand_made_calibration(SAMPLES))
+    curve = ensemble.dvh("PTV_7000")
+    low, high = curve.band(0.95)
+    doses = curve.dose_at_volume
+    lowest, highest = (
+        doses.mean[-1] - 2 * np.hypot(doses.std[-1], 0.25),
+        doses.mean[0] + 2 * np.hypot(doses.std[0], 0.25),
+    )
+    assert low[curve.dose_gy < lowest - 0.2].min() > 0.99
+    assert high[curve.dose_gy > highest + 0.2].max() == 0
+    middle = np.argmin(np.abs(curve.mean - 0.5))
+    at = np.argmin(np.abs(doses.mean - curve.dose_gy[middle]))
+    half_gy = 2 * np.hypot(doses.std[at], 0.25)
+    # the dose at which the upper limit passes a volume is that volume's dose plus half the band
+    passed = curve.dose_gy[np.flatnonzero(high >= 0.5)[-1]]
+    assert passed == pytest.approx(np.interp(0.5, curve.mean[::-1], curve.dose_gy[::-1]) + half_gy, abs=0.5)
 
 
 def test_voxel_bands_are_as_wide_as_their_half_width_says(cohort: list[DoseEnsemble]) -> None:

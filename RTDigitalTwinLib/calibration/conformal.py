@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from RTDigitalTwinLib.calibration.coverage import falls, judged_structures, planned_dose
+from RTDigitalTwinLib.calibration.coverage import judged_structures, planned_dose
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
@@ -30,6 +30,7 @@ from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, LEVELS, BandCalibration, pooled_key
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.solver.ensemble import dose_at_volume_gy
 from RTDigitalTwinLib.solver.sampling import sample_dose
 
 FEWEST_PATIENTS = 20
@@ -47,7 +48,7 @@ class PatientScores:
     ----------
     voxels : by structure (and ``remainder``) the scores in each dose range, thinned evenly to 4000.
     metrics : by (structure, metric) one score.
-    curves : by structure the scores at the doses where the curve falls.
+    curves : by structure the scores of the dose at each of ``VOLUME_RATIOS``.
     kinds : of the structures.
     """
 
@@ -82,9 +83,10 @@ def scores_of(ensemble: DoseEnsemble) -> PatientScores:
             scale = np.sqrt(predicted.std**2 + FLOORS[parsed.unit] ** 2)
             metrics[name, metric] = float(abs(planned.metric(parsed)[0] - predicted.mean) / scale)
         curve = ensemble.dvh(name)
-        expected = planned.volume_at_dose_ratio(curve.dose_gy)[0]
-        distance = np.abs(expected - curve.mean) / np.sqrt(curve.std**2 + FLOORS["ratio"] ** 2)
-        curves[name] = distance[falls(expected, curve.mean)].astype(np.float32)
+        doses_gy = curve.dose_at_volume
+        expected_gy = dose_at_volume_gy(planned.volume_at_dose_ratio(curve.dose_gy)[0], curve.dose_gy)
+        distance = np.abs(expected_gy - doses_gy.mean) / np.sqrt(doses_gy.std**2 + FLOORS["Gy"] ** 2)
+        curves[name] = distance.astype(np.float32)
     kinds = {name: s.kind for name, s in patient.structures.items()}
     return PatientScores(patient.pseudonym, voxels, metrics, curves, kinds)
 

@@ -18,7 +18,7 @@ from RTDigitalTwinLib.patient.structure import StructureKind
 
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.98)
 DOSE_EDGES_GY = (5.0, 20.0, 40.0, 55.0)
-FLOORS = {"Gy": 0.25, "%": 0.5, "cc": 0.05, "ratio": 0.01}
+FLOORS = {"Gy": 0.25, "%": 0.5}
 REMAINDER = "remainder"  # voxels of no structure
 
 
@@ -90,9 +90,9 @@ class BandCalibration:
         return None
 
     def curve_scale(self, structure: str, kind: StructureKind) -> BandScale | None:
-        """For the cumulative DVH of a structure; None where nothing like it was measured."""
+        """For the dose at a volume of a structure's DVH; None where nothing like it was measured."""
         key = structure if structure in self.curves else pooled_key(kind)
-        return BandScale(self.curves[key], FLOORS["ratio"], 1.0) if key in self.curves else None
+        return BandScale(self.curves[key], FLOORS["Gy"]) if key in self.curves else None
 
     def voxel_factors(self, structure: str, kind: StructureKind, level: float) -> NDArray:
         """(dose ranges,) factors in a structure."""

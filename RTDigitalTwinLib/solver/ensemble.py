@@ -65,17 +65,43 @@ class Ensemble:
         return self.quantile(low), self.quantile(high)
 
 
+VOLUME_RATIOS = np.concatenate([[0.001, 0.005], np.linspace(0.01, 0.99, 99), [0.995, 0.999]])
+
+
 @dataclass(frozen=True, eq=False)
 class DvhEnsemble(Ensemble):
-    """Cumulative DVHs: samples (samples, doses) of the volume's share in 0..1 at ``dose_gy`` (doses,)."""
+    """Cumulative DVHs: samples (samples, doses) of the volume's share in 0..1 at ``dose_gy`` (doses,).
+
+    ``scale`` is of the dose at a volume, in Gy.
+    """
 
     structure: str = ""
     dose_gy: NDArray = None  # type: ignore[assignment]
 
+    @cached_property
+    def dose_at_volume(self) -> Ensemble:
+        """The curves turned about: dose in Gy that each of ``VOLUME_RATIOS`` of the volume receives at least."""
+        return Ensemble(np.stack([dose_at_volume_gy(curve, self.dose_gy) for curve in self.samples]), "Gy", self.scale)
+
     def band(self, level: float = 0.95) -> tuple[NDArray, NDArray]:
-        """Pointwise band (low, high); each limit falls with the dose, as a DVH does."""
-        low, high = super().band(level)
-        return np.minimum.accumulate(low), np.maximum.accumulate(high[::-1])[::-1]
+        """Pointwise band of the volume's share (low, high); each limit falls with the dose, as a DVH does.
+
+        Calibrated bands are bands of the dose at each volume, so they close where all of the volume has the dose.
+        """
+        if self.scale is None:
+            return self.sampled_band(level)
+        low_gy, high_gy = self.dose_at_volume.band(level)
+        low_gy, high_gy = np.minimum.accumulate(low_gy), np.maximum.accumulate(high_gy[::-1])[::-1]
+        low, high = (
+            np.interp(self.dose_gy, limit[::-1], VOLUME_RATIOS[::-1], left=1.0, right=0.0)
+            for limit in (low_gy, high_gy)
+        )
+        return np.minimum(low, self.mean), np.maximum(high, self.mean)
+
+
+def dose_at_volume_gy(volume_ratio: NDArray, dose_gy: NDArray) -> NDArray:
+    """Dose at ``VOLUME_RATIOS`` of one cumulative DVH (doses,) over ``dose_gy``."""
+    return np.interp(VOLUME_RATIOS, volume_ratio[::-1], dose_gy[::-1])
 
 
 @dataclass(frozen=True)
