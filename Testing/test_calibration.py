@@ -112,12 +112,9 @@ def test_a_dvh_band_closes_where_all_or_none_of_the_volume_has_the_dose() -> Non
     curve = ensemble.dvh("PTV_7000")
     low, high = curve.band(0.95)
     doses = curve.dose_at_volume
-    lowest, highest = (
-        doses.mean[-1] - 2 * np.hypot(doses.std[-1], 0.25),
-        doses.mean[0] + 2 * np.hypot(doses.std[0], 0.25),
-    )
-    assert low[curve.dose_gy < lowest - 0.2].min() > 0.99
-    assert high[curve.dose_gy > highest + 0.2].max() == 0
+    lowest = doses.mean[-1] - 2 * np.hypot(doses.std[-1], 0.25)
+    everywhere = curve.dose_gy < lowest - 0.2
+    assert everywhere.sum() > 20 and low[everywhere].min() > 0.99
     middle = np.argmin(np.abs(curve.mean - 0.5))
     at = np.argmin(np.abs(doses.mean - curve.dose_gy[middle]))
     half_gy = 2 * np.hypot(doses.std[at], 0.25)
