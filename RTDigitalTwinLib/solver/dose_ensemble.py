@@ -17,6 +17,8 @@ from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, REMAINDER, BandCalibration
 from RTDigitalTwinLib.solver.ensemble import DvhEnsemble, Ensemble, band_quantiles
 
+BAND_REACH_GY = 5.0  # calibrated bands go beyond the highest sample
+
 
 @dataclass(frozen=True, eq=False)
 class DoseEnsemble:
@@ -154,7 +156,7 @@ class DoseEnsemble:
     def dvh(self, name: str) -> DvhEnsemble:
         """Cumulative DVH of every sample in a structure of the patient."""
         if name not in self._curves:
-            axis = dose_axis_gy(self.highest_gy)
+            axis = dose_axis_gy(self.highest_gy + (BAND_REACH_GY if self.is_calibrated else 0.0))
             curves = self.structure_dose(name).volume_at_dose_ratio(axis)
             kind = self.patient.structure(name).kind
             scale = self._bands.curve_scale(name, kind) if self._bands else None
