@@ -57,6 +57,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A job in the background of a shell is born deaf to Ctrl-C, and so would be its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def case(sample_folder: Path) -> TrainingCase:
     return load_cases([sample_folder])[0]
