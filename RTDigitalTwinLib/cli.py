@@ -208,7 +208,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     from RTDigitalTwinLib.calibration.evaluation import choose_folders, evaluate
     from RTDigitalTwinLib.files import require_writable, whole_file
     from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-    from RTDigitalTwinLib.model.weights import default_weights
     from RTDigitalTwinLib.patient.loading import require_outside_patients
     from RTDigitalTwinLib.solver.calibration_file import load_calibration
 
@@ -217,7 +216,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     surrogate = DoseSurrogate.load(options.weights, options.device)
     calibration = None
     if options.samples > 1:
-        calibration = load_calibration(options.weights or default_weights(), surrogate.weights_sha256)
+        calibration = load_calibration(options.weights, surrogate.weights_sha256)
     require_writable(options.out)  # before the hours that a cohort takes
     with _progress_bar() as shown:
         evaluation = evaluate(
@@ -244,13 +243,12 @@ def _calibrate(options: argparse.Namespace) -> int:
     from RTDigitalTwinLib.calibration.evaluation import choose_folders
     from RTDigitalTwinLib.files import require_writable
     from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-    from RTDigitalTwinLib.model.weights import default_weights
     from RTDigitalTwinLib.patient.loading import require_outside_patients
     from RTDigitalTwinLib.solver.calibration_file import SUFFIX, calibration_path, save_calibration
 
     folders = choose_folders(options.data)
     surrogate = DoseSurrogate.load(options.weights, options.device)
-    beside = calibration_path(options.weights or default_weights())
+    beside = calibration_path(options.weights)
     out = options.out or beside
     require_outside_patients(out)
     if not out.name.endswith(SUFFIX):

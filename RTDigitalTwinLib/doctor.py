@@ -90,11 +90,11 @@ def _gpu(name: str) -> Check:
 
 
 def _weights(name: str) -> Check:
-    from RTDigitalTwinLib.model.weights import default_weights, load_network
+    from RTDigitalTwinLib.model.weights import load_network
     from RTDigitalTwinLib.solver.calibration_file import load_calibration
 
-    loaded = load_network(default_weights())
-    stored = load_calibration(default_weights(), loaded.sha256)
+    loaded = load_network()
+    stored = load_calibration(None, loaded.sha256)
     if stored is None:
         said = f"intact, SHA-256 {loaded.sha256[:12]}; bands not calibrated"
         return Check(name, State.LIMITED, said, "Run rt-digital-twin calibrate on patients with known dose.")

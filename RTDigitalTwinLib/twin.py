@@ -12,7 +12,6 @@ from RTDigitalTwinLib.errors import ModelError
 from RTDigitalTwinLib.model.familiarity import FamiliarityVerdict
 from RTDigitalTwinLib.model.state import StateModel
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-from RTDigitalTwinLib.model.weights import default_weights
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.calibration_file import load_calibration
@@ -52,7 +51,7 @@ class Twin:
         Raises ModelError where weights or calibration are not intact.
         """
         surrogate = DoseSurrogate.load(self._weights, self._device)
-        return DoseState(surrogate, load_calibration(self._weights or default_weights(), surrogate.weights_sha256))
+        return DoseState(surrogate, load_calibration(self._weights, surrogate.weights_sha256))
 
     @cached_property
     def familiarity(self) -> FamiliarityVerdict | None:

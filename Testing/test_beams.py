@@ -104,8 +104,9 @@ def test_fitting_spares_the_organ_beside_the_target() -> None:
     beams = CoplanarBeams(water_box(), GRID, NINE)
     prescribed = torch.from_numpy(70.0 * target).float()
     reach = torch.from_numpy(water_box() > -1000)
-    fluence = fitted_fluence(beams, prescribed, torch.from_numpy(organ).float(), reach, iterations=40)
-    plain, fitted = (beams.dose(f).numpy() for f in (prescribed_fluence(beams, prescribed), fluence))
+    start = prescribed_fluence(beams, prescribed)
+    fluence = fitted_fluence(beams, start, prescribed, torch.from_numpy(organ).float(), reach, iterations=40)
+    plain, fitted = (beams.dose(f).numpy() for f in (start, fluence))
     assert fluence.min() >= 0
     assert fitted[target].mean() == pytest.approx(70, abs=2)
     assert fitted[target].std() < plain[target].std()

@@ -56,15 +56,14 @@ class Sharpness:
     sparsification_error: float
 
 
-def coverage_of(ensemble: DoseEnsemble, level: float = 0.95, *, sampled: bool = False) -> Coverage:
-    """Coverage of a prediction's bands; with ``sampled``, of the plain samples.
+def coverage_of(ensemble: DoseEnsemble, level: float = 0.95) -> Coverage:
+    """Coverage of a prediction's bands: calibrated where they are, else of the plain samples.
 
     Raises PatientDataError without a planned dose.
     """
     patient, truth = ensemble.patient, _truth(ensemble)
     indices = ensemble.crop.mask_indices
-    limits = ensemble.sampled_band(level) if sampled else ensemble.band(level)
-    low, high = (v.values.reshape(-1)[indices] for v in limits)
+    low, high = (v.values.reshape(-1)[indices] for v in ensemble.band(level))
     hit = (low <= truth) & (truth <= high)
     structures, metrics, curves = {}, {}, {}
     levels = target_levels_gy(patient)
@@ -73,23 +72,22 @@ def coverage_of(ensemble: DoseEnsemble, level: float = 0.95, *, sampled: bool = 
         structures[name] = float(hit[structure.mask.reshape(-1)[indices]].mean())
         planned, doses = structure_dose_of(planned_dose(patient), structure), ensemble.structure_dose(name)
         for metric in metrics_of(structure, levels.get(name)):
-            predicted = ensemble.metric(name, metric, doses)
-            a, b = predicted.sampled_band(level) if sampled else predicted.band(level)
+            a, b = ensemble.metric(name, metric, doses).band(level)
             metrics[f"{name} {metric}"] = bool(a <= planned.metric(DvhMetric.parse(metric))[0] <= b)
         curve = ensemble.dvh(name)
         expected = planned.volume_at_dose_ratio(curve.dose_gy)[0]
-        a, b = curve.sampled_band(level) if sampled else curve.band(level)
+        a, b = curve.band(level)
         falling = falls(expected, curve.mean)
         if falling.any():
             curves[name] = float(((a <= expected) & (expected <= b))[falling].mean())
     return Coverage(float(hit.mean()), float((high - low).mean()), structures, metrics, curves)
 
 
-def sharpness_of(ensemble: DoseEnsemble, *, calibrated: bool = True) -> Sharpness:
+def sharpness_of(ensemble: DoseEnsemble) -> Sharpness:
     """How well the spread (the calibrated width, where there is one) ranks the errors of a prediction."""
     indices = ensemble.crop.mask_indices
     error = np.abs(_truth(ensemble) - ensemble.mean.values.reshape(-1)[indices]).astype(float)
-    width = ensemble.half_width() if calibrated and ensemble.is_calibrated else ensemble.std
+    width = ensemble.half_width() if ensemble.is_calibrated else ensemble.std
     spread = width.values.reshape(-1)[indices]
     if np.ptp(spread) == 0 or np.ptp(error) == 0:
         return Sharpness(0.0, 0.0 if np.ptp(error) == 0 else 1.0)

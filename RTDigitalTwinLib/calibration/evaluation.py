@@ -123,6 +123,11 @@ def evaluate(
     for i, folder in enumerate(folders):
         progress(i / len(folders), f"patient {i + 1} of {len(folders)}")
         (patient,) = load_patients([folder])
+        if predictions is not None and any(e.pseudonym == patient.pseudonym for e in evaluated):
+            raise OutputError(
+                f"Two patients are called {patient.pseudonym}, so their predictions would overwrite each other.",
+                remedy="Evaluate one split at a time.",
+            )
         start = time.perf_counter()
         ensemble = sample_dose(surrogate, patient, samples, seed)
         dose = ensemble.mean
@@ -131,11 +136,6 @@ def evaluate(
             ensemble = replace(ensemble, calibration=calibration.for_patient(patient.pseudonym))
         coverage = coverage_of(ensemble) if ensemble.has_spread else None
         sharpness = sharpness_of(ensemble) if ensemble.has_spread else None
-        if predictions is not None and any(e.pseudonym == patient.pseudonym for e in evaluated):
-            raise OutputError(
-                f"Two patients are called {patient.pseudonym}, so their predictions would overwrite each other.",
-                remedy="Evaluate one split at a time.",
-            )
         score = score_patient(patient, dose.values)
         evaluated.append(Evaluated(patient.pseudonym, score, seconds, coverage, sharpness, ensemble.is_calibrated))
         if predictions is not None:

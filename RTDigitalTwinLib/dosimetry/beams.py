@@ -202,6 +202,7 @@ def prescribed_fluence(beams: CoplanarBeams, prescribed_gy: Tensor) -> Tensor:
 
 def fitted_fluence(
     beams: CoplanarBeams,
+    start: Tensor,
     prescribed_gy: Tensor,
     organs_at_risk: Tensor,
     reach: Tensor,
@@ -212,6 +213,7 @@ def fitted_fluence(
 
     Parameters
     ----------
+    start : fluence to begin with, such as ``prescribed_fluence``.
     prescribed_gy : (slices, rows, columns), 0 outside the targets.
     organs_at_risk : occupancy, (slices, rows, columns).
     reach : voxels that count outside targets and organs, (slices, rows, columns), bool.
@@ -227,7 +229,7 @@ def fitted_fluence(
     with torch.no_grad():
         majoriser = transposed(weight * beams.dose(torch.ones(beams.fluence_shape, device=weight.device)))
         majoriser = majoriser.clamp(min=1e-3 * float(majoriser.max()))
-        fluence = ahead = prescribed_fluence(beams, prescribed_gy)
+        fluence = ahead = start
         momentum = 1.0
         for _ in range(iterations):
             step = transposed(weight * (beams.dose(ahead) - prescribed_gy)) / majoriser

@@ -129,7 +129,8 @@ def beam_estimates(patient: Patient, crop: Crop) -> tuple[NDArray[np.float32], N
     first = [part.start - begin for part, begin in zip(box, crop.start, strict=True)]
     inside = tuple(slice(a, a + n) for a, n in zip(first, beams.shape, strict=True))
     estimates = []
-    for fluence in (prescribed_fluence(beams, prescribed_gy), fitted_fluence(beams, prescribed_gy, organs, mask)):
+    start = prescribed_fluence(beams, prescribed_gy)
+    for fluence in (start, fitted_fluence(beams, start, prescribed_gy, organs, mask)):
         estimate = np.zeros(crop.shape, np.float32)
         estimate[inside] = (beams.dose(fluence) * mask / PRESCRIPTION_SCALE_GY).numpy()
         estimates.append(estimate)

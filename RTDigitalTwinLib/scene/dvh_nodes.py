@@ -83,7 +83,7 @@ def _dvh_table(scene: Any, prediction: DoseEnsemble, reference: Volume | None, n
 def _metrics_table(scene: Any, prediction: DoseEnsemble, dose_node: Any) -> Any:
     structures = prediction.patient.structures
     dose = {name: prediction.structure_dose(name) for name in structures}
-    mean = {name: prediction.metric(name, "mean") for name in structures}
+    mean = {name: prediction.metric(name, "mean", dose[name]) for name in structures}
     columns: list[tuple[str, ArrayLike | list[str]]] = [
         (names.METRIC_STRUCTURE, list(structures)),
         ("Dose volume", [dose_node.GetName()] * len(structures)),
@@ -93,7 +93,9 @@ def _metrics_table(scene: Any, prediction: DoseEnsemble, dose_node: Any) -> Any:
         ("Max dose (Gy)", [float(d.doses_gy.mean(axis=0).max()) for d in dose.values()]),
     ]
     for metric in ("D95", "D2"):
-        columns.append((f"{metric} (Gy)", [float(prediction.metric(name, metric).mean) for name in structures]))
+        columns.append(
+            (f"{metric} (Gy)", [float(prediction.metric(name, metric, dose[name]).mean) for name in structures])
+        )
     if prediction.has_spread:
         bands = np.array([m.band(BAND_LEVEL) for m in mean.values()])
         columns += [("Mean dose band low (Gy)", bands[:, 0]), ("Mean dose band high (Gy)", bands[:, 1])]

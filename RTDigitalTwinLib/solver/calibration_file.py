@@ -9,6 +9,7 @@ from pathlib import Path
 
 from RTDigitalTwinLib.errors import ModelError
 from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.model.weights import default_weights
 from RTDigitalTwinLib.solver.bands import BandCalibration
 
 SUFFIX = ".calibration.json"
@@ -32,9 +33,9 @@ class StoredCalibration:
         return self.without.get(pseudonym, self.whole)
 
 
-def calibration_path(weights: Path) -> Path:
-    """Where the calibration of a weights file lies."""
-    return weights.with_suffix(SUFFIX)
+def calibration_path(weights: Path | None = None) -> Path:
+    """Where the calibration of a weights file lies; by default of the one that comes with the software."""
+    return (weights or default_weights()).with_suffix(SUFFIX)
 
 
 def save_calibration(stored: StoredCalibration, path: Path, weights_sha256: str) -> None:
@@ -48,8 +49,8 @@ def save_calibration(stored: StoredCalibration, path: Path, weights_sha256: str)
         aside.write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
 
-def load_calibration(weights: Path, weights_sha256: str) -> StoredCalibration | None:
-    """The calibration that belongs to a weights file; None where there is none.
+def load_calibration(weights: Path | None, weights_sha256: str) -> StoredCalibration | None:
+    """The calibration that belongs to a weights file (by default ours); None where there is none.
 
     Raises ModelError where it is damaged or was measured with other weights.
     """
