@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from RTDigitalTwinLib.model.features import ANATOMY_CHANNELS, CHANNELS, FITTED_BEAMS, PRESCRIPTION_SCALE_GY
+from RTDigitalTwinLib.model.layers import ChannelDropout, own_layers
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,6 @@ class Encoded:
     deepest: Tensor
     skips: tuple[Tensor, ...]
     baseline: Tensor | None
-
-
-class ChannelDropout(nn.Module):
-    """Multiplies whole channels by given factors (0, or 1/(1 - p)); the identity where none are given."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-        self.factors: Tensor | None = None
-
-    def forward(self, values: Tensor) -> Tensor:
-        if self.factors is None:
-            return values
-        return values * self.factors.to(values.dtype)[:, :, None, None, None]
 
 
 class UpStage(nn.Module):
@@ -152,6 +139,7 @@ class DoseUNet(nn.Module):
                 Convolution(3, inputs[0], fine, act="PRELU", norm="instance"), nn.Conv3d(fine, fine, 3, padding=1)
             )
             self.last = nn.Conv3d(fine, 1, 1)
+        own_layers(self)
         self._own_the_dropout()
 
     def _own_the_dropout(self) -> None:

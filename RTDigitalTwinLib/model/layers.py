@@ -1,0 +1,76 @@
+"""The dose network's small layers, in forms that keep channels-last memory and cost little beside its convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ChannelDropout(nn.Module):
+    """Multiplies whole channels by given factors (0, or 1/(1 - p)); the identity where none are given."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.factors: Tensor | None = None
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.factors is None:
+            return values
+        return values * self.factors.to(values.dtype)[:, :, None, None, None]
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each sample to mean 0 and variance 1, as torch's, whose copies to another layout it avoids.
+
+    Over one sample it is batch normalisation by the batch's own statistics, which torch computes in place.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        if len(values) == 1:
+            return functional.batch_norm(values, None, None, training=True)
+        return functional.instance_norm(values)
+
+
+class SharedPReLU(nn.PReLU):
+    """PReLU with one slope for all channels; on a CPU its gradient takes a sixth of the time of torch's."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if values.device.type == "cpu":
+            return _SharedPReLU.apply(values, self.weight)
+        return super().forward(values)
+
+
+class _SharedPReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(values, slope)
+        return functional.leaky_relu(values, float(slope))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        values, slope = ctx.saved_tensors
+        of_values = torch.ops.aten.leaky_relu_backward(gradient, values, float(slope), False)
+        of_slope = (gradient * values.clamp(max=0)).sum(dtype=slope.dtype).reshape(slope.shape)
+        return of_values, of_slope
+
+
+def own_layers(parts: nn.Module) -> None:
+    """Replace MONAI's norms and activations throughout ``parts`` by the ones here."""
+    for holder, name, layer in list(_children(parts)):
+        if isinstance(layer, nn.InstanceNorm3d):
+            setattr(holder, name, InstanceNorm())
+        elif type(layer) is nn.PReLU:
+            own = SharedPReLU(layer.num_parameters)
+            own.weight = layer.weight
+            setattr(holder, name, own)
+
+
+def _children(parts: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    for holder in parts.modules():
+        for name, layer in holder.named_children():
+            yield holder, name, layer
