@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets import UNet
+from torch import nn
 
 from RTDigitalTwinLib.errors import ModelError, PatientDataError
 from RTDigitalTwinLib.model.crop import crop_around, crop_of
@@ -22,6 +24,7 @@ from RTDigitalTwinLib.model.features import (
     assumptions,
     build_features,
 )
+from RTDigitalTwinLib.model.layers import InstanceNorm, SharedPReLU, own_layers
 from RTDigitalTwinLib.model.network import CONFIGURATIONS, DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.model.weights import choose_device, default_weights, load_network, manifest_path, save_weights
@@ -79,8 +82,8 @@ def test_the_baseline_is_what_the_network_corrects() -> None:
     network = DoseUNet(NARROW)
     torch.nn.init.zeros_(network.last.weight)
     torch.nn.init.zeros_(network.last.bias)
-    features = torch.rand(1, len(CHANNELS), 16, 32, 16)
-    assert torch.allclose(network(features), 70 * features[:, CHANNELS.index(FITTED_BEAMS)])
+    features = torch.rand(1, len(NARROW.channels), 16, 32, 16)
+    assert torch.allclose(network(features), 70 * features[:, NARROW.channels.index(FITTED_BEAMS)])
 
 
 def test_outside_the_grid_is_air(sample: Patient) -> None:
@@ -144,7 +147,9 @@ def test_the_split_up_sampling_equals_the_joined_one() -> None:
 def test_an_untrained_network_gives_finite_dose_not_below_zero() -> None:
     torch.manual_seed(0)
     network = DoseUNet(NARROW)
-    dose = network(torch.rand(2, len(CHANNELS), 32, 48, 16), network.draw_factors(2, torch.Generator().manual_seed(0)))
+    dose = network(
+        torch.rand(2, len(NARROW.channels), 32, 48, 16), network.draw_factors(2, torch.Generator().manual_seed(0))
+    )
     assert dose.shape == (2, 32, 48, 16)
     assert torch.isfinite(dose).all() and dose.min() >= 0 and dose.max() > 0
 
@@ -158,7 +163,7 @@ def test_dropout_takes_whole_channels_behind_the_encoder_only() -> None:
     # 128,000 draws at 10 %: one sigma is 0.08 %
     assert float((values == 0).float().mean()) == pytest.approx(0.1, abs=0.005)
     assert not any("Dropout" in type(m).__name__ for m in network.encoder.modules())
-    features = torch.rand(1, len(CHANNELS), 32, 32, 32)
+    features = torch.rand(1, len(NARROW.channels), 32, 32, 32)
     encoded = network.encode(features)
     again = network.decode(encoded, [torch.ones_like(f[:1]) for f in factors])
     assert torch.equal(again, network.decode(encoded))  # factors of 1 change nothing
@@ -241,3 +246,33 @@ def test_the_weights_that_come_with_the_software_treat(sample: Patient) -> None:
     assert inside["PTV_5600"] == pytest.approx(58, abs=6)
     assert max(inside["Parotid_L"], inside["Parotid_R"]) < inside["PTV_5600"]
     assert inside["SpinalCord"] < 45
+
+
+def test_own_layers_compute_what_torchs_do() -> None:
+    torch.manual_seed(0)
+    for samples in (1, 2):
+        values = torch.randn(samples, 6, 5, 7, 8).contiguous(memory_format=torch.channels_last_3d)
+        expected = nn.Sequential(nn.InstanceNorm3d(6), nn.PReLU(init=0.1))
+        ours = deepcopy(expected)
+        own_layers(ours)
+        assert isinstance(ours[0], InstanceNorm) and isinstance(ours[1], SharedPReLU)
+        results = []
+        for layers in (expected, ours):
+            given = values.clone().requires_grad_()
+            result = layers(given)
+            (result * torch.linspace(-1, 2, 8)).sum().backward()
+            results.append((result, given.grad, layers[1].weight.grad))
+        for a, b in zip(*results, strict=True):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_begins_from_one_with_other_inputs() -> None:
+    torch.manual_seed(0)
+    few = NetworkConfiguration(channels=("CT", "PTV_7000", FITTED_BEAMS), widths=(4, 4, 4, 4, 4))
+    more = replace(few, channels=("PTV_7000", "Larynx", FITTED_BEAMS, "CT"), dropout_ratio=0.2)
+    old, new = DoseUNet(few).eval(), DoseUNet(more).eval()
+    new.begin_from(old)
+    features = torch.rand(1, 4, 32, 32, 32)
+    assert torch.allclose(new(features), old(features[:, [3, 0, 2]]), atol=1e-3)
+    with pytest.raises(ValueError, match="differ"):
+        DoseUNet(replace(few, fine_width=0)).begin_from(old)

@@ -21,6 +21,7 @@ from torch import Tensor
 from RTDigitalTwinLib.dosimetry.openkbp_score import cohort_scores_gy, score_patient
 from RTDigitalTwinLib.errors import OutputError, TrainingError
 from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.model.augmentation import Augmentation
 from RTDigitalTwinLib.model.crop import SIZE_MULTIPLE
 from RTDigitalTwinLib.model.dvh_loss import dvh_error_gy
 from RTDigitalTwinLib.model.familiarity import FEWEST_PATIENTS, Familiarity
@@ -47,6 +48,7 @@ class TrainingSettings:
     minutes : the budget of training time; the schedules run on its elapsed share, over all resumed parts.
     learning_rate : peak of the cosine, reached after ``warm_up_ratio`` of the budget.
     average_decay : of the moving average of weights, at its end.
+    turned_ratio : share of steps on a patient turned by a multiple of 40 degrees.
     dvh_weight, dvh_from_ratio : of the DVH loss beside the masked L1, rising from that share of the budget on over the
         next fifth.
     validations : how often to score the validation patients on the way.
@@ -59,6 +61,7 @@ class TrainingSettings:
     warm_up_ratio: float = 0.02
     gradient_norm: float = 1.0
     average_decay: float = 0.998
+    turned_ratio: float = 0.5
     dvh_weight: float = 0.15
     dvh_from_ratio: float = 0.4
     validations: int = 8
@@ -208,19 +211,17 @@ class Training:
         start = self.clock()
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate_at(self.elapsed_ratio)
-        channels = self.network.configuration.channels
-        mirrored = bool(torch.rand((), generator=self.generator) < 0.5)
-        features, dose, mask = (t.to(self.device) for t in case.tensors(channels, mirrored=mirrored))
+        augmentation = Augmentation.draw(self.generator, self.settings.turned_ratio)
+        seen = augmentation(case.example(self.network.configuration.channels).to(self.device))
         factors = [f.to(self.device) for f in self.network.draw_factors(1, self.generator)]
-        half = self._precision_for(features) is torch.bfloat16
+        half = self._precision_for(seen.channels) is torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            predicted = self.network.decode_unclipped(self.network.encode(features), factors)
-        error = masked_l1(predicted, dose, mask)
+            predicted = self.network.decode_unclipped(self.network.encode(seen.channels), factors)
+        error = masked_l1(predicted, seen.dose_gy, seen.mask)
         loss = error
         weight = self.settings.dvh_weight_at(self.elapsed_ratio)
         if weight > 0:
-            structures = [(kind, m.to(self.device)) for kind, m in case.structure_masks(mirrored=mirrored)]
-            dvh_gy = dvh_error_gy(predicted * mask, dose, structures)
+            dvh_gy = dvh_error_gy(predicted * seen.mask, seen.dose_gy, seen.structure_masks())
             if dvh_gy is not None:
                 loss = error + weight * dvh_gy / PRESCRIPTION_SCALE_GY
         self.optimiser.zero_grad(set_to_none=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from RTDigitalTwinLib.errors import TrainingError
+from RTDigitalTwinLib.model.augmentation import Example
 from RTDigitalTwinLib.model.familiarity import describe
 from RTDigitalTwinLib.model.features import (
     CHANNELS,
@@ -23,9 +23,8 @@ from RTDigitalTwinLib.model.features import (
     build_features,
 )
 from RTDigitalTwinLib.patient.loading import load_patients, patient_folders
-from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, RIGHT_LEFT_PAIRS, TARGETS
+from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGETS
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.progress import Progress, silent
 
 TRAINING_SPLIT, VALIDATION_SPLIT = "train-pats", "validation-pats"
@@ -76,37 +75,21 @@ class TrainingCase:
         """Mask of a structure on the crop."""
         return (self.structures >> STRUCTURES.index(name) & 1).astype(bool)
 
-    def structure_masks(self, *, mirrored: bool) -> Iterator[tuple[StructureKind, Tensor]]:
-        """Kind and mask (1, ...) of each structure the patient has."""
-        for name in STRUCTURES:
-            mask = torch.from_numpy(self.structure(name))[None]
-            if bool(mask.any()):
-                kind = StructureKind.TARGET if name in TARGETS else StructureKind.ORGAN
-                yield kind, mask.flip(-1) if mirrored else mask
-
-    def tensors(self, names: Sequence[str] = CHANNELS, *, mirrored: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (1, names, ...), dose in Gy (1, ...) and mask (1, ...); ``mirrored`` swaps left and right."""
-        channels = torch.empty((1, len(names), *self.ct.shape))
-        for i, name in enumerate(_swapped(names) if mirrored else names):
+    def example(self, names: Sequence[str] = CHANNELS) -> Example:
+        """What a training step sees of the patient, with these inputs."""
+        values = torch.empty((*self.ct.shape, len(names) + 2))
+        for i, name in enumerate(names):
             if name == "CT":
-                channels[0, i] = torch.from_numpy(self.ct) / HU_SCALE
+                values[..., i] = torch.from_numpy(self.ct) / HU_SCALE
             elif name == MASK_CHANNEL:
-                channels[0, i] = torch.from_numpy(self.mask)
+                values[..., i] = torch.from_numpy(self.mask)
             elif name in STRUCTURES:
-                channels[0, i] = torch.from_numpy(self.structure(name))
+                values[..., i] = torch.from_numpy(self.structure(name))
             else:
-                channels[0, i] = torch.from_numpy(self.derived[DERIVED_CHANNELS.index(name)])
-        dose = torch.from_numpy(self.dose_gy).float()[None]
-        mask = torch.from_numpy(self.mask)[None]
-        if mirrored:
-            channels, dose, mask = channels.flip(-1), dose.flip(-1), mask.flip(-1)
-        return channels.contiguous(memory_format=torch.channels_last_3d), dose, mask
-
-
-def _swapped(names: Sequence[str]) -> list[str]:
-    """Channel names with right and left exchanged."""
-    other = {a: b for pair in RIGHT_LEFT_PAIRS for a, b in (pair, pair[::-1])}
-    return [other.get(name, name) for name in names]
+                values[..., i] = torch.from_numpy(self.derived[DERIVED_CHANNELS.index(name)])
+        values[..., -2] = torch.from_numpy(self.dose_gy)
+        values[..., -1] = torch.from_numpy(self.mask)
+        return Example(tuple(names), values)
 
 
 def split_folders(data: Path) -> tuple[list[Path], list[Path]]:

@@ -1,0 +1,162 @@
+"""Augmentation of training patients by the symmetries of their beams, on the device they are trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from RTDigitalTwinLib.model.crop import MARGIN_VOXELS, SIZE_MULTIPLE
+from RTDigitalTwinLib.model.features import FITTED_BEAMS, OUTSIDE, PRESCRIBED_BEAMS
+from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGETS, mirrored_name
+from RTDigitalTwinLib.patient.structure import StructureKind
+
+BEAM_SPACING_DEG = 40
+TURNS = 360 // BEAM_SPACING_DEG
+CUT_AT_THE_MASK = (PRESCRIBED_BEAMS, FITTED_BEAMS)
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """What a training step sees of a patient.
+
+    Attributes
+    ----------
+    names : of the network's inputs.
+    values : (slices, rows, columns, names + 2) float32: the inputs as ``Features`` has them, then the dose in Gy and
+        the dose mask as 0 or 1.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+
+    @property
+    def channels(self) -> Tensor:
+        """(1, names, slices, rows, columns), channels last in memory."""
+        return self.values[..., : len(self.names)].contiguous().permute(3, 0, 1, 2)[None]
+
+    @property
+    def dose_gy(self) -> Tensor:
+        """(1, slices, rows, columns)."""
+        return self.values[None, ..., -2].contiguous()
+
+    @property
+    def mask(self) -> Tensor:
+        """(1, slices, rows, columns): voxels that can receive dose."""
+        return self.values[None, ..., -1] >= 0.5
+
+    def structure_masks(self) -> list[tuple[StructureKind, Tensor]]:
+        """Kind and mask (1, slices, rows, columns) of each structure among the inputs that the patient has."""
+        kinds = {**dict.fromkeys(ORGANS_AT_RISK, StructureKind.ORGAN), **dict.fromkeys(TARGETS, StructureKind.TARGET)}
+        masks = [(kinds[n], self.values[None, ..., i] >= 0.5) for i, n in enumerate(self.names) if n in kinds]
+        return [(kind, mask) for kind, mask in masks if bool(mask.any())]
+
+    def to(self, device: torch.device) -> Example:
+        return replace(self, values=self.values.to(device))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One of the moves under which a patient and its nine equally spaced beams stay a patient and its beams.
+
+    Attributes
+    ----------
+    mirrored : left and right exchanged, paired organs with them.
+    turns : of 40 degrees about the superior-inferior axis.
+    place : of the dose mask in the crop's slack along slices, rows and columns, 0 to 1; None leaves it centred.
+    """
+
+    mirrored: bool = False
+    turns: int = 0
+    place: tuple[float, float, float] | None = None
+
+    @classmethod
+    def draw(cls, generator: torch.Generator, turned_ratio: float) -> Augmentation:
+        """A random one; ``turned_ratio`` of them turned, the others upright as patients lie."""
+        drawn = torch.rand(6, generator=generator).tolist()
+        turns = 1 + int(drawn[2] * (TURNS - 1)) if drawn[1] < turned_ratio else 0
+        return cls(drawn[0] < 0.5, turns, (drawn[3], drawn[4], drawn[5]))
+
+    def __call__(self, example: Example) -> Example:
+        """The example moved; what comes in from beyond its crop is as outside the patient."""
+        if self.mirrored:
+            example = _mirrored(example)
+        if self.turns or self.place is not None:
+            example = _moved(example, math.radians(BEAM_SPACING_DEG * self.turns), self.place or (0.5, 0.5, 0.5))
+        return example
+
+
+def _mirrored(example: Example) -> Example:
+    names = example.names
+    order = [names.index(other) if (other := mirrored_name(name)) in names else i for i, name in enumerate(names)]
+    return replace(example, values=example.values.flip(2)[..., [*order, -2, -1]])
+
+
+def _moved(example: Example, angle: float, place: Sequence[float]) -> Example:
+    """Turned about the crop's middle, onto the smallest crop with the dose mask, at ``place`` of the slack."""
+    values = example.values
+    middle = [(n - 1) / 2 for n in values.shape[:3]]
+    voxels = values[..., -1].nonzero().double().T - torch.tensor(middle, device=values.device)[:, None]
+    z, y, x = voxels
+    turned = torch.stack([z, *_turned(y, x, angle)])
+    starts, sizes = [], []
+    for low, high, share in zip(turned.amin(1).tolist(), turned.amax(1).tolist(), place, strict=True):
+        wanted = math.ceil(high - low - 1e-6) + 1 + 2 * MARGIN_VOXELS
+        size = -(-wanted // SIZE_MULTIPLE) * SIZE_MULTIPLE
+        starts.append(low - MARGIN_VOXELS - round(share * (size - wanted)))
+        sizes.append(size)
+    first = [round(start + m) for start, m in zip(starts, middle, strict=True)]
+    if not angle:
+        return replace(example, values=_cut(values, first, sizes, example.names))
+    values = _cut(values, [first[0], 0, 0], [sizes[0], *values.shape[1:3]], example.names)
+    rows, columns = (
+        start + torch.arange(n, device=values.device) for start, n in zip(starts[1:], sizes[1:], strict=True)
+    )
+    y, x = _turned(rows[:, None], columns[None], -angle)
+    return replace(example, values=_sampled(values, y + middle[1], x + middle[2], example.names))
+
+
+def _turned(y: Tensor, x: Tensor, angle: float) -> tuple[Tensor, Tensor]:
+    return math.cos(angle) * y - math.sin(angle) * x, math.sin(angle) * y + math.cos(angle) * x
+
+
+def _outside(names: Sequence[str], like: Tensor) -> Tensor:
+    return torch.tensor([*(OUTSIDE.get(name, 0.0) for name in names), 0.0, 0.0], device=like.device)
+
+
+def _cut(values: Tensor, first: Sequence[int], sizes: Sequence[int], names: Sequence[str]) -> Tensor:
+    """The box of ``sizes`` that begins at voxel ``first``, which may lie outside."""
+    result = _outside(names, values).expand(*sizes, -1).clone()
+    source = tuple(slice(max(a, 0), min(a + n, have)) for a, n, have in zip(first, sizes, values.shape, strict=False))
+    target = tuple(slice(part.start - a, part.stop - a) for part, a in zip(source, first, strict=True))
+    result[target] = values[source]
+    return result
+
+
+def _sampled(values: Tensor, y: Tensor, x: Tensor, names: Sequence[str]) -> Tensor:
+    """Every slice bilinearly at the pixel positions y and x (rows, columns)."""
+    slices, height, width, count = values.shape
+    outside = _outside(names, values)
+    table = (values - outside).permute(1, 2, 0, 3).reshape(height * width, slices * count)
+    pixels, weights = [], []
+    for dy in (0, 1):
+        for dx in (0, 1):
+            row, column = y.floor().long() + dy, x.floor().long() + dx
+            weight = (1 - (y - row).abs()) * (1 - (x - column).abs())
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            pixels.append((row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).flatten())
+            weights.append((weight * inside).flatten())
+    sums = functional.embedding_bag(
+        torch.stack(pixels, 1), table, per_sample_weights=torch.stack(weights, 1).to(table.dtype), mode="sum"
+    )
+    result = sums.view(*y.shape, slices, count).permute(2, 0, 1, 3).contiguous()
+    # What ends at the mask's edge is interpolated among the voxels inside it.
+    share = result[..., -1]
+    inside = torch.where(share >= 0.5, 1 / share.clamp(min=0.5), 0.0)
+    for i in (*(names.index(name) for name in CUT_AT_THE_MASK if name in names), -2):
+        result[..., i] *= inside
+    return result + outside

@@ -1,0 +1,109 @@
+"""Augmentation: moved patients are the same patients, seen otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from RTDigitalTwinLib.model.augmentation import Augmentation, Example
+from RTDigitalTwinLib.model.crop import MARGIN_VOXELS, SIZE_MULTIPLE
+from RTDigitalTwinLib.model.features import CHANNELS, FITTED_BEAMS
+from RTDigitalTwinLib.model.training_data import load_cases
+from RTDigitalTwinLib.patient.structure import StructureKind
+
+LEFT, RIGHT, FITTED = (CHANNELS.index(name) for name in ("Parotid_L", "Parotid_R", FITTED_BEAMS))
+
+
+@pytest.fixture(scope="module")
+def example(sample_folder: Path) -> Example:
+    return load_cases([sample_folder])[0].example()
+
+
+def inside(example: Example) -> torch.Tensor:
+    """(voxels, names + 2) at the mask's voxels."""
+    return example.values[example.mask[0]]
+
+
+def test_unmoved_is_unchanged(example: Example) -> None:
+    assert torch.equal(Augmentation()(example).values, example.values)
+
+
+def test_mirroring_swaps_the_parotids(example: Example) -> None:
+    mirrored = Augmentation(mirrored=True)(example)
+    plain = example.values.flip(2)
+    assert torch.equal(mirrored.values[..., LEFT], plain[..., RIGHT]) and plain[..., RIGHT].any()
+    assert torch.equal(mirrored.values[..., RIGHT], plain[..., LEFT])
+    others = [i for i in range(plain.shape[-1]) if i not in (LEFT, RIGHT)]
+    assert torch.equal(mirrored.values[..., others], plain[..., others])
+    assert torch.equal(Augmentation(mirrored=True)(mirrored).values, example.values)
+
+
+def test_the_dvh_loss_sees_every_structure(example: Example) -> None:
+    masks = Augmentation(turns=2)(example).structure_masks()
+    assert Counter(kind for kind, _ in masks) == {StructureKind.ORGAN: 7, StructureKind.TARGET: 3}
+    for (_, turned), (_, plain) in zip(masks, example.structure_masks(), strict=True):
+        assert turned.sum().item() == pytest.approx(plain.sum().item(), rel=0.06)  # thin ones lose corners
+
+
+@pytest.mark.parametrize("place", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.2, 0.9, 0.4)])
+def test_moved_patients_keep_every_voxel(example: Example, place: tuple[float, float, float]) -> None:
+    moved = Augmentation(place=place)(example)
+    assert torch.equal(inside(moved), inside(example))
+    voxels = moved.mask[0].nonzero()
+    sizes = torch.tensor(moved.mask.shape[1:])
+    assert all(size % SIZE_MULTIPLE == 0 for size in sizes)
+    slack_before, slack_after = voxels.amin(0), sizes - 1 - voxels.amax(0)
+    assert slack_before.min() >= MARGIN_VOXELS and slack_after.min() >= MARGIN_VOXELS
+    if place[0] in (0.0, 1.0):
+        assert torch.all((slack_after if place[0] else slack_before) == MARGIN_VOXELS)
+
+
+def test_a_whole_turn_changes_nothing(example: Example) -> None:
+    # 9 turns of 40 degrees are a whole one: nothing but the rounding of its interpolation is left.
+    whole = Augmentation(turns=9, place=(0.5, 0.5, 0.5))(example)
+    assert torch.allclose(inside(whole), inside(example), atol=2e-3)
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+def test_turned_patients_keep_their_dose(example: Example, turns: int) -> None:
+    turned = Augmentation(turns=turns, place=(0.0, 0.0, 0.0))(example)
+    plain_dose, turned_dose = inside(example)[:, -2], inside(turned)[:, -2]
+    assert len(turned_dose) == pytest.approx(len(plain_dose), rel=0.005)
+    for ratio in (0.1, 0.5, 0.9, 0.99):
+        assert np.quantile(turned_dose, ratio) == pytest.approx(np.quantile(plain_dose, ratio), abs=0.6), ratio
+    # Beams and dose turn together: they agree as well as before.
+    for seen in (example, turned):
+        dose, beams = inside(seen)[:, -2], inside(seen)[:, FITTED]
+        seen_r = np.corrcoef(dose, beams)[0, 1]
+        plain_r = np.corrcoef(inside(example)[:, -2], inside(example)[:, FITTED])[0, 1]
+        assert seen_r == pytest.approx(plain_r, abs=0.01)
+    # There and back again, within what interpolating twice takes from the edges.
+    back = Augmentation(turns=9 - turns, place=(0.5, 0.5, 0.5))(turned)
+    assert inside(back)[:, -2].mean().item() == pytest.approx(plain_dose.mean().item(), abs=0.2)
+
+
+def test_beyond_the_crop_is_air_far_from_targets(example: Example) -> None:
+    one_voxel = example.values[:16, :16, :16].clone()
+    one_voxel[..., -1] = 0
+    one_voxel[8, 8, 8, -1] = 1
+    corner = Augmentation(turns=1, place=(0.0, 0.0, 0.0))(Example(example.names, one_voxel))
+    far = corner.values[0, -1, -1]
+    assert far[0] == -1 and far[FITTED] == 0 and far[-1] == 0
+    assert torch.all(far[[i for i, n in enumerate(example.names) if n.startswith("Distance")]] == 2)
+
+
+def test_draws_follow_the_seed_and_the_ratio() -> None:
+    def drawn(seed: int) -> list[Augmentation]:
+        generator = torch.Generator().manual_seed(seed)
+        return [Augmentation.draw(generator, 0.5) for _ in range(800)]
+
+    assert drawn(3) == drawn(3) != drawn(4)
+    turns = Counter(a.turns for a in drawn(3))
+    assert 0.45 < turns[0] / 800 < 0.55 and set(turns) == set(range(9))
+    assert 0.45 < sum(a.mirrored for a in drawn(3)) / 800 < 0.55
+    generator = torch.Generator().manual_seed(0)
+    assert all(Augmentation.draw(generator, 0.0).turns == 0 for _ in range(50))
