@@ -7,7 +7,7 @@ scatter that depends on density. Linear in the fluence and differentiable.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from RTDigitalTwinLib.errors import GeometryError
 from RTDigitalTwinLib.patient.grid import Box, Grid, Shape
+from RTDigitalTwinLib.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,13 @@ class CoplanarBeams:
         spread = torch.bmm(self._blurred(fluence), self.weights)
         return spread.view(self.transmission.shape) * self.transmission
 
+    def transposed(self, values: Tensor) -> Tensor:
+        """The adjoint of ``dose``: values (slices, rows, columns) gathered along the rays, (beams, slices, rays)."""
+        q = self.quality
+        gathered = torch.bmm((self.transmission * values).flatten(2), self.weights.transpose(1, 2))
+        scattered = self._gaussian(gathered, q.scatter_mm)
+        return self._gaussian((1 - q.scatter_ratio) * gathered + q.scatter_ratio * scattered, q.penumbra_mm)
+
     def projection(self, values: Tensor) -> Tensor:
         """The highest of non-negative ``values`` (slices, rows, columns) along each ray: (beams, slices, rays)."""
         half = (self.rays - 1) / 2
@@ -209,7 +217,7 @@ def fitted_fluence(
     goal: FluenceGoal = FLUENCE_GOAL,
     iterations: int = 12,
 ) -> Tensor:
-    """Non-negative fluence by accelerated, diagonally scaled projected gradient (Beck and Teboulle 2009).
+    """Non-negative fluence whose dose is nearest to the prescription in the targets and to none elsewhere.
 
     Parameters
     ----------
@@ -221,20 +229,36 @@ def fitted_fluence(
     target = prescribed_gy > 0
     weight = goal.target * target + ~target * (goal.organ_at_risk * organs_at_risk + goal.other * reach)
 
-    def transposed(dose: Tensor) -> Tensor:
-        with torch.enable_grad():
-            fluence = torch.zeros(beams.fluence_shape, device=dose.device, requires_grad=True)
-            return torch.autograd.grad(beams.dose(fluence), fluence, dose)[0]
+    def gradient(fluence: Tensor) -> Tensor:
+        return beams.transposed(weight * (beams.dose(fluence) - prescribed_gy))
 
     with torch.no_grad():
-        majoriser = transposed(weight * beams.dose(torch.ones(beams.fluence_shape, device=weight.device)))
-        majoriser = majoriser.clamp(min=1e-3 * float(majoriser.max()))
-        fluence = ahead = start
-        momentum = 1.0
-        for _ in range(iterations):
-            step = transposed(weight * (beams.dose(ahead) - prescribed_gy)) / majoriser
-            after = (ahead - step).clamp(min=0)
-            faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-            ahead = after + (momentum - 1) / faster * (after - fluence)
-            fluence, momentum = after, faster
+        majoriser = beams.transposed(weight * beams.dose(torch.ones(beams.fluence_shape, device=weight.device)))
+        return non_negative_minimum(start, gradient, majoriser, iterations)
+
+
+def non_negative_minimum(
+    start: Tensor,
+    gradient: Callable[[Tensor], Tensor],
+    majoriser: Tensor,
+    iterations: int,
+    progress: Progress = silent,
+) -> Tensor:
+    """Fluence of least cost by accelerated, diagonally scaled projected gradient (Beck and Teboulle 2009).
+
+    Parameters
+    ----------
+    start : fluence to begin with.
+    gradient : of a convex cost, at a fluence.
+    majoriser : as the fluence, non-negative; as a diagonal matrix it bounds the cost's curvature.
+    """
+    majoriser = majoriser.clamp(min=1e-3 * float(majoriser.max()))
+    fluence = ahead = start
+    momentum = 1.0
+    for iteration in range(iterations):
+        progress(iteration / iterations, "optimising the fluence")
+        after = (ahead - gradient(ahead) / majoriser).clamp(min=0)
+        faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = after + (momentum - 1) / faster * (after - fluence)
+        fluence, momentum = after, faster
     return fluence

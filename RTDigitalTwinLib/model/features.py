@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ from RTDigitalTwinLib.model.crop import Crop, crop_around
 from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGETS
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.plan import OPENKBP_GANTRY_ANGLES_DEG
-from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.structure import Structure, signed_distance_mm
 from RTDigitalTwinLib.patient.volume import Volume
 
 ANATOMY_CHANNELS = ("CT", *ORGANS_AT_RISK, *TARGETS)
@@ -95,10 +94,7 @@ def signed_distance(structure: Structure | None, crop: Crop) -> NDArray[np.float
     mask = None if structure is None else crop.cut(structure.mask, False)
     if mask is None or not mask.any():
         return np.full(crop.shape, FARTHEST_MM / DISTANCE_SCALE_MM, np.float32)
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    image.SetSpacing(crop.grid.spacing_mm)
-    distance_mm = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
-    clipped_mm = np.clip(sitk.GetArrayFromImage(distance_mm), NEAREST_MM, FARTHEST_MM)
+    clipped_mm = np.clip(signed_distance_mm(mask, crop.grid.spacing_mm), NEAREST_MM, FARTHEST_MM)
     return (clipped_mm / DISTANCE_SCALE_MM).astype(np.float32)
 
 
