@@ -98,7 +98,9 @@ class CoplanarBeams:
         self._across, self._along = across[:, rows, columns], along[:, rows, columns]
         density = relative_density(hu)
         self.transmission = torch.stack([self._transmission(density, k, a) for k, a in enumerate(gantry_angles_deg)])
-        self.weights = self._ray_weights()
+        position = (self._across + (self.rays - 1) / 2).flatten(1)
+        self._ray = position.floor().long().clamp(0, self.rays - 2)  # each voxel lies between this ray and the next
+        self._next_share = position - self._ray
         self.shape = tuple(self.transmission.shape[1:])
 
     @property
@@ -132,12 +134,6 @@ class CoplanarBeams:
         where = torch.stack([2 * x / columns, 2 * y / rows], dim=-1)[None]
         return functional.grid_sample(slices[None], where, mode="bilinear", align_corners=False)[0]
 
-    def _ray_weights(self) -> Tensor:
-        """(beams, rays, rows * columns): linear interpolation between rays, the same in every slice."""
-        position = (self._across + (self.rays - 1) / 2).flatten(1)
-        rays = torch.arange(self.rays, device=position.device)[None, :, None]
-        return (1 - (position[:, None] - rays).abs()).clamp(min=0)
-
     def _blurred(self, fluence: Tensor) -> Tensor:
         """Penumbra and scatter over slices and rays."""
         q = self.quality
@@ -157,17 +153,31 @@ class CoplanarBeams:
 
     def dose(self, fluence: Tensor) -> Tensor:
         """Dose (slices, rows, columns) of a fluence (beams, slices, rays), in its units."""
-        return self.dose_by_beam(fluence).sum(0)
+        total = torch.zeros(self.shape, device=fluence.device)
+        for rays, *beam in zip(self._blurred(fluence), self._ray, self._next_share, self.transmission, strict=True):
+            total = total + self._beam_dose(rays, *beam)
+        return total
 
     def dose_by_beam(self, fluence: Tensor) -> Tensor:
         """Dose of each beam (beams, slices, rows, columns)."""
-        spread = torch.bmm(self._blurred(fluence), self.weights)
-        return spread.view(self.transmission.shape) * self.transmission
+        beams = zip(self._blurred(fluence), self._ray, self._next_share, self.transmission, strict=True)
+        return torch.stack([self._beam_dose(*beam) for beam in beams])
+
+    @staticmethod
+    def _beam_dose(rays: Tensor, ray: Tensor, next_share: Tensor, transmission: Tensor) -> Tensor:
+        """Interpolated linearly between rays, the same in every slice."""
+        spread = torch.lerp(rays.index_select(1, ray), rays.index_select(1, ray + 1), next_share)
+        return spread.view(transmission.shape) * transmission
 
     def transposed(self, values: Tensor) -> Tensor:
         """The adjoint of ``dose``: values (slices, rows, columns) gathered along the rays, (beams, slices, rays)."""
+        gathered = torch.zeros(self.fluence_shape, device=values.device)
+        for beam, transmission in enumerate(self.transmission):
+            given = (transmission * values).flatten(1)
+            to_next = given * self._next_share[beam]
+            gathered[beam].index_add_(1, self._ray[beam], given - to_next)
+            gathered[beam].index_add_(1, self._ray[beam] + 1, to_next)
         q = self.quality
-        gathered = torch.bmm((self.transmission * values).flatten(2), self.weights.transpose(1, 2))
         scattered = self._gaussian(gathered, q.scatter_mm)
         return self._gaussian((1 - q.scatter_ratio) * gathered + q.scatter_ratio * scattered, q.penumbra_mm)
 
