@@ -70,8 +70,8 @@ class TrainingCase:
         dose[crop.mask] = patient.plan.dose.values.reshape(-1)[crop.mask_indices]
         ct = np.round(channels["CT"] * HU_SCALE).astype(np.int16)
         derived = np.stack([channels[name] for name in DERIVED_CHANNELS]).astype(np.float16)
-        arrays = (torch.from_numpy(array).to(device) for array in (ct, bits, derived, dose, crop.mask))
-        return cls(patient.pseudonym, *arrays, describe(patient))
+        ct, bits, derived, dose, mask = (torch.from_numpy(a).to(device) for a in (ct, bits, derived, dose, crop.mask))
+        return cls(patient.pseudonym, ct, bits, derived, dose, mask, describe(patient))
 
     def structure(self, name: str) -> Tensor:
         """Mask of a structure on the crop."""
@@ -109,15 +109,17 @@ def load_cohort(data: Path, device: torch.device | str = "cpu", progress: Progre
     """
     if is_packed(data):
         splits = read_packed(data, progress)
-        training, validation = splits.get(TRAINING_SPLIT, []), splits.get(VALIDATION_SPLIT, [])
-        _require_both(training, validation, data)
+        packed, validation = splits.get(TRAINING_SPLIT, []), splits.get(VALIDATION_SPLIT, [])
+        _require_both(packed, validation, data)
+        count, training = len(packed), iter(packed)
     else:
         folders, others = split_folders(data)
-        training, validation = folders, load_patients(others)
-    cases = []
-    for i, item in enumerate(training):
-        progress(i / len(training), f"preparing patient {i + 1} of {len(training)}")
-        cases += [TrainingCase.of(p, device) for p in (load_patients([item]) if isinstance(item, Path) else [item])]
+        validation = load_patients(others)
+        count, training = len(folders), (load_patients([folder])[0] for folder in folders)
+    cases: list[TrainingCase] = []
+    for patient in training:
+        progress(len(cases) / count, f"preparing patient {len(cases) + 1} of {count}")
+        cases.append(TrainingCase.of(patient, device))
     return Cohort(cases, validation)
 
 

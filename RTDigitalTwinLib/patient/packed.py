@@ -73,7 +73,8 @@ def read_packed(path: Path, progress: Progress = silent) -> dict[str, list[Patie
                 raise PatientDataError(
                     f"The cohort has format {cohort['format']}, not {FORMAT}.", where=path.name, remedy="Pack it anew."
                 )
-            splits, done = {}, 0
+            splits: dict[str, list[Patient]] = {}
+            done = 0
             count = sum(len(names) for names in cohort["splits"].values())
             for split, names in cohort["splits"].items():
                 splits[split] = []
