@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from RTDigitalTwinLib.dosimetry.beams import CoplanarBeams
+from RTDigitalTwinLib.dosimetry.distance import signed_distance_mm
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, structure_dose_of
 from RTDigitalTwinLib.dosimetry.planning import (
     LABEL,
@@ -25,7 +26,7 @@ from RTDigitalTwinLib.dosimetry.planning import (
 from RTDigitalTwinLib.errors import Cancelled, GeometryError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.plan import Approval
-from RTDigitalTwinLib.patient.structure import Structure, StructureKind, signed_distance_mm
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Volume
 from Testing.builders import ball, oblique_grid, small_patient
 
@@ -66,7 +67,7 @@ def plain_cost(patient: Patient, goals: PlanningGoals, beams: CoplanarBeams, flu
     dose[patient.dose_mask.box] = beams.dose(fluence).double()
     mask = torch.from_numpy(patient.dose_mask.mask)
     dose = dose * mask
-    target = torch.from_numpy(signed_distance_mm(patient.structure("PTV_7000").mask, patient.ct.grid.spacing_mm))
+    target = torch.from_numpy(signed_distance_mm(patient.structure("PTV_7000").mask, patient.ct.grid.spacing_mm, 80.0))
     fall = goals.fall_off
     share = fall.far_ratio + (fall.edge_ratio - fall.far_ratio) * torch.exp(-target.clamp(min=0) / fall.length_mm)
     cost = fall.weight * ((dose - 70 * share).clamp(min=0) ** 2)[mask].mean()
@@ -244,7 +245,7 @@ def test_the_samples_plan_resembles_planned_ones(planned_sample: Patient) -> Non
     assert 16 < of("Parotid_R", "mean") < 30 and 16 < of("Parotid_L", "mean") < 30
     assert of("Bone_Mandible", "D0.1cc") < 73 and of("Larynx", "mean") < 52 and of("Esophagus", "mean") < 34
     targets = np.any([target.mask for target in planned_sample.targets.values()], axis=0)
-    away_mm = signed_distance_mm(targets, planned_sample.ct.grid.spacing_mm)
+    away_mm = signed_distance_mm(targets, planned_sample.ct.grid.spacing_mm, 80.0)
     gy, mask = dose.values, planned_sample.dose_mask.mask
     assert not gy[~mask].any() and gy.max() < 1.1 * 70 and gy[targets].min() > 0.7 * 56
     for nearest_mm, farthest_mm, mean_gy, hot_gy in ((10, 20, 37, 61), (20, 30, 25, 52), (30, 40, 19, 46)):

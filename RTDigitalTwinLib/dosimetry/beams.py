@@ -98,9 +98,7 @@ class CoplanarBeams:
         self._across, self._along = across[:, rows, columns], along[:, rows, columns]
         density = relative_density(hu)
         self.transmission = torch.stack([self._transmission(density, k, a) for k, a in enumerate(gantry_angles_deg)])
-        position = (self._across + (self.rays - 1) / 2).flatten(1)
-        self._ray = position.floor().long().clamp(0, self.rays - 2)  # each voxel lies between this ray and the next
-        self._next_share = position - self._ray
+        self._rays_seen, self._ray_weights = self._interpolation()
         self.shape = tuple(self.transmission.shape[1:])
 
     @property
@@ -134,6 +132,13 @@ class CoplanarBeams:
         where = torch.stack([2 * x / columns, 2 * y / rows], dim=-1)[None]
         return functional.grid_sample(slices[None], where, mode="bilinear", align_corners=False)[0]
 
+    def _interpolation(self) -> tuple[list[slice], list[Tensor]]:
+        """For each beam the rays that reach the window, and their linear weights there, (rays, rows * columns)."""
+        position = (self._across + (self.rays - 1) / 2).flatten(1)
+        every = torch.arange(self.rays, device=position.device)
+        seen = [slice(int(p.min()), min(int(p.max()) + 2, self.rays)) for p in position]
+        return seen, [(1 - (p - every[s, None]).abs()).clamp(min=0) for p, s in zip(position, seen, strict=True)]
+
     def _blurred(self, fluence: Tensor) -> Tensor:
         """Penumbra and scatter over slices and rays."""
         q = self.quality
@@ -154,29 +159,24 @@ class CoplanarBeams:
     def dose(self, fluence: Tensor) -> Tensor:
         """Dose (slices, rows, columns) of a fluence (beams, slices, rays), in its units."""
         total = torch.zeros(self.shape, device=fluence.device)
-        for rays, *beam in zip(self._blurred(fluence), self._ray, self._next_share, self.transmission, strict=True):
-            total = total + self._beam_dose(rays, *beam)
+        for beam, rays in enumerate(self._blurred(fluence)):
+            total = total + self._beam_dose(beam, rays)
         return total
 
     def dose_by_beam(self, fluence: Tensor) -> Tensor:
         """Dose of each beam (beams, slices, rows, columns)."""
-        beams = zip(self._blurred(fluence), self._ray, self._next_share, self.transmission, strict=True)
-        return torch.stack([self._beam_dose(*beam) for beam in beams])
+        return torch.stack([self._beam_dose(beam, rays) for beam, rays in enumerate(self._blurred(fluence))])
 
-    @staticmethod
-    def _beam_dose(rays: Tensor, ray: Tensor, next_share: Tensor, transmission: Tensor) -> Tensor:
-        """Interpolated linearly between rays, the same in every slice."""
-        spread = torch.lerp(rays.index_select(1, ray), rays.index_select(1, ray + 1), next_share)
-        return spread.view(transmission.shape) * transmission
+    def _beam_dose(self, beam: int, rays: Tensor) -> Tensor:
+        spread = rays[:, self._rays_seen[beam]] @ self._ray_weights[beam]
+        return spread.view(self.shape) * self.transmission[beam]
 
     def transposed(self, values: Tensor) -> Tensor:
         """The adjoint of ``dose``: values (slices, rows, columns) gathered along the rays, (beams, slices, rays)."""
         gathered = torch.zeros(self.fluence_shape, device=values.device)
         for beam, transmission in enumerate(self.transmission):
             given = (transmission * values).flatten(1)
-            to_next = given * self._next_share[beam]
-            gathered[beam].index_add_(1, self._ray[beam], given - to_next)
-            gathered[beam].index_add_(1, self._ray[beam] + 1, to_next)
+            gathered[beam, :, self._rays_seen[beam]] = given @ self._ray_weights[beam].T
         q = self.quality
         scattered = self._gaussian(gathered, q.scatter_mm)
         return self._gaussian((1 - q.scatter_ratio) * gathered + q.scatter_ratio * scattered, q.penumbra_mm)

@@ -20,12 +20,12 @@ from torch.nn import functional
 
 from RTDigitalTwinLib.dosimetry.beams import CoplanarBeams, non_negative_minimum, prescribed_fluence
 from RTDigitalTwinLib.dosimetry.customary import prescribed_dose, required_levels_gy
+from RTDigitalTwinLib.dosimetry.distance import signed_distance_mm
 from RTDigitalTwinLib.dosimetry.dvh import structure_dose_of
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.grid import Box
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.plan import Approval
-from RTDigitalTwinLib.patient.structure import signed_distance_mm
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
 
@@ -35,6 +35,7 @@ NOT_CLINICAL = (
     "objectives of its own. It shows how a comparison looks, not how good the prediction is."
 )
 ITERATIONS = 50  # about as far as planners go; more spares a little more, at fluences ever rougher
+FALL_OFF_REACH_MM = 80.0
 COVERED_RATIO = 0.95  # of the highest target's volume gets its dose level
 
 
@@ -280,7 +281,7 @@ def _fall_off_gy(patient: Patient, fall_off: FallOff, box: Box) -> NDArray[np.fl
     for name, level_gy in _target_levels(patient).items():
         inside = patient.structures[name].mask[box]
         if inside.any():
-            away_mm = np.maximum(signed_distance_mm(inside, patient.ct.grid.spacing_mm), 0)
+            away_mm = np.maximum(signed_distance_mm(inside, patient.ct.grid.spacing_mm, FALL_OFF_REACH_MM), 0)
             falling = (fall_off.edge_ratio - fall_off.far_ratio) * np.exp(-away_mm / fall_off.length_mm)
             ceiling = np.maximum(ceiling, np.float32(level_gy) * (fall_off.far_ratio + falling))
     return ceiling

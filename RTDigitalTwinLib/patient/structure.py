@@ -7,11 +7,10 @@ from enum import Enum
 from functools import cached_property
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import GeometryError
-from RTDigitalTwinLib.patient.grid import Box, Grid, Triple, bounding_box
+from RTDigitalTwinLib.patient.grid import Box, Grid, bounding_box
 from RTDigitalTwinLib.patient.volume import resample
 
 
@@ -119,13 +118,3 @@ class Structure:
             return self
         moved = np.clip(resample(self.occupancy, self.grid, grid, outside=0.0), 0, 1)
         return Structure.from_array(self.name, moved, grid, self.kind, self.source_name)
-
-
-def signed_distance_mm(mask: NDArray[np.bool_], spacing_mm: Triple) -> NDArray[np.float32]:
-    """Distance of every voxel of (slices, rows, columns) to a mask's surface, negative inside (Maurer et al. 2003).
-
-    ``mask`` is neither empty nor full; ``spacing_mm`` is along (columns, rows, slices).
-    """
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    image.SetSpacing(spacing_mm)
-    return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True))
