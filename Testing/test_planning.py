@@ -10,7 +10,7 @@ import torch
 
 from RTDigitalTwinLib.dosimetry.beams import CoplanarBeams
 from RTDigitalTwinLib.dosimetry.distance import signed_distance_mm
-from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, structure_dose_of
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.dosimetry.planning import (
     LABEL,
     NOT_CLINICAL,
@@ -28,6 +28,7 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.plan import Approval
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Volume
+from RTDigitalTwinLib.solver.dose_ensemble import structure_dose_of
 from Testing.builders import ball, oblique_grid, small_patient
 
 ANGLES_DEG = tuple(float(angle) for angle in range(0, 360, 40))

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from RTDigitalTwinLib.calibration.coverage import judged_structures, planned_dose
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
-from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, structure_dose_of
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.loading import load_patients
@@ -29,7 +29,7 @@ from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, LEVELS, BandCalibration, pooled_key
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
 from RTDigitalTwinLib.solver.ensemble import dose_at_volume_gy
 from RTDigitalTwinLib.solver.sampling import sample_dose
 

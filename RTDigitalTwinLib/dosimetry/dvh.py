@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
-from RTDigitalTwinLib.patient.structure import Structure
-from RTDigitalTwinLib.patient.volume import Volume
 
 BIN_GY = 0.1
 
@@ -118,14 +116,6 @@ class StructureDose:
         if metric.kind is DvhMetricKind.DOSE_AT_CC:
             return self.dose_at_volume_gy(min(1.0, metric.argument / self.volume_cc))
         return self.dose_at_volume_gy(metric.argument / 100)
-
-
-def structure_dose_of(dose: Volume, structure: Structure) -> StructureDose:
-    """A single dose, such as the reference, in a structure on the same grid."""
-    dose.grid.require_same(structure.grid, f"The dose and {structure.name}")
-    inside = structure.box_occupancy > 0
-    values = dose.values[structure.box][inside].astype(np.float32)
-    return StructureDose(values[None], structure.box_occupancy[inside], dose.grid.voxel_volume_mm3 / 1000)
 
 
 def dose_axis_gy(highest_gy: float) -> NDArray[np.float64]:

@@ -11,12 +11,11 @@ import vtk
 from numpy.typing import ArrayLike
 from vtk.util import numpy_support
 
-from RTDigitalTwinLib.dosimetry.dvh import structure_dose_of
 from RTDigitalTwinLib.patient.colours import structure_colour
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.scene import slicerrt_names as names
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
 
 BAND_LEVEL = 0.95
 LOW_COLUMN, HIGH_COLUMN, REFERENCE_COLUMN = "Volume band low", "Volume band high", "Volume reference"

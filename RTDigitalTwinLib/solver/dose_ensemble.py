@@ -205,3 +205,11 @@ class DoseEnsemble:
             np.maximum(doses, 0, out=doses)
         volume_cc = self.crop.grid.voxel_volume_mm3 / 1000
         return StructureDose(doses, structure.box_occupancy[inside], volume_cc)
+
+
+def structure_dose_of(dose: Volume, structure: Structure) -> StructureDose:
+    """A single dose, such as the reference, in a structure on the same grid."""
+    dose.grid.require_same(structure.grid, f"The dose and {structure.name}")
+    inside = structure.box_occupancy > 0
+    values = dose.values[structure.box][inside].astype(np.float32)
+    return StructureDose(values[None], structure.box_occupancy[inside], dose.grid.voxel_volume_mm3 / 1000)
