@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
+from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
 from RTDigitalTwinLib.files import require_apart, whole_folder
 from RTDigitalTwinLib.model.features import assumptions
@@ -55,7 +56,8 @@ def run_patient(
 ) -> dict[str, Any]:
     """Predict one patient and write everything there is to see of it; returns what ``summary.json`` holds.
 
-    ``source`` is a patient's folder, or the word ``sample`` for the built-in one. The folder ``out`` appears when all
+    ``source`` is a patient's folder, or the word ``sample`` for the built-in one, whose reference dose is planned here
+    (``dosimetry.planning``). The folder ``out`` appears when all
     of it is written, or not at all; it may neither lie in the patient's folder nor around it. Where slicer-core or
     off-screen drawing is missing, the run ends without scene or pictures and says so in the summary's warnings.
     Raises PatientDataError, ModelError or OutputError; Cancelled passes through from ``progress``.
@@ -64,15 +66,13 @@ def run_patient(
     _check_places(source, out, overwrite)
     watch = Stopwatch()
     with whole_folder(out, replaceable=_is_earlier_result if overwrite else None) as folder:
-        with watch.stage("reading"):
-            progress(0.0, "reading the patient")
-            patient = Patient.sample() if source == SAMPLE else Patient.load(source)
+        patient = _read(source, watch, part(progress, 0.0, 0.15))
         with watch.stage("weights"):
-            progress(0.02, "loading the network")
+            progress(0.15, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
             device = twin.dose_model.surrogate.device
         with watch.stage("prediction"):
-            prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.05, 0.6))
+            prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.17, 0.6))
         verdict = twin.familiarity
         unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
         findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)))
@@ -113,6 +113,17 @@ def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:
             where=str(out),
             remedy="Choose another, or pass --overwrite to replace them.",
         )
+
+
+def _read(source: str | Path, watch: Stopwatch, progress: Progress) -> Patient:
+    """The patient in a folder, or the built-in one, for which a reference dose is planned."""
+    with watch.stage("reading"):
+        progress(0.0, "reading the patient")
+        patient = Patient.sample() if source == SAMPLE else Patient.load(source)
+    if source == SAMPLE:
+        with watch.stage("planning"):
+            patient = planned(patient, progress=lambda done, _: progress(done, "planning the sample patient"))
+    return patient
 
 
 def _is_earlier_result(folder: Path) -> bool:

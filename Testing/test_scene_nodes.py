@@ -71,6 +71,8 @@ def test_volumes_hold_the_prediction(nodes: PredictionNodes) -> None:
     prediction = nodes.prediction
     reference = prediction.patient.plan.dose
     assert reference is not None and nodes.std is not None and nodes.difference is not None
+    assert nodes.patient.reference_dose is not None
+    assert nodes.patient.reference_dose.GetDescription() == prediction.patient.plan.label
     shown = {
         nodes.mean: prediction.mean.values,
         nodes.std: prediction.std.values,
