@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__, progress
+from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import EXIT_CANCELLED, EXIT_ERROR, add_options as add_training_options, seed, train_network
 
@@ -27,6 +28,7 @@ console = Console(stderr=True, highlight=False)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (0 well, 1 an error the user can mend, 130 cancelled)."""
     options = _parser().parse_args(arguments)
+    keep_freed_memory()
     try:
         return options.command(options)
     except (KeyboardInterrupt, Cancelled):
