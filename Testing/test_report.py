@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from RTDigitalTwinLib import __version__
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.dosimetry.openkbp_score import score_patient
 from RTDigitalTwinLib.model.crop import crop_around
 from RTDigitalTwinLib.patient.grid import Grid
@@ -37,7 +38,7 @@ from RTDigitalTwinLib.report.charts import (
 from RTDigitalTwinLib.report.provenance import LIBRARIES, Provenance, collect_provenance
 from RTDigitalTwinLib.report.report import render_report, write_report
 from RTDigitalTwinLib.report.tables import Findings, metric_rows, ordered_structures, write_dvh_csv, write_metrics_csv
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from Testing.builders import hand_made_calibration
 
 SIDE = 28

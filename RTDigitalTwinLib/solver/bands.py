@@ -41,6 +41,10 @@ class BandScale:
         """Factor at a level, linear between those measured. Raises RTDigitalTwinError beyond them."""
         return float(factors_at(np.asarray(self.factors), level))
 
+    def times(self, unit: float) -> BandScale:
+        """For the same value in another unit, ``unit`` times as large."""
+        return BandScale(self.factors, self.floor * unit, self.highest * unit)
+
     def band(self, mean: NDArray, spread: NDArray, level: float) -> tuple[NDArray, NDArray]:
         """(low, high) within the value's limits."""
         half = self.factor(level) * np.sqrt(np.square(spread) + self.floor**2)
