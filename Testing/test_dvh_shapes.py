@@ -11,6 +11,7 @@ from RTDigitalTwinLib.dosimetry.discretisation import discretisation_error
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.dosimetry.inside_voxels import StructureVoxels, structure_dose_of
 from RTDigitalTwinLib.patient.structure import Structure
+from Testing.contours import occupancy_of_contours
 from Testing.shapes import CASES, MIDDLE_GY, Shape
 
 SPACINGS_MM = (0.5, 1.0, 2.0, 3.0)
@@ -103,3 +104,29 @@ def test_a_uniform_dose_has_no_discretisation_error() -> None:
     uniform = replace(dose, values=np.full(dose.values.shape, 50, np.float32))
     error = discretisation_error(uniform, structure, ("D2", "mean", "max"))
     assert list(error.metrics.values()) == pytest.approx([0, 0, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("spacing_mm", [1.0, 3.0])
+def test_a_sphere_from_contours(spacing_mm: float, phase: float) -> None:
+    """Contours stand for slabs. Their own error is that of the slabs, by the contours' phase; ours comes on top."""
+    shape = Shape("sphere")
+    dose, structure = shape.on_grid(spacing_mm, (phase, 0.3, 0.1))
+    grid = structure.grid
+    heights = grid.origin_mm[2] + spacing_mm * np.arange(grid.shape[0])
+    angles = np.linspace(0, 2 * np.pi, 361)
+    radii = [(z, np.sqrt(144 - z**2)) for z in heights if abs(z) < 12]
+    contours = [np.stack([r * np.cos(angles), r * np.sin(angles), np.full(361, z)], axis=1) for z, r in radii]
+    drawn = Structure.from_array("sphere", occupancy_of_contours(contours, grid), grid)
+    inside = structure_dose_of(dose, drawn)
+    slabs_cc = sum(np.pi * r**2 * spacing_mm for _, r in radii) / 1000
+    slabs_mean_gy = MIDDLE_GY + sum(z * r**2 for z, r in radii) / sum(r**2 for _, r in radii)
+    assert inside.volume_cc == pytest.approx(slabs_cc, rel=0.001)  # the engine's
+    assert inside.mean_gy()[0] == pytest.approx(slabs_mean_gy, rel=0.001)
+    assert slabs_cc == pytest.approx(shape.volume_cc, rel=0.017 if spacing_mm == 3 else 0.002)  # the contours'
+    slab_doses = np.array([MIDDLE_GY + z for z, _ in radii])
+    weights = np.array([r**2 for _, r in radii])
+    for gy in (8.3, 16.0, 23.1):
+        share = np.clip((slab_doses + spacing_mm / 2 - gy) / spacing_mm, 0, 1)
+        expected = (share * weights).sum() / weights.sum()
+        assert inside.volume_at_dose_ratio(gy)[0, 0] == pytest.approx(expected, abs=0.01)
