@@ -56,7 +56,7 @@ class Shape:
 
     def dose_at_volume_gy(self, volume_ratio: ArrayLike) -> NDArray[np.float64]:
         axis = MIDDLE_GY + GRADIENT_GY_PER_MM * self.radius_mm * np.linspace(-1, 1, 200_001)
-        return np.interp(volume_ratio, self.volume_at_dose_ratio(axis)[::-1], axis[::-1])
+        return np.interp(np.asarray(volume_ratio, float), self.volume_at_dose_ratio(axis)[::-1], axis[::-1])
 
     def on_grid(self, spacing_mm: float, offset: tuple[float, float, float]) -> tuple[Volume, Structure]:
         """Dose and structure; ``offset`` shifts the grid by shares of a voxel along (slice, row, column)."""

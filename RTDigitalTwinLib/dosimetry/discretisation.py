@@ -97,10 +97,12 @@ def _coarser(dose: Volume, structure: Structure) -> Iterator[tuple[Volume, Struc
         if box is None:
             continue
         grid = structure.grid.cropped(box)
-        halves = tuple(n // 2 for n in grid.shape)
+        slices, rows, columns = (n // 2 for n in grid.shape)
         x, y, z = grid.to_lps_mm((0.5, 0.5, 0.5))
         width, height, depth = grid.spacing_mm
-        coarse = replace(grid, shape=halves, spacing_mm=(2 * width, 2 * height, 2 * depth), origin_mm=(x, y, z))
+        coarse = replace(
+            grid, shape=(slices, rows, columns), spacing_mm=(2 * width, 2 * height, 2 * depth), origin_mm=(x, y, z)
+        )
         occupancy = _in_eights(structure.occupancy[box])
         if not occupancy.any():
             continue

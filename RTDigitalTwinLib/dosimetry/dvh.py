@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
@@ -115,6 +115,12 @@ class StructureDose:
     def count(self) -> int:
         """Number of samples."""
         return len(self.doses_gy)
+
+    def sample(self, index: int) -> StructureDose:
+        """One of the samples alone."""
+        row = slice(index, index + 1)
+        half = None if self.half_widths_gy is None else self.half_widths_gy[row]
+        return replace(self, doses_gy=self.doses_gy[row], half_widths_gy=half)
 
     @cached_property
     def _weights(self) -> Tensor:

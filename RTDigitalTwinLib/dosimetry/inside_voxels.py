@@ -67,7 +67,8 @@ class StructureVoxels:
         variance = np.full((3, index.size), 1 / 12, np.float32)
         cut = np.flatnonzero(occupancy < 1)
         if cut.size:
-            normal = _occupancy_gradient(structure)[:, *(axis[cut] for axis in inside)]
+            slices, rows, columns = (axis[cut] for axis in inside)
+            normal = _occupancy_gradient(structure)[:, slices, rows, columns]
             for first in range(0, cut.size, CUT_TOGETHER):
                 part = slice(first, first + CUT_TOGETHER)
                 offset[:, cut[part]], variance[:, cut[part]] = cut_voxels(occupancy[cut[part]], normal[:, part])
