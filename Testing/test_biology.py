@@ -164,7 +164,7 @@ def test_every_entry_says_where_it_comes_from() -> None:
         ('formula = "log-logistic"', 'formula = "probit"', "ntcp 2: Cannot be understood: 'probit'"),
         ("sd = { d50_gy = 1.58 }", "sd = { n = 0.1 }", "sd of n has no meaning"),
         ("sd = { d50_gy = 1.58 }", "sd = { d50_gy = -1 }", "sd of d50_gy is -1"),
-        ('structures = ["Larynx"]', "structures = []", "ntcp 3: structures is empty"),
+        ('structures = ["Larynx"]', "structures = []", r"ntcp 3: Cannot be understood: \[\] is no list of names"),
         ("[[ntcp]]", "[[ntcp", "cannot be read"),
     ],
 )  # fmt: skip

@@ -6,7 +6,6 @@ They rank plans and actions. They are no calibrated outcome probabilities of a p
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -20,13 +19,20 @@ from numpy.typing import ArrayLike, NDArray
 from RTDigitalTwinLib.dosimetry.dvh import StructureDose
 from RTDigitalTwinLib.dosimetry.fractionation import eqd2_gy
 from RTDigitalTwinLib.dosimetry.plan_quality import geud_gy
+from RTDigitalTwinLib.dosimetry.protocol_file import (
+    HIGHEST_DOSE_GY,
+    names_of,
+    read_protocol,
+    reading,
+    require_known,
+    text_of,
+)
 from RTDigitalTwinLib.errors import ProtocolError, RTDigitalTwinError
 from RTDigitalTwinLib.resources import resource_path
 
 NOTICE = (
     "TCP and NTCP rank plans and actions. They are not calibrated outcome probabilities of this patient (AAPM TG-166)."
 )
-HIGHEST_D50_GY = 200.0  # beyond it the file is likely in cGy
 SMALLEST_PARAMETER = 1e-3
 _REDRAWS = 1000
 
@@ -137,12 +143,7 @@ def load_biology(path: Path | None = None) -> tuple[DoseResponse, ...]:
     Raises ProtocolError that names the file and the entry where something is missing, of another unit or impossible.
     """
     path = path or resource_path("Protocols", "biology.toml")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProtocolError(f"The file cannot be read ({error}).", where=path.name) from error
-    if (unit := content.get("dose_unit")) != "Gy":
-        raise ProtocolError(f'dose_unit must be "Gy", not {unit!r}.', where=path.name, remedy="Convert the doses.")
+    content = read_protocol(path)
     models = []
     for effect in Effect:
         entries = content.get(effect.value.lower(), [])
@@ -159,47 +160,34 @@ def models_for(models: tuple[DoseResponse, ...], structure: str) -> list[DoseRes
 
 
 def _read(effect: Effect, entry: Mapping[str, Any], where: str) -> DoseResponse:
-    try:
+    with reading(where):
         formula = Formula(entry["formula"])
         slope = _SLOPES[formula]
         known = {"structures", "endpoint", "formula", "d50_gy", "n", "alpha_beta_gy", "citation", "sd", slope}
-        if unknown := sorted(set(entry) - known):
-            raise ValueError(f"unknown: {', '.join(unknown)}; a {formula.value} model has d50_gy, {slope} and n")
+        require_known(entry, known, f"; a {formula.value} model has d50_gy, {slope} and n")
         sd = {{slope: "slope"}.get(name, name): float(value) for name, value in entry.get("sd", {}).items()}
         ratio = entry.get("alpha_beta_gy")
         model = DoseResponse(
             effect,
-            tuple(_text(name) for name in entry["structures"]),
-            _text(entry["endpoint"]),
+            names_of(entry["structures"]),
+            text_of(entry["endpoint"]),
             formula,
             float(entry["d50_gy"]),
             float(entry[slope]),
             float(entry["n"]),
             None if ratio is None else float(ratio),
-            _text(entry["citation"]),
+            text_of(entry["citation"]),
             sd,
         )
-    except KeyError as error:
-        raise ProtocolError(f"{error.args[0]} is missing.", where=where) from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ProtocolError(f"Cannot be understood: {error}.", where=where) from error
     _require_possible(model, where)
     return model
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{value!r} is no text")
-    return value
-
-
 def _require_possible(model: DoseResponse, where: str) -> None:
-    if not 0 < model.d50_gy <= HIGHEST_D50_GY:
+    if not 0 < model.d50_gy <= HIGHEST_DOSE_GY:
         raise ProtocolError(
             f"d50_gy is {model.d50_gy:g}, which is no dose in Gy.", where=where, remedy="Is it in cGy? Divide by 100."
         )
-    if not model.structures:
-        raise ProtocolError("structures is empty.", where=where)
     positive = {_SLOPES[model.formula]: model.slope}
     if model.alpha_beta_gy is not None:
         positive["alpha_beta_gy"] = model.alpha_beta_gy

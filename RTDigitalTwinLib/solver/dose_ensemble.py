@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, DvhMetricKind, StructureDose, dose_axis_gy
+from RTDigitalTwinLib.dosimetry.goals import MetricSamples
 from RTDigitalTwinLib.dosimetry.inside_voxels import StructureVoxels, doses_inside
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.crop import Crop
@@ -175,6 +176,12 @@ class DoseEnsemble:
         parsed = DvhMetric.parse(metric)
         samples = (inside or self.structure_dose(name)).metric(parsed)
         return Ensemble(samples, parsed.unit, self._metric_scale(name, parsed))
+
+    def metric_samples(self, name: str, metric: DvhMetric, inside: StructureDose | None = None) -> MetricSamples:
+        """A metric with its samples, calibrated where that was measured, as clinical goals are judged on."""
+        values = self.metric(name, str(metric), inside)
+        samples = values.calibrated_samples() if self.has_spread else values.samples
+        return MetricSamples(float(values.mean), samples, values.is_calibrated)
 
     def _metric_scale(self, name: str, metric: DvhMetric) -> BandScale | None:
         if self._bands is None:

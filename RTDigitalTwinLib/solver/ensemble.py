@@ -60,6 +60,15 @@ class Ensemble:
             return self.sampled_band(level)
         return self.scale.band(self.mean, self.std, level)
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the spread of these values was measured against known ones."""
+        return self.scale is not None
+
+    def calibrated_samples(self) -> NDArray:
+        """Samples of a scalar with the calibrated spread; as they are where it was not measured."""
+        return self.samples if self.scale is None else self.scale.calibrated(self.samples)
+
     def sampled_band(self, level: float = 0.95) -> tuple[NDArray, NDArray]:
         """Pointwise central band of the *sampled* spread: (low, high). Too narrow."""
         low, high = band_quantiles(level)
