@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.dosimetry.protocol_file import (
@@ -189,6 +188,8 @@ def evaluate_goals(goals: GoalSet, structures: Sequence[str], metrics: Metrics) 
 
 def least_probability(kept: int, count: int, confidence: float = CONFIDENCE) -> float:
     """Lower bound of a probability of which ``kept`` of ``count`` draws came true: 59 of 59 support 95 %."""
+    from scipy.special import betaincinv  # only here: a prediction needs no SciPy
+
     return float(betaincinv(kept, count - kept + 1, 1 - confidence)) if kept else 0.0
 
 
