@@ -18,7 +18,7 @@ import SimpleITK as sitk
 import torch
 
 from RTDigitalTwinLib import cli, run as run_module
-from RTDigitalTwinLib.cli import HIGHEST_SEED, main
+from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.dosimetry.openkbp_score import score_patient
 from RTDigitalTwinLib.errors import Cancelled
@@ -28,6 +28,7 @@ from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.report import tables
 from RTDigitalTwinLib.run import SHOWN, RunSettings, run_patient
+from RTDigitalTwinLib.train import HIGHEST_SEED
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {"dose_mean.nrrd", "dvh.csv", "dvh.png", "metrics.csv", "report.html", "summary.json"}

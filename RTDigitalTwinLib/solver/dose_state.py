@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from numpy.typing import NDArray
-
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.bands import BandCalibration
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.ensemble import Ensemble
 from RTDigitalTwinLib.solver.sampling import sample_dose
 
 
@@ -42,6 +41,6 @@ class DoseState:
     def transition(self, state: DoseEnsemble, action: object, days: float, seed: int) -> DoseEnsemble:
         return state
 
-    def observe(self, state: DoseEnsemble) -> dict[str, NDArray]:
-        """Mean dose of each structure (samples,)."""
-        return {f"{name}_mean_gy": state.structure_dose(name).mean_gy() for name in state.patient.structures}
+    def observe(self, state: DoseEnsemble) -> dict[str, Ensemble]:
+        """Mean dose of each structure, with its calibrated band where that was measured."""
+        return {f"{name}_mean_gy": state.metric(name, "mean") for name in state.patient.structures}

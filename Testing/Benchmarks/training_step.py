@@ -39,8 +39,9 @@ def main() -> None:
         ours = [seconds(lambda: training.step(case), device) for _ in range(REPEATS + 1)][1:]
         plain = Training(TrainingSettings(60), Path(folder), device, CONFIGURATIONS["default"])
         network = plain.network.to(memory_format=torch.contiguous_format)
-        features, dose, mask = (whole_grid(t).to(device) for t in case.tensors(mirrored=False))
-        factors = [f.to(device) for f in network.draw_factors(1, plain.generator)]
+        seen = case.example(network.configuration.channels)
+        features, dose, mask = (whole_grid(t).to(device) for t in (seen.channels, seen.dose_gy, seen.mask))
+        factors = [f.to(device) for f in network.draw_factors(1, torch.Generator().manual_seed(0))]
 
         def plain_step() -> None:
             loss = masked_l1(network.decode_unclipped(network.encode(features), factors), dose, mask)
