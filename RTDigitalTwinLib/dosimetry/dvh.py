@@ -112,6 +112,11 @@ class StructureDose:
         return float(self.occupancy.sum(dtype=float) * self.voxel_volume_cc) / max(self.covered_ratio, 1e-12)
 
     @property
+    def is_covered(self) -> bool:
+        """Whether the dose is known in so much of the structure that metrics can be given."""
+        return self.covered_ratio >= LEAST_COVERED_RATIO and self.occupancy.size > 0
+
+    @property
     def count(self) -> int:
         """Number of samples."""
         return len(self.doses_gy)
@@ -131,7 +136,7 @@ class StructureDose:
     @cached_property
     def _middle(self) -> Tensor:
         """Raises PatientDataError where too little of the structure has a dose for any metric."""
-        if self.covered_ratio < LEAST_COVERED_RATIO or not self.occupancy.size:
+        if not self.is_covered:
             raise PatientDataError(
                 f"The dose covers {100 * self.covered_ratio:.1f} % of the structure; metrics need "
                 f"{100 * LEAST_COVERED_RATIO:g} %.",
