@@ -16,6 +16,7 @@ from rich.text import Text
 
 from RTDigitalTwinLib import __version__, progress
 from RTDigitalTwinLib.allocation import keep_freed_memory
+from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import EXIT_CANCELLED, EXIT_ERROR, add_options as add_training_options, seed, train_network
 
@@ -100,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     pack.set_defaults(command=_pack)
     pack.add_argument("data", type=Path, metavar="DATA", help="folder with train-pats and validation-pats, or patients")
     pack.add_argument("--out", type=Path, required=True, help="file to write, ending in .cohort")
+
+    add_dosimetry_commands(commands)
 
     doctor = commands.add_parser("doctor", help="what is installed, GPU, weights, system libraries")
     doctor.set_defaults(command=_doctor)

@@ -20,7 +20,7 @@ from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import write_report
-from RTDigitalTwinLib.report.tables import Findings, write_dvh_csv, write_metrics_csv
+from RTDigitalTwinLib.report.tables import Findings, write_dvh_csv, write_goals_csv, write_metrics_csv
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
@@ -151,6 +151,7 @@ def _write_tables(folder: Path, findings: Findings) -> None:
         write_nrrd(prediction.half_width(findings.level), str(folder / "dose_half_width_95.nrrd"))
     write_dvh_csv(folder / "dvh.csv", prediction)
     write_metrics_csv(folder / "metrics.csv", findings.rows)
+    write_goals_csv(folder / "goals.csv", findings.goals)
     dvh_figure(prediction).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
 
 
@@ -202,6 +203,7 @@ def _summary(findings: Findings) -> dict[str, Any]:
         "bands": prediction.band_words(findings.level) if prediction.has_spread else None,
         "structures_cc": {name: round(s.volume_cc, 3) for name, s in patient.structures.items()},
         "metrics": [asdict(row) for row in findings.rows],
+        "goals": [asdict(row) for table in findings.goals for row in table.rows],
     }
     if (score := findings.score) is not None:
         summary["dose_error_gy"], summary["dvh_error_gy"] = round(score.dose_error_gy, 4), round(score.dvh_error_gy, 4)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from RTDigitalTwinLib.dosimetry.beams import CoplanarBeams, non_negative_minimum, prescribed_fluence
 from RTDigitalTwinLib.dosimetry.customary import prescribed_dose, required_levels_gy
 from RTDigitalTwinLib.dosimetry.distance import signed_distance_mm
-from RTDigitalTwinLib.dosimetry.dvh import StructureDose
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.grid import Box
 from RTDigitalTwinLib.patient.patient import Patient
@@ -188,9 +188,7 @@ def optimised_plan(
         gy = np.zeros(patient.ct.grid.shape, np.float32)
         gy[box] = (beams.dose(fluence) * cost.mask).numpy()
     highest = max(levels, key=lambda name: levels[name])
-    occupancy = patient.structure(highest).occupancy
-    inside = occupancy > 0
-    covered = StructureDose(gy[inside][None], occupancy[inside], patient.ct.grid.voxel_volume_mm3 / 1000)
+    covered = structure_dose_of(Volume(gy, patient.ct.grid, Quantity.DOSE_GY), patient.structure(highest))
     reached_gy = float(covered.dose_at_volume_gy(COVERED_RATIO)[0])
     if reached_gy <= 0:
         raise PatientDataError(
