@@ -123,7 +123,7 @@ def structure_doses_of(
     gy = np.stack([d.values.reshape(-1)[needed] for d in doses]).astype(np.float32, copy=False)
     if (gy[:, compact.index] < 0).any():
         raise PatientDataError("The dose has negative values.", where=structure.name, remedy="Check its scaling.")
-    known = np.isfinite(gy[:, compact.index]).all(axis=0)
+    known = np.asarray(np.isfinite(gy[:, compact.index]).all(axis=0))
     kept = compact if known.all() else compact.only(known)
     covered = float(kept.occupancy.sum(dtype=float) / voxels.occupancy.sum(dtype=float))
     rows = torch.as_tensor(gy, device=device)

@@ -42,7 +42,7 @@ class Ball:
 def balls() -> list[Ball]:
     rng = np.random.default_rng(0)
     centres = rng.uniform(130, 250, (STRUCTURES, 3)).tolist()
-    return [Ball(f"ball {k}", 6 + 31 * k / (STRUCTURES - 1), tuple(c)) for k, c in enumerate(centres)]  # type: ignore[arg-type]
+    return [Ball(f"ball {k}", 6 + 31 * k / (STRUCTURES - 1), tuple(c)) for k, c in enumerate(centres)]
 
 
 def made_up_doses(grid: Grid) -> list[Volume]:
@@ -153,7 +153,7 @@ def main() -> None:
     except ImportError:
         print(json.dumps({"benchmark": "DVHs and goals", "skipped": "dicompyler-core is not installed"}))
         return
-    grid = Grid((SIDE,) * 3, (SPACING_MM,) * 3)  # type: ignore[arg-type]
+    grid = Grid((SIDE,) * 3, (SPACING_MM,) * 3)
     doses, shapes = made_up_doses(grid), balls()
     structures, contours = [structure_of(b, grid) for b in shapes], [contours_of(b) for b in shapes]
     ours(doses[:2], structures[:1])
