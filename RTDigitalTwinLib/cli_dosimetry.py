@@ -178,8 +178,8 @@ def _print_review(console: Console, patient: Patient, review: DoseReview) -> Non
         for b in review.biology
     ]
     if biology:
-        headings = ("structure", "effect", "endpoint", "EUD", "probability", "95 % by parameters")
-        _print_table(console, "biology (to rank, not to predict)", headings, biology)
+        biology_headings = ("structure", "effect", "endpoint", "EUD", "probability", "95 % by parameters")
+        _print_table(console, "biology (to rank, not to predict)", biology_headings, biology)
     _print_notes(console, review.notes)
 
 

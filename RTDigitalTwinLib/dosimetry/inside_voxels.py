@@ -26,6 +26,7 @@ PLACES = 5  # along each edge of a cut voxel
 CUT_TOGETHER = 20_000
 BISECTIONS = 20
 NOWHERE = -1
+SAMPLES_TOGETHER = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +119,15 @@ def structure_doses_of(
         if dose.quantity is not Quantity.DOSE_GY:
             raise PatientDataError(f"The volume holds {dose.quantity.value}, not a dose in Gy.", where=structure.name)
     voxels = StructureVoxels.of(structure)
-    known = np.logical_and.reduce([np.isfinite(d.values.reshape(-1)[voxels.index]) for d in doses])
-    kept = voxels if known.all() else voxels.only(known)
-    covered = float(kept.occupancy.sum(dtype=float) / voxels.occupancy.sum(dtype=float))
-    rows = [torch.as_tensor(np.array(d.values.reshape(-1), np.float32), device=device) for d in doses]
-    parts = [doses_inside(row[None], kept) for row in rows]
-    if any(bool((row[torch.as_tensor(kept.index, device=row.device)] < 0).any()) for row in rows):
+    needed, compact = voxels.gathered()
+    gy = np.stack([d.values.reshape(-1)[needed] for d in doses]).astype(np.float32, copy=False)
+    if (gy[:, compact.index] < 0).any():
         raise PatientDataError("The dose has negative values.", where=structure.name, remedy="Check its scaling.")
+    known = np.asarray(np.isfinite(gy[:, compact.index]).all(axis=0))
+    kept = compact if known.all() else compact.only(known)
+    covered = float(kept.occupancy.sum(dtype=float) / voxels.occupancy.sum(dtype=float))
+    rows = torch.as_tensor(gy, device=device)
+    parts = [doses_inside(rows[k : k + SAMPLES_TOGETHER], kept) for k in range(0, len(rows), SAMPLES_TOGETHER)]
     middle, half = (torch.cat(column) for column in zip(*parts, strict=True))
     return StructureDose(middle, kept.occupancy, voxels.voxel_volume_cc, half, covered, structure.name)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, DvhMetricKind, StructureDose, dose_axis_gy
 from RTDigitalTwinLib.dosimetry.goals import MetricSamples
-from RTDigitalTwinLib.dosimetry.inside_voxels import StructureVoxels, doses_inside
+from RTDigitalTwinLib.dosimetry.inside_voxels import SAMPLES_TOGETHER, StructureVoxels, doses_inside
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.crop import Crop
 from RTDigitalTwinLib.patient.patient import Patient
@@ -21,7 +21,6 @@ from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, REMAINDER, Band
 from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS, DvhEnsemble, Ensemble, band_quantiles
 
 BAND_REACH_GY = 5.0  # calibrated bands go beyond the highest sample
-SAMPLES_TOGETHER = 16
 
 
 @dataclass(frozen=True, eq=False)
