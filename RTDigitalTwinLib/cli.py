@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__, progress
+from RTDigitalTwinLib.cli_dicom import add_dicom_commands, add_dicom_options, dicom_choice
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 
 EXIT_ERROR, EXIT_CANCELLED = 1, 130
@@ -68,9 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     run.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
     run.add_argument("--out", type=Path, required=True, help="folder for the results")
+    add_dicom_options(run)
     run.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)")
     run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     _add_model_options(run)
+
+    add_dicom_commands(commands, _seed, _progress_bar)
 
     evaluate = commands.add_parser("evaluate", help="score a cohort with reference doses")
     evaluate.set_defaults(command=_evaluate)
@@ -174,7 +178,14 @@ def _run(options: argparse.Namespace) -> int:
 
     settings = RunSettings(options.samples, options.seed, options.device, options.weights)
     with _progress_bar() as shown:
-        summary = run_patient(options.patient, options.out, settings, overwrite=options.overwrite, progress=shown)
+        summary = run_patient(
+            options.patient,
+            options.out,
+            settings,
+            choice=dicom_choice(options),
+            overwrite=options.overwrite,
+            progress=shown,
+        )
     for warning in summary["warnings"]:
         console.print("[yellow]Note:[/]", end=" ")
         console.print(warning, markup=False, soft_wrap=True)

@@ -8,13 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
 from RTDigitalTwinLib.files import require_apart, whole_folder
 from RTDigitalTwinLib.model.features import assumptions
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.loading import require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.volume import write_nrrd
+from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import collect_provenance
@@ -50,14 +54,17 @@ def run_patient(
     out: Path,
     settings: RunSettings | None = None,
     *,
+    choice: DicomChoice | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Predict one patient and write everything there is to see of it; returns what ``summary.json`` holds.
 
-    ``source`` is a patient's folder, or the word ``sample`` for the built-in one. The folder ``out`` appears when all
-    of it is written, or not at all; it may neither lie in the patient's folder nor around it. Where slicer-core or
-    off-screen drawing is missing, the run ends without scene or pictures and says so in the summary's warnings.
+    ``source`` is a patient's folder, or the word ``sample`` for the built-in one; ``choice`` says which of its DICOM
+    files are meant. The dose of a patient that was resampled for the network is written on its CT too.
+    The folder ``out`` appears when all of it is written, or not at all; it may neither lie in the patient's folder nor
+    around it. Where slicer-core or off-screen drawing is missing, the run ends without scene or pictures and says so
+    in the summary's warnings.
     Raises PatientDataError, ModelError or OutputError; Cancelled passes through from ``progress``.
     """
     settings = settings or RunSettings()
@@ -66,7 +73,7 @@ def run_patient(
     with whole_folder(out, replaceable=_is_earlier_result if overwrite else None) as folder:
         with watch.stage("reading"):
             progress(0.0, "reading the patient")
-            patient = Patient.sample() if source == SAMPLE else Patient.load(source)
+            patient = Patient.sample() if source == SAMPLE else Patient.load(source, choice)
         with watch.stage("weights"):
             progress(0.02, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
@@ -79,6 +86,8 @@ def run_patient(
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
             _write_tables(folder, findings)
+            if not prediction.mean.grid.same_as(patient.ct.grid):
+                write_nrrd(on_ct(prediction.mean, patient.ct.grid), str(folder / "dose_mean_on_ct.nrrd"))
         scene = _write_scene(folder, findings, watch, part(progress, 0.65, 0.95))
         provenance = collect_provenance(prediction, device, watch.seconds)
         with watch.stage("report"):
@@ -94,6 +103,12 @@ def run_patient(
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
         progress(1.0, "done")
     return summary
+
+
+def on_ct(dose: Volume, grid: Grid) -> Volume:
+    """A predicted dose on the grid of a CT: interpolated linearly, 0 Gy where the network says nothing."""
+    moved = dose.resampled(grid)
+    return Volume(np.nan_to_num(moved.values, nan=0.0), grid, dose.quantity)
 
 
 def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:

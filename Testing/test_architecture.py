@@ -26,6 +26,7 @@ LEVELS = (
     ("decision",),
     ("twin", "course", "ledger"),
     ("report", "run", "scene", "doctor"),
+    ("cli_dicom",),
     ("cli",),
     ("__main__",),
 )
