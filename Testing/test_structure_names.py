@@ -27,8 +27,10 @@ def match(
 @pytest.mark.parametrize(
     ("source", "name"),
     [
-        ("Parotid_L", "Parotid_L"), ("parotid_l", "Parotid_L"), ("PAROTID L", "Parotid_L"), ("SpinalCord", "SpinalCord"),
-        ("Bone_Mandible", "Bone_Mandible"), ("PTV_7000", "PTV_7000"), ("PTV_6996", "PTV_6996"), ("External", "External"),
+        ("Parotid_L", "Parotid_L"), ("parotid_l", "Parotid_L"), ("PAROTID L", "Parotid_L"),
+        ("SpinalCord", "SpinalCord"),
+        ("Bone_Mandible", "Bone_Mandible"), ("PTV_7000", "PTV_7000"), ("PTV_6996", "PTV_6996"),
+        ("External", "External"),
     ],
 )  # fmt: skip
 def test_tg263_names_are_exact(source: str, name: str) -> None:
@@ -50,7 +52,8 @@ def test_tg263_names_are_exact(source: str, name: str) -> None:
         ("Oesophagus", "Esophagus"), ("Speiseröhre", "Esophagus"), ("Œsophage", "Esophagus"), ("Slokdarm", "Esophagus"),
         ("Esófago", "Esophagus"), ("Kehlkopf", "Larynx"), ("Strottenhoofd", "Larynx"), ("Laringe", "Larynx"),
         ("Lower jaw", "Bone_Mandible"), ("Unterkiefer", "Bone_Mandible"), ("Mâchoire inférieure", "Bone_Mandible"),
-        ("Onderkaak", "Bone_Mandible"), ("Mandíbula", "Bone_Mandible"), ("BODY", "External"), ("Außenkontur", "External"),
+        ("Onderkaak", "Bone_Mandible"), ("Mandíbula", "Bone_Mandible"), ("BODY", "External"),
+        ("Außenkontur", "External"),
         ("LParotid", "Parotid_L"), ("ParotisLi", "Parotid_L"),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ SAME_DOSE_GY = 0.01
 HIGHEST_LEVEL_GY = 70.0
 SCALABLE_GY = (50.0, 77.0)
 DOSE_PER_FRACTION_GY = (1.8, 2.4)
-LEVEL_STEP_GY = 3.5  # half the distance of the model's levels
+FARTHEST_LEVEL_GY = 4.0
 _SMALLEST_PART_RATIO = 0.02
 
 
@@ -96,9 +97,10 @@ def _told(patient: Patient, notes: tuple[str, ...]) -> Patient:
 def scaled_names(prescription: Prescription) -> dict[str, str] | None:
     """The model's target for each target of a prescription; None where they are the model's already.
 
-    The highest level stands for 70 Gy; each other one, scaled alike, for the model's level within 3.5 Gy of it.
-    Raises PatientDataError where the highest level is not 50 to 77 Gy at 1.8 to 2.4 Gy a fraction, or a level is near
-    none of the model's, or two are near one.
+    The highest level stands for 70 Gy; the others, scaled alike, for the model's levels in their order, so that all lie
+    within 4 Gy and the sum of the distances is smallest (69.96, 59.4 and 54 Gy stand for 70, 63 and 56).
+    Raises PatientDataError where the highest level is not 50 to 77 Gy at 1.8 to 2.4 Gy a fraction, or no such levels
+    are left.
     """
     known = dict(TARGET_DOSE_GY)
     given = dict(prescription.target_dose_gy)
@@ -116,19 +118,23 @@ def scaled_names(prescription: Prescription) -> dict[str, str] | None:
             remedy=f"Highest levels of {low:g} to {high:g} Gy at {DOSE_PER_FRACTION_GY[0]:g} to "
             f"{DOSE_PER_FRACTION_GY[1]:g} Gy a fraction can be scaled.",
         )
-    names: dict[str, str] = {}
-    for name, gy in given.items():
-        scaled = gy * HIGHEST_LEVEL_GY / highest
-        nearest = min(known, key=lambda candidate: abs(known[candidate] - scaled))
-        if abs(known[nearest] - scaled) > LEVEL_STEP_GY or nearest in names.values():
-            raise PatientDataError(
-                f"Its {gy:g} Gy, {scaled:.1f} Gy when {highest:g} Gy count as 70, has no level of its own among the "
-                "network's 70, 63 and 56 Gy.",
-                where=name,
-                remedy=f'Leave a target out with --map "NAME=", or join it with {nearest} in the planning system.',
-            )
-        names[name] = nearest
-    return names
+    ordered = sorted(given, key=lambda name: given[name])
+    scaled = [given[name] * HIGHEST_LEVEL_GY / highest for name in ordered]
+    ways = combinations(sorted(known, key=lambda name: known[name]), len(ordered))
+    fitting = [
+        (sum(apart), way)
+        for way in ways
+        if max(apart := [abs(known[name] - gy) for name, gy in zip(way, scaled, strict=True)]) <= FARTHEST_LEVEL_GY
+    ]
+    if not fitting:
+        levels = ", ".join(f"{gy:.1f}" for gy in reversed(scaled))
+        raise PatientDataError(
+            f"{', '.join(f'{given[name]:g}' for name in reversed(ordered))} Gy, {levels} Gy when {highest:g} Gy count as "
+            f"70, do not each lie within {FARTHEST_LEVEL_GY:g} Gy of one of the network's levels, 70, 63 and 56 Gy.",
+            where=", ".join(reversed(ordered)),
+            remedy='Leave a target out with --map "NAME=", or join targets in the planning system.',
+        )
+    return dict(zip(ordered, min(fitting)[1], strict=True))
 
 
 def _with_disjoint_targets(patient: Patient) -> tuple[Patient, tuple[str, ...]]:
