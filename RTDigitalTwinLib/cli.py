@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     run.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
     run.add_argument("--out", type=Path, required=True, help="folder for the results")
+    run.add_argument("--dose-dicom", type=Path, metavar="FILE", help="the mean as RTDOSE for the patient's record")
     add_dicom_options(run)
     run.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)")
     run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
@@ -183,6 +184,7 @@ def _run(options: argparse.Namespace) -> int:
             options.out,
             settings,
             choice=dicom_choice(options),
+            dose_file=options.dose_dicom,
             overwrite=options.overwrite,
             progress=shown,
         )

@@ -129,8 +129,8 @@ def scaled_names(prescription: Prescription) -> dict[str, str] | None:
     if not fitting:
         levels = ", ".join(f"{gy:.1f}" for gy in reversed(scaled))
         raise PatientDataError(
-            f"{', '.join(f'{given[name]:g}' for name in reversed(ordered))} Gy, {levels} Gy when {highest:g} Gy count as "
-            f"70, do not each lie within {FARTHEST_LEVEL_GY:g} Gy of one of the network's levels, 70, 63 and 56 Gy.",
+            f"{', '.join(f'{given[name]:g}' for name in reversed(ordered))} Gy, {levels} Gy when {highest:g} Gy count "
+            f"as 70, do not each lie within {FARTHEST_LEVEL_GY:g} Gy of one of the network's levels, 70, 63 and 56 Gy.",
             where=", ".join(reversed(ordered)),
             remedy='Leave a target out with --map "NAME=", or join targets in the planning system.',
         )

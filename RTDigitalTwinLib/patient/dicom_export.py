@@ -47,7 +47,8 @@ class Origin:
 
     Attributes
     ----------
-    ct_uids : SOP instance UIDs of the CT's slices, ascending along the normal.
+    ct_uids : SOP instance UIDs of the CT's slices; of a set to be written ascending along the normal.
+    plan_uid : "" where there is no plan.
     """
 
     patient_name: str
@@ -93,7 +94,6 @@ def write_dose(dose: Volume, path: Path, origin: Origin, description: str, *, pr
 
     NaN, where the dose is not known, is written as 0 for DICOM has no word for it. ``path`` is written in place.
     """
-    from pydicom import Dataset
     from pydicom.tag import Tag
     from pydicom.valuerep import format_number_as_ds
 
@@ -115,9 +115,8 @@ def write_dose(dose: Volume, path: Path, origin: Origin, description: str, *, pr
     ds.DoseGridScaling = scaling
     ds.TissueHeterogeneityCorrection = "IMAGE"
     ds.InstanceNumber = 1
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = PLAN_CLASS, origin.plan_uid
-    ds.ReferencedRTPlanSequence = [reference]
+    if origin.plan_uid:
+        ds.ReferencedRTPlanSequence = [_reference(PLAN_CLASS, origin.plan_uid)]
     _save(ds, path)
 
 

@@ -35,11 +35,12 @@ OTHER_SOP_CLASSES = {
     "1.2.840.10008.1.3.10": "DICOMDIR",
 }
 KEYWORDS = (
-    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "PatientName", "PatientID",
-    "PatientBirthDate", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID", "Rows",
-    "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept",
-    "NumberOfFrames", "StructureSetLabel", "RTPlanLabel", "ReferencedFrameOfReferenceSequence",
-    "ReferencedStructureSetSequence", "ReferencedRTPlanSequence", "DoseSummationType", "DoseUnits", "DoseType",
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "PatientName",
+    "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
+    "FrameOfReferenceUID", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
+    "RescaleSlope", "RescaleIntercept", "NumberOfFrames", "StructureSetLabel", "RTPlanLabel",
+    "ReferencedFrameOfReferenceSequence", "ReferencedStructureSetSequence", "ReferencedRTPlanSequence",
+    "DoseSummationType", "DoseUnits", "DoseType",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from RTDigitalTwinLib.patient.anatomy_check import check_orientation, check_side
 from RTDigitalTwinLib.patient.dicom_case import CaseFiles, choose_files
 from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import DicomDose, read_dose
+from RTDigitalTwinLib.patient.dicom_export import Origin
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import IndexedFile, files_below, index_folder
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
@@ -128,6 +129,32 @@ def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Prog
     patient_plan = _plan(plan, choice, structures, rois, matches, dose, warnings)
     return Patient(
         files.pseudonym, (Image("CT", ct),), structures, region, (patient_plan,), tuple(dict.fromkeys(warnings))
+    )
+
+
+def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:
+    """Whose record a result of ``read_patient`` goes back to, and what it refers to. Raises PatientDataError."""
+    choice = choice or DicomChoice()
+    files = choose_files(
+        index_folder(folder),
+        choice.patient,
+        choice.overrides,
+        [],
+        structure_set=choice.structure_set,
+        plan=choice.plan,
+    )
+    ct = files.ct[0]
+    return Origin(
+        ct.identity.name,
+        ct.identity.patient_id,
+        ct.identity.birth_date,
+        ct.header.text("PatientSex", ""),
+        ct.study_uid,
+        ct.frame_uid,
+        ct.series_uid,
+        tuple(file.sop_uid for file in files.ct),
+        files.structure_set.sop_uid,
+        files.plan.sop_uid if files.plan else "",
     )
 
 
