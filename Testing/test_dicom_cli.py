@@ -136,7 +136,9 @@ def test_run_predicts_a_dicom_patient(results: tuple[Path, Path]) -> None:
     assert on_ct.GetSize() == (80, 72, 24) and on_ct.GetOrigin() == pytest.approx(FINE.origin_mm)
     assert coarse.GetSize() == (41, 37, 24)
     fine = sitk.GetArrayFromImage(on_ct)
-    assert np.isfinite(fine).all() and fine.max() == pytest.approx(sitk.GetArrayFromImage(coarse).max(), rel=0.1)
+    values = sitk.GetArrayFromImage(coarse)
+    assert np.isfinite(fine).all() and 0 < fine.max() <= values.max()
+    assert fine.sum() * 20.0 == pytest.approx(values.sum() * np.prod(coarse.GetSpacing()), rel=0.02)  # Gy mm3
 
 
 def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], original: Path) -> None:
@@ -186,7 +188,8 @@ def test_a_prescription_too_far_is_refused(folder: Path, tmp_path: Path, capsys:
 def test_a_scaled_prescription_scales_the_dose(small: tuple[Patient, Patient], weights: Path) -> None:
     plain, scaled = (Twin(patient, weights, "cpu").predict(samples=2) for patient in small)
     factor = 66 / 70
-    np.testing.assert_allclose(scaled.mean.values, factor * plain.mean.values, rtol=2e-3, atol=2e-3)
+    # Samples are kept as deviations in half precision, cut at 0 Gy.
+    np.testing.assert_allclose(scaled.mean.values, factor * plain.mean.values, rtol=2e-3, atol=0.02)
     assert scaled.patient.warnings[-1].startswith("Extrapolation") and not scaled.is_calibrated
     assert "PTV_6600" in scaled.patient.structures
 

@@ -145,7 +145,7 @@ def test_a_dose_goes_back_to_the_record_it_came_from(written: Path, dosed: Patie
         assert back[key].value == plan[key].value
     assert back.FrameOfReferenceUID == plan.FrameOfReferenceUID
     assert back.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
-    assert back.DoseComment.startswith("Predicted by a network, not calculated.")
+    assert back.DoseComment.startswith("Predicted, not calculated.")
     assert back.SOPInstanceUID not in [pydicom.dcmread(p).SOPInstanceUID for p in folder.glob("RT*")]
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SOFTWARE = "RTDigitalTwin"
 NOTICE = "Research use only. Not for clinical decisions."
+PREDICTED_NOTICE = "Predicted, not calculated. Research use only, not for treatment."  # 64 characters, all there are
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
 STRUCTURES_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -111,7 +112,7 @@ def write_dose(dose: Volume, path: Path, origin: Origin, description: str, *, pr
     ds.GridFrameOffsetVector = [_ds(k * grid.spacing_mm[2]) for k in range(grid.shape[0])]
     _pixels(ds, stored, signed=False)
     ds.DoseUnits, ds.DoseType, ds.DoseSummationType = "GY", "PHYSICAL", "PLAN"
-    ds.DoseComment = f"{'Predicted by a network, not calculated. ' if predicted else ''}{NOTICE}"[:1024]
+    ds.DoseComment = PREDICTED_NOTICE if predicted else NOTICE
     ds.DoseGridScaling = scaling
     ds.TissueHeterogeneityCorrection = "IMAGE"
     ds.InstanceNumber = 1
