@@ -6,11 +6,13 @@ number is either the original's or told of in a warning.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,9 @@ QUICK_CASES = 60
 CASES_VARIABLE = "RTDT_FUZZ_CASES"
 FILES = ("CT.0012.dcm", "RTSTRUCT.dcm", "RTPLAN.dcm", "RTDOSE.dcm")
 ABSURD = (
-    "", " ", "-1", "0", "1e400", "nan", "inf", "99999999999", "1\\2", "\\\\\\", "A" * 300, "-0.0", "1e-30", "\x00", "é\x1b$B",
+    "", " ", "-1", "0", "1e400", "nan", "inf", "99999999999", "1\\2", "\\\\\\", "A" * 300, "-0.0", "1e-30", "\x00",
+    "é\x1b$B",
 )  # fmt: skip
-# What decides where and what things are: a patient that is read may not differ in these without a word.
 HEADER_BYTES = 1500
 
 
@@ -56,11 +58,8 @@ def cut_short(content: bytes, rng: random.Random) -> bytes:
 def change_a_length(content: bytes, rng: random.Random) -> bytes:
     """The length of an element with a short explicit VR, or four bytes anywhere as a huge length."""
     changed = bytearray(content)
-    places = [
-        i
-        for i in range(132, min(len(content), HEADER_BYTES))
-        if content[i : i + 2] in (b"DS", b"IS", b"UI", b"CS", b"SQ")
-    ]
+    kinds = (b"DS", b"IS", b"UI", b"CS", b"SQ")
+    places = [i for i in range(132, min(len(content), HEADER_BYTES)) if content[i : i + 2] in kinds]
     place = rng.choice(places) + 2
     changed[place : place + 4] = rng.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xfe\xff\xff\x7f", b"\x01\0\0\0"))
     return bytes(changed)
@@ -106,6 +105,17 @@ def change_a_tag(content: bytes, rng: random.Random) -> bytes:
 MUTATIONS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
     flip_bits, cut_short, change_a_length, repeat_a_part, change_a_tag, change_a_tag, change_a_tag,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What pydicom says when it makes the mutations."""
+    logger = logging.getLogger("pydicom")
+    logger.disabled = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logger.disabled = False
 
 
 def run_case(folder: Path, original: Patient, seed: int) -> str:

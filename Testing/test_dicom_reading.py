@@ -256,6 +256,20 @@ def test_pixels_cut_short_are_an_error_not_zeros(folder: Path) -> None:
         read_patient(folder)
 
 
+def test_more_pixels_than_the_sizes_say_are_an_error(folder: Path) -> None:
+    with edited(folder / "RTDOSE.dcm") as ds:
+        ds.NumberOfFrames, ds.GridFrameOffsetVector = 12, ds.GridFrameOffsetVector[:12]
+    with pytest.raises(PatientDataError, match=r"holds 69120 bytes, but 12 frames of 36 x 40 pixels need 34560"):
+        dose_in(folder)
+
+
+def test_nothing_is_logged_of_what_a_file_says(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = folder / "CT.0005.dcm"
+    path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b"PLANTED 77"))
+    read_patient(folder)
+    assert "PLANTED" not in caplog.text and not caplog.records
+
+
 def test_rescaling_to_hu(folder: Path) -> None:
     before = read_patient(folder).ct.values
 

@@ -6,6 +6,7 @@ transfer syntaxes.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import stat
@@ -125,7 +126,10 @@ def decoding(where: str, keyword: str = "") -> Iterator[None]:
     """
     from pydicom import config
 
+    logger = logging.getLogger("pydicom")
+    was_disabled = logger.disabled
     try:
+        logger.disabled = True  # it quotes values too
         with python_warnings.catch_warnings(), config.disable_value_validation():
             python_warnings.simplefilter("ignore")
             yield
@@ -136,6 +140,8 @@ def decoding(where: str, keyword: str = "") -> Iterator[None]:
         raise PatientDataError(
             f"{what} ({type(error).__name__}): it is damaged or cut short.", where=where, remedy=_COPY_ANEW
         ) from error
+    finally:
+        logger.disabled = was_disabled
 
 
 def tag_of(keyword: str) -> str:
@@ -220,9 +226,14 @@ def stored_pixels(item: DicomItem, path: Path) -> tuple[NDArray, bool]:
                 raise item.error(
                     f"{tag_of('PixelData')} is cut short: {held} bytes instead of {expected}.", "Copy it anew."
                 )
+            if held > expected + 1:  # one byte may pad to an even length
+                raise item.error(
+                    f"{tag_of('PixelData')} holds {held} bytes, but {frames} frames of {rows} x {columns} pixels need "
+                    f"{expected}.",
+                    _COPY_ANEW,
+                )
         with decoding(item.where, "PixelData"):
-            pixels = item.dataset.pixel_array
-        return pixels.reshape(frames, rows, columns), False
+            return item.dataset.pixel_array.reshape(frames, rows, columns), False
     return _by_gdcm(item, path, syntax).reshape(frames, rows, columns), True
 
 
