@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import GeometryError
-from RTDigitalTwinLib.patient.contours import rasterise, slabs
-from RTDigitalTwinLib.patient.grid import Grid
+from RTDigitalTwinLib.patient.contours import Rasterised, rasterise, slabs
+from RTDigitalTwinLib.patient.grid import Box, Grid
 from RTDigitalTwinLib.patient.outlines import outlines
 from RTDigitalTwinLib.patient.structure import Structure
 from Testing.builders import GRIDS, ball
@@ -24,6 +24,11 @@ def circle(height: float, radius: float, row: float = 30.3, column: float = 33.8
 def box(height: float, low: tuple[float, float], high: tuple[float, float]) -> NDArray:
     corners = [low, (low[0], high[1]), high, (high[0], low[1])]
     return np.column_stack([np.full(4, height), corners])
+
+
+def box_of(drawn: Rasterised) -> Box:
+    assert drawn.box is not None
+    return drawn.box
 
 
 def test_a_box_between_pixels_covers_their_shares_exactly_along_rows() -> None:
@@ -47,7 +52,7 @@ def test_a_hole_is_empty_whichever_way_its_contour_runs() -> None:
     for hole in (circle(5, 8), circle(5, 8)[::-1]):
         drawn = rasterise([circle(5, 20), hole], SHAPE)
         assert drawn.occupancy.sum() == pytest.approx(np.pi * (400 - 64), rel=0.002)
-        assert drawn.occupancy[0, 30 - drawn.box[1].start, 34 - drawn.box[2].start] == 0
+        assert drawn.occupancy[0, 30 - box_of(drawn)[1].start, 34 - box_of(drawn)[2].start] == 0
 
 
 def test_an_island_in_a_hole_counts_again() -> None:
@@ -89,7 +94,7 @@ def test_slabs_reach_half_a_step_past_the_ends_and_not_into_gaps() -> None:
 
 def test_contours_on_every_slice_make_whole_slices() -> None:
     drawn = rasterise([circle(k, 10) for k in (3, 4, 5)], SHAPE)
-    assert drawn.box[0] == slice(3, 6) and drawn.off_slice_planes == drawn.gaps == 0
+    assert box_of(drawn)[0] == slice(3, 6) and drawn.off_slice_planes == drawn.gaps == 0
     assert drawn.occupancy.sum() == pytest.approx(3 * np.pi * 100, rel=0.002)
 
 
@@ -97,7 +102,7 @@ def test_contours_on_every_second_slice_fill_what_lies_between() -> None:
     drawn = rasterise([circle(k, 10) for k in (2, 4, 6)], SHAPE)
     assert drawn.occupancy.sum() == pytest.approx(6 * np.pi * 100, rel=0.002)
     # half of slice 1 and half of slice 7: half a step of two slices past the ends
-    assert drawn.box[0] == slice(1, 8)
+    assert box_of(drawn)[0] == slice(1, 8)
     assert drawn.occupancy[0].max() == pytest.approx(0.5)
 
 
@@ -110,18 +115,18 @@ def test_contours_between_slices_count_by_their_overlap() -> None:
 
 def test_finer_contours_than_slices_are_averaged() -> None:
     drawn = rasterise([circle(4 + k / 3, 10 if k < 0 else 5) for k in (-1, 0, 1)], SHAPE)
-    assert drawn.box[0] == slice(4, 5)
+    assert box_of(drawn)[0] == slice(4, 5)
     assert drawn.occupancy.sum() == pytest.approx(np.pi * (100 + 2 * 25) / 3, rel=0.005)
 
 
 def test_rounded_positions_count_as_on_the_slice() -> None:
     drawn = rasterise([circle(k + 0.004, 10) for k in (3, 4)], SHAPE)
-    assert drawn.box[0] == slice(3, 5) and drawn.off_slice_planes == 0
+    assert box_of(drawn)[0] == slice(3, 5) and drawn.off_slice_planes == 0
 
 
 def test_planes_beyond_the_grid_are_counted() -> None:
     drawn = rasterise([circle(k, 10) for k in (-3, -2, -1, 0, 1)], SHAPE)
-    assert drawn.beyond_planes == 3 and drawn.box[0] == slice(0, 2)
+    assert drawn.beyond_planes == 3 and box_of(drawn)[0] == slice(0, 2)
 
 
 def test_contours_that_run_to_and_fro_without_end_are_refused() -> None:
@@ -145,7 +150,7 @@ def test_outlines_lead_back_to_the_occupancy(name: str) -> None:
     contours = [grid.to_index(points) for _, points in outlines(structure)]
     drawn = rasterise(contours, grid.shape)
     back = np.zeros(grid.shape, np.float32)
-    back[drawn.box] = drawn.occupancy
+    back[box_of(drawn)] = drawn.occupancy
     # Volume within 2 %, and no voxel further off than the half that a threshold leaves open.
     assert back.sum() == pytest.approx(structure.occupancy.sum(), rel=0.02)
     assert np.abs(back - structure.occupancy).max() < 0.55

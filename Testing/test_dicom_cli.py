@@ -18,7 +18,7 @@ from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.patient.patient import Patient
-from Testing.dicom_sets import edit_all, edited, small_set
+from Testing.dicom_sets import edited, set_identity, small_set
 from Testing.test_network_patient import FINE
 
 NAMES = {
@@ -36,7 +36,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine scan of a named patient with Spanish structures, in a folder that bears the name."""
     folder = tmp_path_factory.mktemp("clinic") / "Longstocking"
     small_set(folder, FINE)
-    edit_all(folder, "*.dcm", lambda ds, i: [setattr(ds, key, value) for key, value in PLANTED.items()] and None)
+    set_identity(folder, PLANTED)
     with edited(folder / "RTSTRUCT.dcm") as ds:
         for roi in ds.StructureSetROISequence:
             roi.ROIName = NAMES.get(roi.ROIName, roi.ROIName)

@@ -163,7 +163,7 @@ def differences(read: Patient, original: Patient) -> set[str]:
     if not np.array_equal(read.dose_mask.mask, original.dose_mask.mask):
         found.add("region")
     before, after = original.plan.dose, read.plan.dose
-    if after is None or not np.allclose(after.values, before.values, equal_nan=True):
+    if after is None or before is None or not np.allclose(after.values, before.values, equal_nan=True):
         found.add("dose")
     return found
 

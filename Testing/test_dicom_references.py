@@ -78,7 +78,7 @@ def test_dvhs_are_the_planning_systems(
     grid = dose.dose.grid
     structure = roi_structure(rois[number], grid, [])
     inside = structure.box_occupancy > 0
-    doses = dose.dose.values[structure.box][inside][None]
+    doses = dose.dose.values[structure.box][inside][None].astype(np.float32)
     ours = StructureDose(doses, structure.box_occupancy[inside], grid.voxel_volume_mm3 / 1000)
     widths, volumes = np.array(theirs.DVHData, float).reshape(-1, 2).T
     assert ours.volume_cc == pytest.approx(volumes[0], rel=0.03)

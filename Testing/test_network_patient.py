@@ -19,6 +19,7 @@ from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.run import on_ct
 from Testing.builders import FRAME, GRIDS, axial_grid, ball, small_patient
+from Testing.dicom_sets import dose_of
 
 FINE = Grid((24, 72, 80), (2.0, 2.0, 5.0), (-79.0, -71.0, -57.5), frame_of_reference=FRAME)
 
@@ -88,7 +89,7 @@ def test_a_fine_scan_is_averaged_and_that_is_told() -> None:
         assert prepared.shown.structures[name].volume_cc == pytest.approx(structure.volume_cc, rel=1e-3)
     assert set(np.unique(prepared.shown.dose_mask.box_occupancy)) <= {0.0, 1.0}
     inside = prepared.shown.dose_mask.mask
-    assert not prepared.shown.plan.dose.values[~inside].any()
+    assert not dose_of(prepared.shown)[~inside].any()
 
 
 def test_thick_slices_of_a_fine_scan_are_interpolated() -> None:
@@ -99,10 +100,10 @@ def test_thick_slices_of_a_fine_scan_are_interpolated() -> None:
 def test_the_way_back_costs_little_where_dose_is_smooth() -> None:
     """Error of averaging to the network's grid and interpolating back, for a dose of the small patient."""
     patient = small_patient(FINE)
-    dose = network_patient(patient).shown.plan.dose
-    back = on_ct(dose, FINE).values
+    shown = network_patient(patient).shown
+    back = on_ct(Volume(dose_of(shown), shown.ct.grid, Quantity.DOSE_GY), FINE).values
     inside = patient.structures["PTV_7000"].mask
-    assert np.abs(back - patient.plan.dose.values)[inside].mean() < 0.5
+    assert np.abs(back - dose_of(patient))[inside].mean() < 0.5
     assert np.isfinite(back).all()
 
 
