@@ -88,8 +88,18 @@ def test_a_fine_scan_is_averaged_and_that_is_told() -> None:
     for name, structure in patient.structures.items():
         assert prepared.shown.structures[name].volume_cc == pytest.approx(structure.volume_cc, rel=1e-3)
     assert set(np.unique(prepared.shown.dose_mask.box_occupancy)) <= {0.0, 1.0}
-    inside = prepared.shown.dose_mask.mask
-    assert not dose_of(prepared.shown)[~inside].any()
+    total = [dose_of(p).sum() * p.ct.grid.voxel_volume_mm3 for p in (patient, prepared.shown)]
+    assert total[1] == pytest.approx(total[0], rel=1e-3)
+
+
+def test_an_unknown_dose_counts_as_none() -> None:
+    patient = small_patient()
+    gy = dose_of(patient).copy()
+    gy[:3] = np.nan
+    plan = replace(patient.plan, dose=Volume(gy, patient.ct.grid, Quantity.DOSE_GY))
+    known = dose_of(network_patient(replace(patient, plans=(plan,))).shown)
+    np.testing.assert_array_equal(known[3:], gy[3:])
+    assert not known[:3].any()
 
 
 def test_thick_slices_of_a_fine_scan_are_interpolated() -> None:

@@ -61,7 +61,7 @@ class NetworkPatient:
 def network_patient(patient: Patient) -> NetworkPatient:
     """See the module. Raises PatientDataError where the prescription is beyond what the rule allows."""
     names = scaled_names(patient.plan.prescription) if patient.plans else None
-    shown, notes = _resampled(patient)
+    shown, notes = _resampled(_with_known_dose(patient))
     shown, more = _with_disjoint_targets(shown)
     notes += more
     if names is None:
@@ -137,6 +137,19 @@ def scaled_names(prescription: Prescription) -> dict[str, str] | None:
     return dict(zip(ordered, min(fitting)[1], strict=True))
 
 
+def _with_known_dose(patient: Patient) -> Patient:
+    """Plan doses with 0 Gy where they are not known: beyond their own grid, which the reader told of."""
+    if all(plan.dose is None or np.isfinite(plan.dose.values).all() for plan in patient.plans):
+        return patient
+    plans = []
+    for plan in patient.plans:
+        if plan.dose is not None:
+            known = np.nan_to_num(plan.dose.values, nan=0.0)
+            plan = replace(plan, dose=Volume(known, plan.dose.grid, Quantity.DOSE_GY))
+        plans.append(plan)
+    return replace(patient, plans=tuple(plans))
+
+
 def _with_disjoint_targets(patient: Patient) -> tuple[Patient, tuple[str, ...]]:
     """Targets without what a higher one covers, as in the training data."""
     levels = dict(patient.plan.prescription.target_dose_gy) if patient.plans else {}
@@ -202,8 +215,7 @@ def _resampled(patient: Patient) -> tuple[Patient, tuple[str, ...]]:
     plans = []
     for plan in patient.plans:
         if plan.dose is not None:
-            gy = averaging.values(np.nan_to_num(plan.dose.values, nan=0.0), 0.0)
-            plan = replace(plan, dose=Volume(gy * mask.mask, grid, Quantity.DOSE_GY))
+            plan = replace(plan, dose=Volume(averaging.values(plan.dose.values, 0.0), grid, Quantity.DOSE_GY))
         plans.append(plan)
     note = (
         f"Predicted on {grid.shape[2]} x {grid.shape[1]} x {grid.shape[0]} voxels of "
