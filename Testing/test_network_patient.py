@@ -144,6 +144,23 @@ def test_targets_that_only_touch_stay_as_they_are(sample: Patient) -> None:
     assert network_patient(sample).shown is sample  # partial voxels shared along the borders
 
 
+def test_neighbours_keep_the_voxels_they_share() -> None:
+    """Partial voxels along a common border, on a fine grid: nothing is lost by averaging."""
+    patient = small_patient(FINE, with_dose=False)
+    left, right = np.zeros(FINE.shape, np.float32), np.zeros(FINE.shape, np.float32)
+    left[8:14, 20:40, 30:40], right[8:14, 20:40, 41:50] = 1, 1
+    left[8:14, 20:40, 40], right[8:14, 20:40, 40] = 0.4, 0.6
+    targets = {
+        name: Structure.from_array(name, part, FINE, StructureKind.TARGET)
+        for name, part in (("PTV_5600", left), ("PTV_7000", right))
+    }
+    with_targets = replace(patient, structures={**patient.structures, **targets})
+    both = prescribed(with_targets, {"PTV_5600": 56.0, "PTV_7000": 70.0}, 35)
+    shown = network_patient(both).shown
+    for name, target in targets.items():
+        assert shown.structures[name].volume_cc == pytest.approx(target.volume_cc, rel=1e-5)
+
+
 def test_a_target_wholly_inside_a_higher_one_is_refused() -> None:
     patient = nested()
     swapped = prescribed(patient, {"PTV_7000": 56.0, "PTV_5600": 70.0}, 35)

@@ -33,7 +33,8 @@ HIGHEST_LEVEL_GY = 70.0
 SCALABLE_GY = (50.0, 77.0)
 DOSE_PER_FRACTION_GY = (1.8, 2.4)
 FARTHEST_LEVEL_GY = 4.0
-_SMALLEST_PART_RATIO = 0.02
+_SMALLEST_PART_RATIO, _WORTH_TELLING_RATIO = 0.02, 0.005
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +62,9 @@ class NetworkPatient:
 def network_patient(patient: Patient) -> NetworkPatient:
     """See the module. Raises PatientDataError where the prescription is beyond what the rule allows."""
     names = scaled_names(patient.plan.prescription) if patient.plans else None
-    shown, notes = _resampled(_with_known_dose(patient))
-    shown, more = _with_disjoint_targets(shown)
+    # Targets first: on the finer grid fewer voxels lie on a border.
+    shown, notes = _with_disjoint_targets(_with_known_dose(patient))
+    shown, more = _resampled(shown)
     notes += more
     if names is None:
         told = _told(shown, notes)
@@ -159,23 +161,25 @@ def _with_disjoint_targets(patient: Patient) -> tuple[Patient, tuple[str, ...]]:
     for name in ordered:
         target = structures[name]
         covered = above[target.box]
-        rest = np.clip(target.box_occupancy - covered, 0, 1)
-        shared = 1 - float(rest.sum() / target.box_occupancy.sum())
-        # Neighbours share the voxels of their border; only a real overlap is cut.
-        if float(np.minimum(target.box_occupancy, covered)[covered + target.box_occupancy > 1.001].sum()):
-            if shared > 1 - _SMALLEST_PART_RATIO:
+        # Neighbours share the voxels of their border, so only what is more than a whole voxel is cut.
+        rest = np.minimum(target.box_occupancy, np.clip(1 - covered, 0, 1))
+        if float((target.box_occupancy + covered).max()) > 1 + _ROUNDING:
+            left = (rest >= 0.5).sum() / max((target.box_occupancy >= 0.5).sum(), 1)
+            if left < _SMALLEST_PART_RATIO:
                 raise PatientDataError(
                     "The target lies inside those of higher dose; nothing of it is left.",
                     where=name,
                     remedy=f'Leave it out with --map "{target.source_name}=".',
                 )
             structures[name] = _trimmed(target, rest)
-            notes.append(
-                f"{name}: {100 * shared:.0f} % of it lies in targets of higher dose and counts there, as in the "
-                "training data."
-            )
+            shared = 1 - float(rest.sum() / target.box_occupancy.sum())
+            if shared > _WORTH_TELLING_RATIO:
+                notes.append(
+                    f"{name}: {100 * shared:.0f} % of it lies in targets of higher dose and counts there, as in the "
+                    "training data."
+                )
         above[target.box] = np.maximum(covered, target.box_occupancy)
-    if not notes:
+    if all(structures[name] is patient.structures[name] for name in ordered):
         return patient, ()
     return replace(patient, structures=structures), tuple(notes)
 

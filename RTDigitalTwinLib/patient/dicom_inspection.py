@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TypeVar
@@ -107,6 +107,8 @@ def _all(line: Line) -> Iterator[Line]:
 def _inspect_patient(
     index: DicomIndex, patient: PatientFiles, line: Line, choice: DicomChoice, matches: dict[str, list[Match]]
 ) -> None:
+    if choice.patient not in ("", patient.pseudonym, patient.identity.patient_id):
+        choice = replace(choice, names={}, structure_set="", plan="")  # said of another patient
     volumes: dict[str, Volume] = {}
     plans: dict[str, DicomPlan] = {}
     for study in sorted({file.study_uid for file in patient.files}):
@@ -135,7 +137,9 @@ def _inspect_patient(
                     grid = next(iter(frames.values())).grid if frames else None
                     plan = next((plans[p.sop_uid] for p in patient.of_kind(RTPLAN)
                                  if file.sop_uid in p.references and p.sop_uid in plans), None)  # fmt: skip
-                    _structures(node, rois, grid, plan, choice, patient.pseudonym, matches)
+                    found = _structures(node, rois, grid, plan, choice)
+                    if found and choice.structure_set in ("", file.label):
+                        matches[patient.pseudonym] = found
     warnings: list[str] = []
     try:
         files = choose_files(
@@ -226,9 +230,7 @@ def _structures(
     grid: Grid | None,
     plan: DicomPlan | None,
     choice: DicomChoice,
-    pseudonym: str,
-    matches: dict[str, list[Match]],
-) -> None:
+) -> list[Match]:
     warnings: list[str] = []
     drawn: dict[int, Structure] = {}
     if grid is None:
@@ -239,8 +241,7 @@ def _structures(
         found = match_rois(rois, drawn, plan, choice)
     except RTDigitalTwinError as error:
         node.add(str(error), Weight.PROBLEM)
-        return
-    matches[pseudonym] = found
+        return []
     for roi, match in zip(rois, found, strict=True):
         size = f", {drawn[roi.number].volume_cc:.1f} cc" if roi.number in drawn else ""
         meaning = f" = {match.name}" if match.name else ""
@@ -249,3 +250,4 @@ def _structures(
         node.add(f"{roi.name}{meaning}: {match.state.value}{sure} ({match.reason}){size}", weight)
     for warning in warnings:
         node.add(warning, Weight.WARNING)
+    return found

@@ -97,8 +97,8 @@ def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Prog
     drawn = occupancies(rois, ct.grid, drawing)
     matches = match_rois(rois, drawn, plan, choice)
     require_confirmed(matches)
-    used = {roi.name: match for roi, match in zip(rois, matches, strict=True) if match.counts}
-    warnings += [text for text in drawing if any(text.startswith(name) for name in used)]
+    used = [match.source for match in matches if match.counts]
+    warnings += [text for text in drawing if any(text.startswith((f"{name}: ", f"{name} was ")) for name in used)]
     structures = {
         match.name: replace(drawn[roi.number], name=match.name, kind=_kind(match.name))
         for roi, match in zip(rois, matches, strict=True)
