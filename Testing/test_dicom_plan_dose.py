@@ -89,6 +89,34 @@ def test_a_dose_on_a_smaller_grid_is_undefined_beyond_it(damaged_set: Path) -> N
     assert not any("of PTV_7000; beyond" in text for text in patient.warnings)
 
 
+def test_a_dose_of_other_axes_and_spacing_is_resampled_in_the_patient(damaged_set: Path) -> None:
+    """A ramp along all three axes, stored with rows along the patient's columns and slices towards the feet."""
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        origin = np.array([-70.0, -60.0, 45.0])
+        shape, steps = (20, 30, 26), (4.5, 5.0, 4.0)  # frames down, rows along x, columns along y
+        frames, rows, columns = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+        x, y, z = origin[0] + steps[1] * rows, origin[1] + steps[2] * columns, origin[2] - steps[0] * frames
+        gy = 30 + 0.1 * x + 0.15 * y - 0.2 * z
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = list(origin), [0, 1, 0, 1, 0, 0]
+        ds.PixelSpacing, ds.NumberOfFrames = [steps[1], steps[2]], shape[0]
+        ds.Rows, ds.Columns = shape[1:]
+        ds.GridFrameOffsetVector = [steps[0] * k for k in range(shape[0])]
+        ds.DoseGridScaling = "0.001"
+        ds.PixelData = np.round(gy / 0.001).astype("<u2").tobytes()
+    patient = read_patient(damaged_set)
+    grid, values = patient.ct.grid, dose_of(patient)
+    positions = grid.to_lps_mm(np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), axis=-1))
+    wanted = 30 + positions @ (0.1, 0.15, -0.2)
+    ends = np.stack([origin, origin + (steps[1] * 29, steps[2] * 25, -steps[0] * 19)])
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    between_centres = ((positions >= low) & (positions <= high)).all(axis=-1)
+    assert 0.3 < between_centres.mean() < 0.6
+    np.testing.assert_allclose(values[between_centres], wanted[between_centres], atol=0.002)
+    half = np.array([steps[1], steps[2], steps[0]]) / 2 + 1e-3  # the outer voxels reach so far beyond their centres
+    beyond = ((positions < low - half) | (positions > high + half)).any(axis=-1)
+    assert np.isnan(values[beyond]).all()
+
+
 def test_a_dose_that_misses_its_prescription_is_doubted(damaged_set: Path) -> None:
     with edited(damaged_set / "RTDOSE.dcm") as ds:
         ds.DoseGridScaling = f"{float(ds.DoseGridScaling) / 35:.10g}"
