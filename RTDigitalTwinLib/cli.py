@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__, progress
+from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.cli_dicom import add_dicom_commands, add_dicom_options, dicom_choice
+from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
+from RTDigitalTwinLib.train import EXIT_CANCELLED, EXIT_ERROR, add_options as add_training_options, seed, train_network
 
-EXIT_ERROR, EXIT_CANCELLED = 1, 130
 MOST_SAMPLES = 10_000
-HIGHEST_SEED = 2**63 - 1
 RESEARCH_USE = "Research use only. Not for clinical decisions."
 
 console = Console(stderr=True, highlight=False)
@@ -30,6 +30,7 @@ console = Console(stderr=True, highlight=False)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (0 well, 1 an error the user can mend, 130 cancelled)."""
     options = _parser().parse_args(arguments)
+    keep_freed_memory()
     try:
         return options.command(options)
     except (KeyboardInterrupt, Cancelled):
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     _add_model_options(run)
 
-    add_dicom_commands(commands, _seed, _progress_bar)
+    add_dicom_commands(commands, seed, _progress_bar)
 
     evaluate = commands.add_parser("evaluate", help="score a cohort with reference doses")
     evaluate.set_defaults(command=_evaluate)
@@ -99,17 +100,14 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train the dose network within a time budget")
     train.set_defaults(command=_train)
-    train.add_argument(
-        "data", type=Path, metavar="DATA", help="folder with train-pats and validation-pats, or patients"
-    )
-    train.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and weights")
-    train.add_argument("--minutes", type=_minutes, required=True, help="budget, over all resumed parts")
-    train.add_argument(
-        "--configuration", choices=("default", "paper"), default="default", help="network: ours, or the prototype's"
-    )
-    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    train.add_argument("--seed", type=_seed, default=0)
-    train.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add_training_options(train)
+
+    pack = commands.add_parser("pack", help="pack a cohort for training into one small file")
+    pack.set_defaults(command=_pack)
+    pack.add_argument("data", type=Path, metavar="DATA", help="folder with train-pats and validation-pats, or patients")
+    pack.add_argument("--out", type=Path, required=True, help="file to write, ending in .cohort")
+
+    add_dosimetry_commands(commands)
 
     doctor = commands.add_parser("doctor", help="what is installed, GPU, weights, system libraries")
     doctor.set_defaults(command=_doctor)
@@ -117,17 +115,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=_seed, default=0, help="of the dropout samples (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the dropout samples (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     parser.add_argument("--weights", type=Path, help="weights file (default: the one that comes with the software)")
 
 
 def _count(text: str) -> int:
     return _whole_number(text, MOST_SAMPLES)
-
-
-def _seed(text: str) -> int:
-    return _whole_number(text, HIGHEST_SEED)
 
 
 def _whole_number(text: str, highest: int) -> int:
@@ -137,13 +131,6 @@ def _whole_number(text: str, highest: int) -> int:
         value = -1
     if not 0 <= value <= highest:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {highest}, not {text!r}")
-    return value
-
-
-def _minutes(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError("must be above 0")
     return value
 
 
@@ -277,51 +264,22 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from RTDigitalTwinLib.model.network import CONFIGURATIONS
-    from RTDigitalTwinLib.model.training import Training, TrainingSettings, refuse_to_overwrite, train
-    from RTDigitalTwinLib.model.training_data import load_cases, split_folders
-    from RTDigitalTwinLib.model.weights import choose_device
-    from RTDigitalTwinLib.patient.loading import load_patients, require_outside_patients
+    with _progress_bar() as shown:
+        return train_network(options, shown, lambda line: console.print(line, markup=False, soft_wrap=True))
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from RTDigitalTwinLib.model.training_data import pack_cohort
+    from RTDigitalTwinLib.patient.loading import require_outside_patients
+    from RTDigitalTwinLib.patient.packed import SUFFIX
 
     require_outside_patients(options.out)
-    if not options.resume:
-        refuse_to_overwrite(options.out)
-    device = choose_device(options.device)
-    training_folders, validation_folders = split_folders(options.data)
-    settings = TrainingSettings(options.minutes, options.seed)
-    if options.configuration == "paper":
-        settings = replace(settings, dvh_weight=0.0)
-    training = Training(settings, options.out, device, CONFIGURATIONS[options.configuration])
-    if options.resume:
-        training.resume()
+    if options.out.suffix != SUFFIX:
+        raise OutputError(f"The name must end in {SUFFIX}.", where=options.out.name)
     with _progress_bar() as shown:
-        cases = load_cases(training_folders, progress.part(shown, 0.0, 1.0))
-        patients = load_patients(validation_folders)
-    console.print(
-        f"{len(cases)} patients to train, {len(patients)} to validate, on {device} in {training.precision}.",
-        markup=False,
-    )
-    try:
-        with _progress_bar() as shown:
-            digest = train(training, cases, patients, shown, _print_validation)
-    except (KeyboardInterrupt, Cancelled):
-        console.print(f"Cancelled after {training.steps} steps. Go on with the same command and --resume.")
-        return EXIT_CANCELLED
-    last = training.log[-1]
-    print(
-        f"{training.steps} steps: validation dose score {last['validation_dose_score_gy']:.3f} Gy, DVH score "
-        f"{last['validation_dvh_score_gy']:.3f} Gy; weights SHA-256 {digest[:12]} in {options.out}"
-    )
+        size = pack_cohort(options.data, options.out, shown)
+    print(f"{options.out}: {size / 1e6:.1f} MB")
     return 0
-
-
-def _print_validation(entry: dict) -> None:
-    """A line above the progress bar for an entry of the training's log."""
-    console.print(
-        f"{entry['minutes']:.1f} min, step {entry['steps']}: validation dose score "
-        f"{entry['validation_dose_score_gy']:.3f} Gy, DVH score {entry['validation_dvh_score_gy']:.3f} Gy",
-        soft_wrap=True,
-    )
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -116,14 +116,14 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
 
 
 def _sample(options: Namespace, progress_bar: ProgressBar) -> int:
-    from RTDigitalTwinLib.dosimetry.sample_plan import with_fitted_dose
+    from RTDigitalTwinLib.dosimetry.planning import planned
     from RTDigitalTwinLib.patient.dicom_export import write_patient
     from RTDigitalTwinLib.patient.patient import Patient
 
     with progress_bar() as shown:
         shown(0.0, "making the patient")
-        patient = with_fitted_dose(Patient.sample(options.seed))
-        write_patient(patient, options.out, part(shown, 0.3, 1.0))
+        patient = planned(Patient.sample(options.seed), progress=part(shown, 0.1, 0.6))
+        write_patient(patient, options.out, part(shown, 0.6, 1.0))
     print(f"{options.out}: CT, RTSTRUCT, RTPLAN and RTDOSE of {patient.pseudonym}, no person's data.")
     print("Research use only. Not for clinical decisions.")
     return 0

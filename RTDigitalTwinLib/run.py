@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
+from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
 from RTDigitalTwinLib.files import require_apart, require_writable, whole_file, whole_folder
 from RTDigitalTwinLib.model.features import assumptions
@@ -24,7 +25,7 @@ from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import write_report
-from RTDigitalTwinLib.report.tables import Findings, write_dvh_csv, write_metrics_csv
+from RTDigitalTwinLib.report.tables import Findings, write_dvh_csv, write_goals_csv, write_metrics_csv
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
@@ -62,9 +63,10 @@ def run_patient(
 ) -> dict[str, Any]:
     """Predict one patient and write everything there is to see of it; returns what ``summary.json`` holds.
 
-    ``source`` is a patient's folder, or the word ``sample`` for the built-in one; ``choice`` says which of its DICOM
-    files are meant. The dose of a patient that was resampled for the network is written on its CT too. ``dose_file``
-    gets the mean as RTDOSE with the source's identity, for its record; it may not lie among the other results.
+    ``source`` is a patient's folder, or the word ``sample`` for the built-in one, whose reference dose is planned here
+    (``dosimetry.planning``); ``choice`` says which of its DICOM files are meant. The dose of a patient that was
+    resampled for the network is written on its CT too. ``dose_file`` gets the mean as RTDOSE with the source's
+    identity, for its record; it may not lie among the other results.
     The folder ``out`` appears when all of it is written, or not at all; it may neither lie in the patient's folder nor
     around it. Where slicer-core or off-screen drawing is missing, the run ends without scene or pictures and says so
     in the summary's warnings.
@@ -75,15 +77,13 @@ def run_patient(
     origin = None if dose_file is None else _origin(source, out, dose_file, choice)
     watch = Stopwatch()
     with whole_folder(out, replaceable=_is_earlier_result if overwrite else None) as folder:
-        with watch.stage("reading"):
-            progress(0.0, "reading the patient")
-            patient = Patient.sample() if source == SAMPLE else Patient.load(source, choice)
+        patient = _read(source, choice, watch, part(progress, 0.0, 0.15))
         with watch.stage("weights"):
-            progress(0.02, "loading the network")
+            progress(0.15, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
             device = twin.dose_model.surrogate.device
         with watch.stage("prediction"):
-            prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.05, 0.6))
+            prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.17, 0.6))
         verdict = twin.familiarity
         unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
         findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)))
@@ -154,6 +154,17 @@ def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:
         )
 
 
+def _read(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, progress: Progress) -> Patient:
+    """The patient in a folder, or the built-in one, for which a reference dose is planned."""
+    with watch.stage("reading"):
+        progress(0.0, "reading the patient")
+        patient = Patient.sample() if source == SAMPLE else Patient.load(source, choice)
+    if source == SAMPLE:
+        with watch.stage("planning"):
+            patient = planned(patient, progress=lambda done, _: progress(done, "planning the sample patient"))
+    return patient
+
+
 def _is_earlier_result(folder: Path) -> bool:
     """Whether a folder holds the results of an earlier run and nothing else."""
     try:
@@ -179,6 +190,7 @@ def _write_tables(folder: Path, findings: Findings) -> None:
         write_nrrd(prediction.half_width(findings.level), str(folder / "dose_half_width_95.nrrd"))
     write_dvh_csv(folder / "dvh.csv", prediction)
     write_metrics_csv(folder / "metrics.csv", findings.rows)
+    write_goals_csv(folder / "goals.csv", findings.goals)
     dvh_figure(prediction).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
 
 
@@ -230,6 +242,7 @@ def _summary(findings: Findings) -> dict[str, Any]:
         "bands": prediction.band_words(findings.level) if prediction.has_spread else None,
         "structures_cc": {name: round(s.volume_cc, 3) for name, s in patient.structures.items()},
         "metrics": [asdict(row) for row in findings.rows],
+        "goals": [asdict(row) for table in findings.goals for row in table.rows],
     }
     if (score := findings.score) is not None:
         summary["dose_error_gy"], summary["dvh_error_gy"] = round(score.dose_error_gy, 4), round(score.dvh_error_gy, 4)

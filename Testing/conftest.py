@@ -16,7 +16,8 @@ import SimpleITK as sitk
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.grid import Box
 from RTDigitalTwinLib.patient.patient import Image, Patient
-from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.plan import Prescription
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from Testing.dicom_sets import small_set
 
@@ -120,3 +121,19 @@ def independent_scores() -> Path:
 def holds_packed(folder: Path, script: str) -> bool:
     """Whether a folder holds packed OpenKBP patients and a script of theirs."""
     return (folder / script).is_file() and any(folder.glob("validation-pats/pt_*.npz"))
+
+
+@pytest.fixture
+def two_patients(sample: Patient, tmp_path: Path) -> Path:
+    """Folder of two patients with small masks, quick to train on."""
+    target = sample.structures["PTV_7000"]
+    inside = np.zeros(target.mask.shape, bool)
+    inside[target.box] = True
+    mask = Structure.from_array(sample.dose_mask.name, inside, sample.ct.grid, StructureKind.REGION)
+    small = replace(sample, structures={"PTV_7000": target}, dose_mask=mask)
+    plan = replace(small.plan, prescription=Prescription((("PTV_7000", 70.0),), 35))
+    dose = blurred_target_dose(replace(small, plans=(plan,)))
+    for name in ("pt_1", "pt_2"):
+        openkbp.write_patient(small, tmp_path / "data" / name)
+        openkbp.write_dose(dose, tmp_path / "data" / name / "dose.csv")
+    return tmp_path / "data"

@@ -12,7 +12,8 @@ import torch
 from RTDigitalTwinLib.model.augmentation import Augmentation, Example
 from RTDigitalTwinLib.model.crop import MARGIN_VOXELS, SIZE_MULTIPLE
 from RTDigitalTwinLib.model.features import CHANNELS, FITTED_BEAMS
-from RTDigitalTwinLib.model.training_data import load_cases
+from RTDigitalTwinLib.model.training_data import TrainingCase
+from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import StructureKind
 
 LEFT, RIGHT, FITTED = (CHANNELS.index(name) for name in ("Parotid_L", "Parotid_R", FITTED_BEAMS))
@@ -20,7 +21,7 @@ LEFT, RIGHT, FITTED = (CHANNELS.index(name) for name in ("Parotid_L", "Parotid_R
 
 @pytest.fixture(scope="module")
 def example(sample_folder: Path) -> Example:
-    return load_cases([sample_folder])[0].example()
+    return TrainingCase.of(Patient.load(sample_folder)).example()
 
 
 def inside(example: Example) -> torch.Tensor:
@@ -99,11 +100,11 @@ def test_beyond_the_crop_is_air_far_from_targets(example: Example) -> None:
 def test_draws_follow_the_seed_and_the_ratio() -> None:
     def drawn(seed: int) -> list[Augmentation]:
         generator = torch.Generator().manual_seed(seed)
-        return [Augmentation.draw(generator, 0.5) for _ in range(800)]
+        return [Augmentation.draw(generator, 0.5, 0.5) for _ in range(800)]
 
     assert drawn(3) == drawn(3) != drawn(4)
     turns = Counter(a.turns for a in drawn(3))
     assert 0.45 < turns[0] / 800 < 0.55 and set(turns) == set(range(9))
     assert 0.45 < sum(a.mirrored for a in drawn(3)) / 800 < 0.55
     generator = torch.Generator().manual_seed(0)
-    assert all(Augmentation.draw(generator, 0.0).turns == 0 for _ in range(50))
+    assert all(Augmentation.draw(generator, 0.0, 0.0).turns == 0 for _ in range(50))

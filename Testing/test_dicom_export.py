@@ -11,7 +11,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from RTDigitalTwinLib.dosimetry.sample_plan import with_fitted_dose
+from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.model.network_patient import network_patient
 from RTDigitalTwinLib.patient.dicom_export import NOTICE, write_dose, write_patient
@@ -25,7 +25,7 @@ FILES = ("CT.0064", "RTSTRUCT", "RTPLAN", "RTDOSE")
 
 @pytest.fixture(scope="module")
 def dosed(sample: Patient) -> Patient:
-    return with_fitted_dose(sample)
+    return planned(sample)
 
 
 @pytest.fixture(scope="module")

@@ -236,6 +236,7 @@ def test_the_weights_that_come_with_the_software_know_their_bands_and_patients(s
     low, high = dose.metric("Parotid_L", "mean").band(0.95)
     sampled_low, sampled_high = dose.metric("Parotid_L", "mean").sampled_band(0.95)
     assert high - low > sampled_high - sampled_low
+    assert twin.dose_model.observe(dose)["Parotid_L_mean_gy"].band(0.95) == (low, high)
 
 
 def test_the_weights_that_come_with_the_software_treat(sample: Patient) -> None:

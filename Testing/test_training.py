@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from RTDigitalTwinLib.cli import main
-from RTDigitalTwinLib.errors import Cancelled, OutputError, TrainingError
+from RTDigitalTwinLib.errors import Cancelled, OutputError, PatientDataError, TrainingError
 from RTDigitalTwinLib.model.features import CHANNELS
 from RTDigitalTwinLib.model.network import NetworkConfiguration
 from RTDigitalTwinLib.model.training import (
@@ -34,18 +34,13 @@ from RTDigitalTwinLib.model.training import (
     refuse_to_overwrite,
     train,
 )
-from RTDigitalTwinLib.model.training_data import TrainingCase, load_cases, split_folders
+from RTDigitalTwinLib.model.training_data import TrainingCase, load_cohort, pack_cohort, split_folders
 from RTDigitalTwinLib.model.weights import load_network
-from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.plan import Prescription
-from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from Testing.builders import small_patient
-from Testing.conftest import blurred_target_dose
 
 NARROW = NetworkConfiguration(widths=(8, 8, 16, 16, 32))
 CPU = torch.device("cpu")
-ONLY_HIGHEST = Prescription((("PTV_7000", 70.0),), 35)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -67,14 +62,14 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def case(sample_folder: Path) -> TrainingCase:
-    return load_cases([sample_folder])[0]
+    return TrainingCase.of(Patient.load(sample_folder))
 
 
 def cube(case: TrainingCase, name: str, shift: int = 0) -> TrainingCase:
     """32 voxels a side around the target, ``shift`` voxels aside, with a mask that leaves the crop its margin."""
-    target = np.argwhere(case.structures >> (CHANNELS.index("PTV_7000") - 1) & 1).mean(axis=0).astype(int)
+    target = case.structure("PTV_7000").nonzero().float().mean(dim=0).int().tolist()
     box = tuple(slice(c - 16 + shift, c + 16 + shift) for c in target)
-    mask = np.zeros((32, 32, 32), bool)
+    mask = torch.zeros((32, 32, 32), dtype=torch.bool)
     mask[2:-2, 2:-2, 2:-2] = case.mask[box][2:-2, 2:-2, 2:-2]
     return TrainingCase(
         name, case.ct[box], case.structures[box], case.derived[(slice(None), *box)], case.dose_gy[box], mask
@@ -102,8 +97,8 @@ def narrow_training(out: Path, steps: int, **settings: float) -> Training:
 def test_packing_keeps_what_it_says(case: TrainingCase, sample_folder: Path) -> None:
     patient = Patient.load(sample_folder)
     assert patient.plan.dose is not None
-    kept = case.dose_gy.astype(np.float32)
-    assert kept[case.mask].sum() == pytest.approx(patient.plan.dose.values.sum(dtype=float), rel=1e-4)
+    kept = case.dose_gy.double()
+    assert float(kept[case.mask].sum()) == pytest.approx(patient.plan.dose.values.sum(dtype=float), rel=1e-4)
     channels, mask = case.example().channels, case.example().mask
     assert channels.shape[:2] == (1, len(CHANNELS))
     for name, structure in patient.structures.items():
@@ -144,7 +139,7 @@ def test_two_deep_slices_are_never_trained_in_half_precision(small_case: Trainin
 
 
 def test_a_step_without_finite_numbers_changes_no_weight(small_cases: list[TrainingCase], tmp_path: Path) -> None:
-    dose = small_cases[1].dose_gy.copy()
+    dose = small_cases[1].dose_gy.clone()
     dose[16, 16, 16] = np.nan
     broken = replace(small_cases[1], pseudonym="broken", dose_gy=dose)
     training = narrow_training(tmp_path, 6, validations=1)
@@ -279,7 +274,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     foreign: list[object] = [{k: v for k, v in state.items() if k != name} for name in state]
     foreign += [state["network"], torch.zeros(3), [1, 2], None]
     foreign += [{**state, "network": {**state["network"], "more": torch.zeros(1)}}]
-    foreign += [{**state, "optimiser": {}}, {**state, "generator": torch.zeros(3)}, {**state, "settings": {}}]
+    foreign += [{**state, "optimiser": {}}, {**state, "settings": {}}]
     training = narrow_training(tmp_path, 4)
     for other in foreign:
         torch.save(other, checkpoint)
@@ -318,21 +313,6 @@ def test_validation_patients_need_a_dose(small_case: TrainingCase, tmp_path: Pat
     with pytest.raises(TrainingError, match="small-patient: .*no reference dose"):
         train(narrow_training(tmp_path, 4), [small_case], [small_patient(with_dose=False)])
     assert not (tmp_path / CHECKPOINT).exists()
-
-
-@pytest.fixture
-def two_patients(sample: Patient, tmp_path: Path) -> Path:
-    """Folder of two patients with small masks, quick to train on."""
-    target = sample.structures["PTV_7000"]
-    inside = np.zeros(target.mask.shape, bool)
-    inside[target.box] = True
-    mask = Structure.from_array(sample.dose_mask.name, inside, sample.ct.grid, StructureKind.REGION)
-    small = replace(sample, structures={"PTV_7000": target}, dose_mask=mask)
-    dose = blurred_target_dose(replace(small, plans=(replace(small.plan, prescription=ONLY_HIGHEST),)))
-    for name in ("pt_1", "pt_2"):
-        openkbp.write_patient(small, tmp_path / "data" / name)
-        openkbp.write_dose(dose, tmp_path / "data" / name / "dose.csv")
-    return tmp_path / "data"
 
 
 def test_ctrl_c_saves_and_the_command_line_goes_on(
@@ -383,5 +363,9 @@ def test_folders_are_split_and_too_few_refused(sample_folder: Path, tmp_path: Pa
 
 def test_a_patient_without_dose_cannot_be_trained_on(damaged_folder: Path) -> None:
     (damaged_folder / "dose.csv").unlink()
+    shutil.copytree(damaged_folder, damaged_folder.parent / "pt_2")
     with pytest.raises(TrainingError, match="pt_1.*no reference dose"):
-        load_cases([damaged_folder])
+        load_cohort(damaged_folder.parent)
+    with pytest.raises(PatientDataError, match="pt_1.*no reference dose"):
+        pack_cohort(damaged_folder.parent, damaged_folder.parent / "all.cohort")
+    assert not (damaged_folder.parent / "all.cohort").exists()

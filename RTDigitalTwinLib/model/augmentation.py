@@ -55,9 +55,6 @@ class Example:
         masks = [(kinds[n], self.values[None, ..., i] >= 0.5) for i, n in enumerate(self.names) if n in kinds]
         return [(kind, mask) for kind, mask in masks if bool(mask.any())]
 
-    def to(self, device: torch.device) -> Example:
-        return replace(self, values=self.values.to(device))
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -75,11 +72,11 @@ class Augmentation:
     place: tuple[float, float, float] | None = None
 
     @classmethod
-    def draw(cls, generator: torch.Generator, turned_ratio: float) -> Augmentation:
-        """A random one; ``turned_ratio`` of them turned, the others upright as patients lie."""
+    def draw(cls, generator: torch.Generator, mirrored_ratio: float, turned_ratio: float) -> Augmentation:
+        """A random one; so many of them mirrored, and so many turned, the others upright as patients lie."""
         drawn = torch.rand(6, generator=generator).tolist()
         turns = 1 + int(drawn[2] * (TURNS - 1)) if drawn[1] < turned_ratio else 0
-        return cls(drawn[0] < 0.5, turns, (drawn[3], drawn[4], drawn[5]))
+        return cls(drawn[0] < mirrored_ratio, turns, (drawn[3], drawn[4], drawn[5]))
 
     def __call__(self, example: Example) -> Example:
         """The example moved; what comes in from beyond its crop is as outside the patient."""

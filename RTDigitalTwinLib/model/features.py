@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.beams import CoplanarBeams, fitted_fluence, prescribed_fluence
+from RTDigitalTwinLib.dosimetry.customary import prescribed_dose
+from RTDigitalTwinLib.dosimetry.distance import signed_distance_mm
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.model.crop import Crop, crop_around
 from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGETS
@@ -48,11 +49,13 @@ class Features:
     crop: Crop
 
 
-def build_features(patient: Patient, names: Sequence[str] = CHANNELS, crop: Crop | None = None) -> Features:
+def build_features(
+    patient: Patient, names: Sequence[str] = CHANNELS, crop: Crop | None = None, device: torch.device | str = "cpu"
+) -> Features:
     """Features of a patient at native resolution, in the order of ``names``, by default on the crop of its dose mask.
 
-    Raises PatientDataError where the patient has no planning target volume, GeometryError where the beams' inputs are
-    wanted on a CT that is not axial.
+    ``device`` computes the beams' doses. Raises PatientDataError where the patient has no planning target volume,
+    GeometryError where the beams' inputs are wanted on a CT that is not axial.
     """
     if not any(name in patient.structures for name in TARGETS):
         raise PatientDataError(
@@ -69,7 +72,7 @@ def build_features(patient: Patient, names: Sequence[str] = CHANNELS, crop: Crop
         if channel in names:
             made[channel] = signed_distance(patient.structures.get(name), crop)
     if PRESCRIBED_BEAMS in names or FITTED_BEAMS in names:
-        made[PRESCRIBED_BEAMS], made[FITTED_BEAMS] = beam_estimates(patient, crop)
+        made[PRESCRIBED_BEAMS], made[FITTED_BEAMS] = beam_estimates(patient, crop, device)
     channels = np.zeros((len(names), *crop.shape), np.float32)
     for i, name in enumerate(names):
         if name in made:
@@ -95,45 +98,35 @@ def signed_distance(structure: Structure | None, crop: Crop) -> NDArray[np.float
     mask = None if structure is None else crop.cut(structure.mask, False)
     if mask is None or not mask.any():
         return np.full(crop.shape, FARTHEST_MM / DISTANCE_SCALE_MM, np.float32)
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    image.SetSpacing(crop.grid.spacing_mm)
-    distance_mm = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
-    clipped_mm = np.clip(sitk.GetArrayFromImage(distance_mm), NEAREST_MM, FARTHEST_MM)
-    return (clipped_mm / DISTANCE_SCALE_MM).astype(np.float32)
+    distance_mm = signed_distance_mm(mask, crop.grid.spacing_mm, FARTHEST_MM)
+    return (np.clip(distance_mm, NEAREST_MM, FARTHEST_MM) / DISTANCE_SCALE_MM).astype(np.float32)
 
 
-def beam_estimates(patient: Patient, crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def beam_estimates(
+    patient: Patient, crop: Crop, device: torch.device | str = "cpu"
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Doses of the plan's coplanar beams on the crop, in units of 70 Gy: prescription as fluence, and fitted to it.
 
     Nine equally spaced fields where the plan names none; 0 outside the dose mask.
     """
     box = patient.dose_mask.box
-    target_dose_gy = dict(patient.plan.prescription.target_dose_gy) if patient.plans else {}
-    without = [name for name in TARGETS if name in patient.structures and name not in target_dose_gy]
-    if without:
-        raise PatientDataError(
-            f"No dose is prescribed to {', '.join(without)}.",
-            where=patient.pseudonym,
-            remedy="Give the plan a dose level for each target.",
-        )
+    targets = [name for name in TARGETS if name in patient.structures]
+    prescribed_gy = torch.from_numpy(prescribed_dose(patient, targets, box)).to(device)
     angles_deg = patient.plan.gantry_angles_deg or OPENKBP_GANTRY_ANGLES_DEG
-    beams = CoplanarBeams(patient.ct.values, patient.ct.grid, angles_deg, window=box)
-    prescribed_gy, organs = torch.zeros(beams.shape), torch.zeros(beams.shape)
-    for name, structure in patient.structures.items():
-        occupancy = torch.from_numpy(structure.occupancy[box].astype(np.float32))
-        if name in TARGETS:
-            prescribed_gy = torch.maximum(prescribed_gy, target_dose_gy[name] * (occupancy >= 0.5))
-        elif name in ORGANS_AT_RISK:
-            organs = torch.maximum(organs, occupancy)
+    beams = CoplanarBeams(patient.ct.values, patient.ct.grid, angles_deg, window=box, device=device)
+    organs = torch.zeros(beams.shape, device=device)
+    for name in ORGANS_AT_RISK:
+        if name in patient.structures:
+            organs = torch.maximum(organs, torch.from_numpy(patient.structures[name].occupancy[box]).to(device))
     if not bool((beams.transmission.sum(0)[prescribed_gy > 0] > 0).any()):
         raise PatientDataError("There is no tissue in the targets.", where=patient.pseudonym, remedy="Check the CT.")
-    mask = torch.from_numpy(patient.dose_mask.mask[box])
+    mask = torch.from_numpy(patient.dose_mask.mask[box]).to(device)
     first = [part.start - begin for part, begin in zip(box, crop.start, strict=True)]
     inside = tuple(slice(a, a + n) for a, n in zip(first, beams.shape, strict=True))
     estimates = []
     start = prescribed_fluence(beams, prescribed_gy)
     for fluence in (start, fitted_fluence(beams, start, prescribed_gy, organs, mask)):
         estimate = np.zeros(crop.shape, np.float32)
-        estimate[inside] = (beams.dose(fluence) * mask / PRESCRIPTION_SCALE_GY).numpy()
+        estimate[inside] = (beams.dose(fluence) * mask / PRESCRIPTION_SCALE_GY).cpu().numpy()
         estimates.append(estimate)
     return estimates[0], estimates[1]

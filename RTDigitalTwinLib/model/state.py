@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, TypeVar
-
-from numpy.typing import NDArray
+from typing import Any, Protocol, TypeVar
 
 from RTDigitalTwinLib.patient.patient import Patient
 
@@ -35,6 +33,6 @@ class StateModel(Protocol[State]):
         """Every sample, ``days`` later under an action (None: go on as planned)."""
         ...
 
-    def observe(self, state: State) -> Mapping[str, NDArray]:
-        """What could be measured: arrays (samples, ...) by name, with the unit in the name."""
+    def observe(self, state: State) -> Mapping[str, Any]:
+        """What could be measured, by name with the unit in it: arrays (samples, ...), or ensembles that know bands."""
         ...

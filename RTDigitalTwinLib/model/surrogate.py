@@ -96,7 +96,7 @@ class DoseSurrogate:
             raise ModelError("The network gives doses that are no finite numbers.", remedy="Use other weights.")
         return dose[:, torch.from_numpy(features.crop.mask).to(self.device)].cpu().numpy()
 
-    def expected_dose(self, patient: Patient) -> Volume:
-        """The deterministic prediction, dropout off, on the patient's grid."""
-        features = self.features(patient)
+    def expected_dose(self, patient: Patient, features: Features | None = None) -> Volume:
+        """The deterministic prediction, dropout off, on the patient's grid; of ``features`` where they are known."""
+        features = features or self.features(patient)
         return features.crop.spread(self.decode(self.encode(features), features)[0], Quantity.DOSE_GY)

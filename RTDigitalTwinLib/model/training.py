@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,13 @@ from RTDigitalTwinLib.model.augmentation import Augmentation
 from RTDigitalTwinLib.model.crop import SIZE_MULTIPLE
 from RTDigitalTwinLib.model.dvh_loss import dvh_error_gy
 from RTDigitalTwinLib.model.familiarity import FEWEST_PATIENTS, Familiarity
+from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.network import PRESCRIPTION_SCALE_GY, DoseUNet, NetworkConfiguration
+from RTDigitalTwinLib.model.schedule import TrainingSettings
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.model.training_data import TrainingCase
 from RTDigitalTwinLib.model.weights import save_weights
+from RTDigitalTwinLib.model.workers import Workers
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 
@@ -37,46 +41,6 @@ MOST_SKIPPED_IN_A_ROW = 20
 LOSSES_AVERAGED = 100
 CHANGEABLE_SETTINGS = {"minutes", "validations", "checkpoint_minutes"}
 OTHER_FOLDER = "Start anew without --resume in another folder."
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train.
-
-    Attributes
-    ----------
-    minutes : the budget of training time; the schedules run on its elapsed share, over all resumed parts.
-    learning_rate : peak of the cosine, reached after ``warm_up_ratio`` of the budget.
-    average_decay : of the moving average of weights, at its end.
-    turned_ratio : share of steps on a patient turned by a multiple of 40 degrees.
-    dvh_weight, dvh_from_ratio : of the DVH loss beside the masked L1, rising from that share of the budget on over the
-        next fifth.
-    validations : how often to score the validation patients on the way.
-    """
-
-    minutes: float
-    seed: int = 0
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    warm_up_ratio: float = 0.02
-    gradient_norm: float = 1.0
-    average_decay: float = 0.998
-    turned_ratio: float = 0.5
-    dvh_weight: float = 0.15
-    dvh_from_ratio: float = 0.4
-    validations: int = 8
-    checkpoint_minutes: float = 5.0
-
-    def rate_at(self, elapsed_ratio: float) -> float:
-        """Learning rate after a share of the budget: linear warm-up, then a cosine to zero."""
-        if elapsed_ratio < self.warm_up_ratio:
-            return self.learning_rate * max(elapsed_ratio / self.warm_up_ratio, 0.01)
-        along = (min(elapsed_ratio, 1.0) - self.warm_up_ratio) / (1 - self.warm_up_ratio)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * along))
-
-    def dvh_weight_at(self, elapsed_ratio: float) -> float:
-        """Weight of the DVH loss after a share of the budget."""
-        return self.dvh_weight * min(max((elapsed_ratio - self.dvh_from_ratio) / 0.2, 0.0), 1.0)
 
 
 def masked_l1(predicted_gy: Tensor, dose_gy: Tensor, mask: Tensor) -> Tensor:
@@ -131,12 +95,21 @@ def interrupts_held() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
+def _stream(seed: int, number: int, use: int) -> torch.Generator:
+    """Random numbers of their own for each seed, step or epoch, and use."""
+    digest = sha256(f"{seed} {number} {use}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
 class Training:
-    """The state of one training: network, its moving average, optimiser, random stream, elapsed time, log.
+    """The state of one training: network, its moving average, optimiser, elapsed time, log.
+
+    What is random in a step follows from the seed and the step's number alone, so that nothing of it needs keeping.
 
     Parameters
     ----------
     clock : seconds; the schedules follow what passes on it in steps.
+    workers : with whom it trains; by default alone.
     """
 
     def __init__(
@@ -146,26 +119,28 @@ class Training:
         device: torch.device,
         configuration: NetworkConfiguration | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        workers: Workers | None = None,
     ) -> None:
         self.settings, self.out, self.device, self.clock = settings, out, device, clock
+        self.workers = workers or Workers()
         torch.manual_seed(settings.seed)
         self.network = DoseUNet(configuration).to(device, memory_format=torch.channels_last_3d)
         self.average = deepcopy(self.network).eval()
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.generator = torch.Generator().manual_seed(settings.seed)
         self.steps, self.skipped, self.skipped_in_a_row = 0, 0, 0
         self.seconds, self.validated_seconds = 0.0, 0.0
         self.patients: list[str] = []
-        self.queue: list[int] = []
         self.recent_gy: list[float] = []
         self.log: list[dict] = []
+        self._features: dict[str, Features] = {}
 
     @cached_property
     def precision(self) -> torch.dtype:
         """Of the convolutions in a step: measured once, and kept by the checkpoint."""
-        return faster_precision(self.network, self.device)
+        is_half = faster_precision(self.network, self.device) is torch.bfloat16
+        return torch.bfloat16 if self.workers.agreed(is_half, self.device) else torch.float32
 
     @property
     def elapsed_ratio(self) -> float:
@@ -178,6 +153,11 @@ class Training:
             return not self.log or self.log[-1]["steps"] != self.steps
         share = 60 * self.settings.minutes / self.settings.validations
         return self.seconds // share > self.validated_seconds // share
+
+    def begin_from(self, network: DoseUNet) -> None:
+        """Take over a network's weights. Raises ValueError where it differs in more than its inputs."""
+        self.network.begin_from(network)
+        self.average.begin_from(network)
 
     def require_patients(self, pseudonyms: Sequence[str]) -> None:
         """Raises TrainingError where the checkpoint was trained on other patients, or in another order."""
@@ -199,9 +179,9 @@ class Training:
     @interrupts_held()
     def next_step(self, cases: Sequence[TrainingCase]) -> float:
         """One step on the next patient: every one once an epoch, in random order."""
-        if not self.queue:
-            self.queue = torch.randperm(len(cases), generator=self.generator).tolist()
-        return self.step(cases[self.queue.pop()])
+        epoch, position = divmod(self.steps * self.workers.count + self.workers.rank, len(cases))
+        order = torch.randperm(len(cases), generator=_stream(self.settings.seed, epoch, 0))
+        return self.step(cases[int(order[position])])
 
     def step(self, case: TrainingCase) -> float:
         """One optimisation step on one patient; returns its masked L1 in Gy before the step.
@@ -211,9 +191,10 @@ class Training:
         start = self.clock()
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate_at(self.elapsed_ratio)
-        augmentation = Augmentation.draw(self.generator, self.settings.turned_ratio)
-        seen = augmentation(case.example(self.network.configuration.channels).to(self.device))
-        factors = [f.to(self.device) for f in self.network.draw_factors(1, self.generator)]
+        random = _stream(self.settings.seed, self.steps, 1 + self.workers.rank)
+        augmentation = Augmentation.draw(random, self.settings.mirrored_ratio, self.settings.turned_ratio)
+        seen = augmentation(case.example(self.network.configuration.channels))
+        factors = [f.to(self.device) for f in self.network.draw_factors(1, random)]
         half = self._precision_for(seen.channels) is torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             predicted = self.network.decode_unclipped(self.network.encode(seen.channels), factors)
@@ -226,8 +207,10 @@ class Training:
                 loss = error + weight * dvh_gy / PRESCRIPTION_SCALE_GY
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        error = error.detach()
+        self.workers.mean([error, *(p.grad for p in self.network.parameters() if p.grad is not None)])
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_norm)
-        loss_gy = float(error.detach()) * PRESCRIPTION_SCALE_GY
+        loss_gy = float(error) * PRESCRIPTION_SCALE_GY
         self.steps += 1
         if math.isfinite(loss_gy) and bool(torch.isfinite(norm)):
             self.optimiser.step()
@@ -237,7 +220,7 @@ class Training:
         else:
             self.skipped += 1
             self.skipped_in_a_row += 1
-        self.seconds += self.clock() - start
+        self.seconds = self.workers.agreed(self.seconds + self.clock() - start, self.device)
         if self.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
             raise TrainingError(
                 f"Loss or gradient were no finite numbers in {self.skipped_in_a_row} steps in a row.",
@@ -262,15 +245,21 @@ class Training:
     def validate(self, patients: Sequence[Patient]) -> dict:
         """Score the averaged weights without dropout; returns the entry it adds to the log."""
         surrogate = DoseSurrogate(self.average, self.device)
-        dose, dvh = cohort_scores_gy([score_patient(p, surrogate.expected_dose(p).values) for p in patients])
+        scores = []
+        for patient in patients:
+            if patient.pseudonym not in self._features:
+                self._features[patient.pseudonym] = surrogate.features(patient)
+            dose = surrogate.expected_dose(patient, self._features[patient.pseudonym])
+            scores.append(score_patient(patient, dose.values))
+        dose_gy, dvh_gy = cohort_scores_gy(scores)
         entry = {
             "minutes": round(self.seconds / 60, 2),
             "steps": self.steps,
             "skipped": self.skipped,
-            "epochs": round(self.steps / len(self.patients), 2),
+            "epochs": round(self.steps * self.workers.count / len(self.patients), 2),
             "training_l1_gy": round(float(np.mean(self.recent_gy)), 3) if self.recent_gy else None,
-            "validation_dose_score_gy": round(dose, 4),
-            "validation_dvh_score_gy": round(dvh, 4),
+            "validation_dose_score_gy": round(dose_gy, 4),
+            "validation_dvh_score_gy": round(dvh_gy, 4),
         }
         self.log.append(entry)
         self.validated_seconds = self.seconds
@@ -279,18 +268,18 @@ class Training:
     @interrupts_held()
     def save(self) -> None:
         """Write the checkpoint, whole or not at all. Raises OutputError where it cannot be written."""
+        if self.workers.rank:
+            return
         state = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
             "steps": self.steps,
             "skipped": self.skipped,
             "precision": self.precision,
             "seconds": self.seconds,
             "validated_seconds": self.validated_seconds,
             "patients": self.patients,
-            "queue": self.queue,
             "recent_gy": self.recent_gy,
             "log": self.log,
             "configuration": self.network.configuration.as_dict(),
@@ -347,11 +336,9 @@ class Training:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
         self.steps, self.skipped, self.precision = state["steps"], state["skipped"], state["precision"]
         self.seconds, self.validated_seconds = state["seconds"], state["validated_seconds"]
-        self.patients, self.queue = state["patients"], state["queue"]
-        self.recent_gy, self.log = state["recent_gy"], state["log"]
+        self.patients, self.recent_gy, self.log = state["patients"], state["recent_gy"], state["log"]
 
 
 def train(
@@ -380,7 +367,7 @@ def train(
     saved_at = training.seconds
     try:
         while True:
-            if training.validation_due:
+            if training.validation_due and training.workers.rank == 0:
                 progress(min(training.elapsed_ratio, 1.0), f"step {training.steps}, validating")
                 validated(training.validate(validation))
             if training.elapsed_ratio >= 1:
@@ -389,7 +376,7 @@ def train(
             loss = f"{np.mean(training.recent_gy):.2f} Gy" if training.recent_gy else "unknown"
             progress(
                 min(training.elapsed_ratio, 1.0),
-                f"step {training.steps}, epoch {training.steps / len(cases):.1f}, loss {loss}",
+                f"step {training.steps}, epoch {training.steps * training.workers.count / len(cases):.1f}, loss {loss}",
             )
             if training.seconds - saved_at >= 60 * training.settings.checkpoint_minutes:
                 training.save()
@@ -413,4 +400,13 @@ def train(
             "log": training.log,
         }
     }
-    return save_weights(training.average, training.out / WEIGHTS, about)
+    if training.workers.rank:
+        return ""
+    try:
+        return save_weights(training.average, training.out / WEIGHTS, about)
+    except ModuleNotFoundError as error:
+        raise TrainingError(
+            f"{error.name} is not installed here, so the weights' file was not written. The checkpoint is complete.",
+            where=training.out.name,
+            remedy="Run the same command with --resume where the whole software is installed; it only writes them.",
+        ) from error

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from RTDigitalTwinLib.errors import ModelError, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.files import sha256_of, whole_file
@@ -49,6 +47,9 @@ def manifest_path(weights: Path) -> Path:
 
 def save_weights(network: DoseUNet, path: Path, about: dict) -> str:
     """Write weights in half precision and their manifest (``about`` is merged in); returns the SHA-256."""
+    from safetensors import SafetensorError  # here, since training does without it until its end
+    from safetensors.torch import save_file
+
     state = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
     with whole_file(path) as aside:
         try:
@@ -67,6 +68,9 @@ def load_network(path: Path | None = None) -> LoadedNetwork:
 
     Raises ModelError where the file or its manifest is missing, the SHA-256 differs, or the weights do not fit.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     path = default_weights() if path is None else Path(path)
     if not path.is_file():
         raise ModelError("There is no such weights file.", where=str(path))

@@ -77,7 +77,7 @@ class Patient:
 
     @staticmethod
     def sample(seed: int = 0) -> Patient:
-        """The built-in procedurally made head-and-neck patient."""
+        """The built-in procedurally made head-and-neck patient, without a dose: ``dosimetry.planning`` makes one."""
         from RTDigitalTwinLib.patient.sample_anatomy import sample_patient
 
         return sample_patient(seed)

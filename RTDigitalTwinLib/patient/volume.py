@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from RTDigitalTwinLib.errors import GeometryError, OutputError
 from RTDigitalTwinLib.patient.grid import Grid
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+
+QUANTITY_KEY = "quantity"  # of image files that we write
 
 
 class Quantity(Enum):
@@ -71,6 +77,8 @@ class Volume:
 
 def to_sitk(values: NDArray, grid: Grid) -> sitk.Image:
     """A SimpleITK image of an array (slice, row, column) on a grid."""
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(np.ascontiguousarray(values))
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(grid.origin_mm)
@@ -83,6 +91,8 @@ def resample(values: ArrayLike, source: Grid, target: Grid, outside: float) -> N
 
     Raises GeometryError where the frames of reference differ.
     """
+    import SimpleITK as sitk  # here, since training does without it
+
     if source.frame_of_reference != target.frame_of_reference:
         raise GeometryError(
             "The frames of reference differ, so positions cannot be compared.",
@@ -104,8 +114,11 @@ def resample(values: ArrayLike, source: Grid, target: Grid, outside: float) -> N
 
 
 def write_nrrd(volume: Volume, path: str) -> None:
-    """Write a volume as compressed NRRD in LPS."""
+    """Write a volume as compressed NRRD in LPS, with its quantity and unit as a key."""
+    import SimpleITK as sitk
+
     image = to_sitk(np.asarray(volume.values, dtype=np.float32), volume.grid)
+    image.SetMetaData(QUANTITY_KEY, volume.quantity.value)
     try:
         sitk.WriteImage(image, path, useCompression=True)
     except RuntimeError as error:

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.patient.colours import Colour, structure_colour
 from RTDigitalTwinLib.report.tables import ordered_structures
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 SIZE_INCHES = (8.4, 4.7)
 POINTS_EVERY = 4  # of the DVH's 0.1 Gy: finer than a line is wide

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from RTDigitalTwinLib.model.network_patient import NetworkPatient, network_patient
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
@@ -14,6 +13,7 @@ from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.bands import BandCalibration
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.ensemble import Ensemble
 from RTDigitalTwinLib.solver.sampling import sample_dose
 
 
@@ -66,6 +66,6 @@ class DoseState:
     def transition(self, state: DoseEnsemble, action: object, days: float, seed: int) -> DoseEnsemble:
         return state
 
-    def observe(self, state: DoseEnsemble) -> dict[str, NDArray]:
-        """Mean dose of each structure (samples,)."""
-        return {f"{name}_mean_gy": state.structure_dose(name).mean_gy() for name in state.patient.structures}
+    def observe(self, state: DoseEnsemble) -> dict[str, Ensemble]:
+        """Mean dose of each structure, with its calibrated band where that was measured."""
+        return {f"{name}_mean_gy": state.metric(name, "mean") for name in state.patient.structures}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+from numpy.typing import NDArray
+
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.state import Belief, StateModel
 from RTDigitalTwinLib.solver.ensemble import Ensemble, Forecast
@@ -36,4 +38,8 @@ def forecast(
     for step, ((before, after), action) in enumerate(zip(pairwise(days), actions, strict=True), start=1):
         state = model.transition(state, action, after - before, seed + step)
         seen.append(model.observe(state))
-    return Forecast(tuple(days), {name: tuple(Ensemble(s[name]) for s in seen) for name in seen[0]})
+    return Forecast(tuple(days), {name: tuple(_ensemble(s[name]) for s in seen) for name in seen[0]})
+
+
+def _ensemble(seen: NDArray | Ensemble) -> Ensemble:
+    return seen if isinstance(seen, Ensemble) else Ensemble(seen)

@@ -10,18 +10,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.model.crop import cut
 from RTDigitalTwinLib.model.network import CONFIGURATIONS
 from RTDigitalTwinLib.model.training import Training, TrainingSettings, masked_l1
 from RTDigitalTwinLib.model.training_data import TrainingCase
 from RTDigitalTwinLib.model.weights import choose_device
-from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from Testing.Benchmarks.sampling import FULL_SIDE, median_patient
 
 REPEATS = 5
@@ -29,18 +28,17 @@ REPEATS = 5
 
 def main() -> None:
     patient = median_patient()
-    if patient.plan.dose is None:  # the sample has none; any dose costs the same
-        gy = 70.0 * patient.dose_mask.mask.astype(np.float32)
-        plan = replace(patient.plan, dose=Volume(gy, patient.ct.grid, Quantity.DOSE_GY))
-        patient = replace(patient, plans=(plan,))
+    if patient.plan.dose is None:
+        patient = planned(patient)
     case, device = TrainingCase.of(patient), choose_device("auto")
     with tempfile.TemporaryDirectory() as folder:
         training = Training(TrainingSettings(60), Path(folder), device, CONFIGURATIONS["default"])
         ours = [seconds(lambda: training.step(case), device) for _ in range(REPEATS + 1)][1:]
         plain = Training(TrainingSettings(60), Path(folder), device, CONFIGURATIONS["default"])
         network = plain.network.to(memory_format=torch.contiguous_format)
-        features, dose, mask = (whole_grid(t).to(device) for t in case.tensors(mirrored=False))
-        factors = [f.to(device) for f in network.draw_factors(1, plain.generator)]
+        seen = case.example(network.configuration.channels)
+        features, dose, mask = (whole_grid(t).to(device) for t in (seen.channels, seen.dose_gy, seen.mask))
+        factors = [f.to(device) for f in network.draw_factors(1, torch.Generator().manual_seed(0))]
 
         def plain_step() -> None:
             loss = masked_l1(network.decode_unclipped(network.encode(features), factors), dose, mask)

@@ -1,0 +1,50 @@
+"""What a training does when: schedules that run on the elapsed share of its time budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes
+    ----------
+    minutes : the budget of training time; the schedules run on its elapsed share, over all resumed parts.
+    learning_rate : peak of the cosine, reached after ``warm_up_ratio`` of the budget.
+    average_decay : of the moving average of weights, at its end.
+    turned_ratio : share of steps on a patient turned by a multiple of 40 degrees.
+    mirrored_ratio : share of steps on a patient with left and right exchanged.
+    dvh_weight, dvh_from_ratio : of the DVH loss beside the masked L1, rising from that share of the budget on over the
+        next fifth.
+    validations : how often to score the validation patients on the way.
+    begun_from : SHA-256 of the weights it began from; "" for random ones.
+    """
+
+    minutes: float
+    seed: int = 0
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warm_up_ratio: float = 0.02
+    gradient_norm: float = 1.0
+    average_decay: float = 0.998
+    turned_ratio: float = 0.5
+    mirrored_ratio: float = 0.5
+    dvh_weight: float = 0.15
+    dvh_from_ratio: float = 0.4
+    validations: int = 8
+    checkpoint_minutes: float = 5.0
+    begun_from: str = ""
+
+    def rate_at(self, elapsed_ratio: float) -> float:
+        """Learning rate after a share of the budget: linear warm-up, then a cosine to zero."""
+        if elapsed_ratio < self.warm_up_ratio:
+            return self.learning_rate * max(elapsed_ratio / self.warm_up_ratio, 0.01)
+        along = (min(elapsed_ratio, 1.0) - self.warm_up_ratio) / (1 - self.warm_up_ratio)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * along))
+
+    def dvh_weight_at(self, elapsed_ratio: float) -> float:
+        """Weight of the DVH loss after a share of the budget."""
+        return self.dvh_weight * min(max((elapsed_ratio - self.dvh_from_ratio) / 0.2, 0.0), 1.0)
