@@ -199,7 +199,7 @@ def _print_metrics(summary: dict) -> None:
         table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
     for row in rows:
         numbers = [row[key] for key in columns.values()]
-        cells = ["" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
+        cells = ["not known" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
         table.add_row(Text(row["structure"]), row["metric"], *cells)
     Console(highlight=False).print(table)
 

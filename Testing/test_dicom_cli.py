@@ -140,6 +140,28 @@ def test_run_predicts_a_dicom_patient(results: tuple[Path, Path]) -> None:
     assert fine.sum() * 20.0 == pytest.approx(values.sum() * np.prod(coarse.GetSpacing()), rel=0.02)  # Gy mm3
 
 
+def test_a_dose_on_a_smaller_grid_is_compared_where_it_is_known(folder: Path, weights: Path, tmp_path: Path) -> None:
+    with edited(folder / "RTDOSE.dcm") as ds:
+        pixels = ds.pixel_array[6:18]
+        ds.ImagePositionPatient[2] = float(ds.ImagePositionPatient[2]) + 6 * 5.0
+        ds.NumberOfFrames, ds.GridFrameOffsetVector = 12, [5.0 * i for i in range(12)]
+        ds.PixelData = pixels.tobytes()
+    out = tmp_path / "out"
+    command = ["run", str(folder), "--out", str(out), "--samples", "2", "--device", "cpu", "--weights", str(weights)]
+    assert main([*command, *maps()]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    references = {(row["structure"], row["metric"]): row["reference"] for row in summary["metrics"]}
+    assert references["SpinalCord", "D0.1cc"] is None and references["PTV_7000", "D95"] > 0
+    assert 0 < summary["dose_error_gy"] < 70 and summary["dvh_error_gy"] > 0
+    assert any("The reference dose is known in" in text for text in summary["warnings"])
+    report = (out / "report.html").read_text()
+    numbers = [i for i, name in enumerate(dict.fromkeys(name for name, _ in references), start=1)
+               if name in ("SpinalCord", "PTV_7000")]  # fmt: skip
+    drawn = [f'id="reference-{number}"' in report for number in numbers]
+    assert sorted(drawn) == [False, True]
+    assert (out / "scene.mrb").is_file()
+
+
 def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], original: Path) -> None:
     out, _ = results
     uids = {

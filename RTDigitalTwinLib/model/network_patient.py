@@ -63,7 +63,7 @@ def network_patient(patient: Patient) -> NetworkPatient:
     """See the module. Raises PatientDataError where the prescription is beyond what the rule allows."""
     names = scaled_names(patient.plan.prescription) if patient.plans else None
     # Targets first: on the finer grid fewer voxels lie on a border.
-    shown, notes = _with_disjoint_targets(_with_known_dose(patient))
+    shown, notes = _with_disjoint_targets(patient)
     shown, more = _resampled(shown)
     notes += more
     if names is None:
@@ -137,19 +137,6 @@ def scaled_names(prescription: Prescription) -> dict[str, str] | None:
             remedy='Leave a target out with --map "NAME=", or join targets in the planning system.',
         )
     return dict(zip(ordered, min(fitting)[1], strict=True))
-
-
-def _with_known_dose(patient: Patient) -> Patient:
-    """Plan doses with 0 Gy where they are not known: beyond their own grid, which the reader told of."""
-    if all(plan.dose is None or np.isfinite(plan.dose.values).all() for plan in patient.plans):
-        return patient
-    plans = []
-    for plan in patient.plans:
-        if plan.dose is not None:
-            known = np.nan_to_num(plan.dose.values, nan=0.0)
-            plan = replace(plan, dose=Volume(known, plan.dose.grid, Quantity.DOSE_GY))
-        plans.append(plan)
-    return replace(patient, plans=tuple(plans))
 
 
 def _with_disjoint_targets(patient: Patient) -> tuple[Patient, tuple[str, ...]]:

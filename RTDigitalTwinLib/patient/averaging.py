@@ -13,6 +13,7 @@ from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import resample
 
 _ALIGNED = 1e-4
+_ROUNDING = 1e-4
 
 
 def is_aligned(grid: Grid, *, any_order: bool = False) -> bool:
@@ -70,7 +71,15 @@ class Averaging:
             self._weights.append(_weights((start, step, count), wanted))
 
     def values(self, values: NDArray, outside: float) -> NDArray[np.float32]:
-        """An array on the source, (slices, rows, columns), on the target; ``outside`` beyond the source."""
+        """An array on the source, (slices, rows, columns), on the target; ``outside`` beyond the source.
+
+        A new voxel that any NaN has a part in is NaN.
+        """
+        missing = np.isnan(values)
+        if missing.any():
+            known = self.values(np.where(missing, np.float32(outside), values), outside)
+            known[self.values(missing, 0.0) > _ROUNDING] = np.nan
+            return known
         moved = np.asarray(values, np.float32) - np.float32(outside)
         if self._between is not None:
             moved = resample(moved, self.source, self._between, outside=0.0)
@@ -84,7 +93,7 @@ class Averaging:
             part = np.clip(resample(structure.occupancy, self.source, self._between, outside=0.0), 0, 1)
             box = (slice(0, part.shape[0]), slice(0, part.shape[1]), slice(0, part.shape[2]))
         full = np.clip(self._applied(part, box), 0, 1)
-        full[full < 1e-4] = 0  # rounding
+        full[full < _ROUNDING] = 0
         tight = bounding_box(full > 0)
         if tight is None:
             raise GeometryError("No part of it lies on the grid.", where=structure.name)
