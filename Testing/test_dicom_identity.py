@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
@@ -11,11 +13,7 @@ from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.dicom_index import index_folder
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
 from RTDigitalTwinLib.patient.overrides import Overrides
-from Testing.dicom_sets import (
-    accepting,
-    edited,
-    set_identity,
-)
+from Testing.dicom_sets import accepting, dose_of, edited, set_identity
 
 # Who, which study, which frame
 
@@ -31,6 +29,35 @@ def test_a_structure_set_of_another_patient_stops_everything(damaged_set: Path) 
     choice = DicomChoice(patient=main, overrides=Overrides(frozenset({"identity"})))
     patient = read_patient(damaged_set, choice)
     assert any(text.startswith("Overridden by the user (identity)") for text in patient.warnings)
+
+
+def test_an_intact_copy_is_taken_before_a_damaged_one(damaged_set: Path) -> None:
+    intact = read_patient(damaged_set)
+    content = (damaged_set / "RTDOSE.dcm").read_bytes()
+    (damaged_set / "A first.dcm").write_bytes(content[:-5000])
+    index = index_folder(damaged_set)
+    assert [(p.where, "damaged copy of RTDOSE.dcm" in p.what) for p in index.problems] == [("A first.dcm", True)]
+    read = read_patient(damaged_set)
+    np.testing.assert_array_equal(dose_of(read), dose_of(intact))
+
+
+@pytest.mark.parametrize("file", ["RTSTRUCT.dcm", "RTPLAN.dcm", "RTDOSE.dcm", "CT.0003.dcm"])
+def test_two_contents_of_one_object_stop_where_it_is_used(damaged_set: Path, file: str) -> None:
+    shutil.copy(damaged_set / file, damaged_set / "A first.dcm")
+    with edited(damaged_set / "A first.dcm") as ds:
+        ds.SeriesDescription = "changed"
+    with pytest.raises(PatientDataError, match="different content.*--accept copies"):
+        read_patient(damaged_set)
+    accepted = read_patient(damaged_set, accepting("copies"))
+    assert any(text.startswith("Overridden by the user (copies)") for text in accepted.warnings)
+
+
+def test_objects_of_two_patients_are_no_copies_of_each_other(damaged_set: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(damaged_set, both / "a")
+    shutil.copytree(damaged_set, both / "b")
+    set_identity(both / "b", {"PatientID": "12345", "PatientName": "Doe^Jane"})
+    assert [len(patient.files) for patient in index_folder(both).patients.values()] == [27, 27]
 
 
 def test_one_identifier_with_two_names_stops_everything(damaged_set: Path) -> None:

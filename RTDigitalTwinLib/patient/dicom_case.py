@@ -68,6 +68,7 @@ def choose_files(
         _require_frame(the_plan, ct[0], "plan", overrides, warnings)
         _require_study(the_plan, set_, "plan", set_.sop_uid in the_plan.references, overrides, warnings)
     doses = _doses_of(files, the_plan, ct[0], overrides, warnings)
+    _require_undisputed((*ct, set_, *([the_plan] if the_plan else []), *doses), overrides, warnings)
     return CaseFiles(chosen.pseudonym, tuple(ct), set_, the_plan, tuple(doses))
 
 
@@ -101,6 +102,17 @@ def _require_one_person(chosen: PatientFiles, overrides: Overrides, warnings: li
         if file.identity.contradicts(chosen.identity):
             overrides.settle("identity", "Files of one identifier differ in name or birth date.", file.where, warnings)
             return
+
+
+def _require_undisputed(used: Sequence[IndexedFile], overrides: Overrides, warnings: list[str]) -> None:
+    disputed = [file for file in used if file.is_disputed]
+    if disputed:
+        overrides.settle(
+            "copies",
+            f"{len(disputed)} objects are there in several files of different content ({disputed[0].kind}).",
+            disputed[0].where,
+            warnings,
+        )
 
 
 def _one(files: Sequence[IndexedFile], kind: str, label: str, index: DicomIndex) -> IndexedFile | None:

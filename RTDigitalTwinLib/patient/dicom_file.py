@@ -36,6 +36,7 @@ PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2
 GDCM_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91))
 DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _COPY_ANEW = "Export it anew."
+_OPEN_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +193,22 @@ def open_dicom(path: Path, where: str, keywords: Sequence[str] = ()) -> DicomIte
     if not len(dataset):
         raise PatientDataError("The file holds no DICOM elements.", where=where, remedy=_COPY_ANEW)
     return DicomItem(dataset, where)
+
+
+def is_whole(path: Path, where: str) -> bool:
+    """Whether every element of a file can be read to the end that its length announces."""
+    from pydicom.dataelem import RawDataElement
+
+    try:
+        dataset = open_dicom(path, where).dataset
+    except PatientDataError:
+        return False
+    with decoding(where):
+        return not any(
+            isinstance(element, RawDataElement) and element.length != _OPEN_LENGTH
+            and len(element.value or b"") < element.length
+            for element in dataset.values()
+        )  # fmt: skip
 
 
 def transfer_syntax(item: DicomItem) -> str:

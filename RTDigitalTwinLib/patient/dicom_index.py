@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
-from RTDigitalTwinLib.patient.dicom_file import DicomItem, looks_like_dicom, open_dicom
+from RTDigitalTwinLib.patient.dicom_file import DicomItem, is_whole, looks_like_dicom, open_dicom
 from RTDigitalTwinLib.progress import Progress, silent
 
 MOST_FILES = 200_000
@@ -52,6 +52,11 @@ class Identity:
     name: str
     birth_date: str
 
+    @property
+    def key(self) -> str:
+        """What tells patients apart: the identifier; without one, name and birth date are all there is."""
+        return self.patient_id or f"\0{self._plain_name}\0{self.birth_date}"
+
     def contradicts(self, other: Identity) -> bool:
         """Whether names or birth dates that both files give differ."""
         mine, others = self._plain_name, other._plain_name
@@ -73,6 +78,7 @@ class IndexedFile:
     kind : CT, RTSTRUCT, RTPLAN or RTDOSE; else what it is in words.
     references : UIDs it refers to: a structure set's image series, a plan's structure set, a dose's plan.
     header : the elements of ``KEYWORDS``.
+    is_disputed : whether another intact file gives the same object with another content.
     """
 
     path: Path
@@ -86,6 +92,7 @@ class IndexedFile:
     label: str
     references: tuple[str, ...]
     header: DicomItem
+    is_disputed: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,31 +253,38 @@ def _sop_references(item: DicomItem, keyword: str) -> list[str]:
 
 
 def _without_copies(files: Sequence[IndexedFile]) -> tuple[list[IndexedFile], list[Problem]]:
-    """Files of distinct objects: a second file with the same UID is a copy, or a contradiction."""
-    kept: dict[str, IndexedFile] = {}
-    problems: list[Problem] = []
+    """Files of distinct objects. Of several files of one object that differ, those that read whole are believed."""
+    objects: dict[tuple[str, str], list[IndexedFile]] = {}
     for file in files:
-        if file.kind == "DICOMDIR":
+        if file.kind != "DICOMDIR":
+            objects.setdefault((file.identity.key, file.sop_uid), []).append(file)
+    kept: list[IndexedFile] = []
+    problems: list[Problem] = []
+    for same in objects.values():
+        if len(same) == 1:
+            kept += same
             continue
-        first = kept.setdefault(file.sop_uid, file)
-        if first is not file:
-            same = first.path.stat().st_size == file.path.stat().st_size and _content(first) == _content(file)
-            what = "is a copy of" if same else "has the same SOP instance UID as, but another content than,"
-            problems.append(Problem(f"This file {what} {first.where}; it is left out.", file.where))
-    return list(kept.values()), problems
-
-
-def _content(file: IndexedFile) -> bytes:
-    return sha256(file.path.read_bytes()).digest()
+        contents = {file.path: sha256(file.path.read_bytes()).digest() for file in same}
+        whole = [file for file in same if is_whole(file.path, file.where)] or same
+        chosen = whole[0]
+        rivals = {contents[file.path] for file in whole} - {contents[chosen.path]}
+        kept.append(replace(chosen, is_disputed=bool(rivals)))
+        for file in same:
+            if file is chosen:
+                continue
+            if contents[file.path] == contents[chosen.path]:
+                what = "is a copy of"
+            else:
+                what = "has another content than, but the same SOP instance UID as," if file in whole else (
+                    "is a damaged copy of")  # fmt: skip
+            problems.append(Problem(f"This file {what} {chosen.where}; it is left out.", file.where))
+    return kept, problems
 
 
 def _by_patient(files: Sequence[IndexedFile]) -> dict[str, PatientFiles]:
     groups: dict[str, list[IndexedFile]] = {}
     for file in files:
-        # Without an identifier, name and birth date are all there is to tell patients apart.
-        identity = file.identity
-        key = identity.patient_id or f"\0{identity._plain_name}\0{identity.birth_date}"
-        groups.setdefault(key, []).append(file)
+        groups.setdefault(file.identity.key, []).append(file)
     patients = {}
     for key, group in groups.items():
         study = min(file.study_uid for file in group)

@@ -8,6 +8,7 @@ from RTDigitalTwinLib.errors import PatientDataError
 
 OVERRIDES = {
     "identity": "files of one patient that contradict each other",
+    "copies": "files of one object that differ in content, of which the first by name is taken",
     "frame": "frames of reference that differ",
     "study": "studies that differ without a reference between the files",
     "gaps": "missing CT slices, filled by interpolation",
