@@ -140,7 +140,8 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
         from RTDigitalTwinLib.scene.nodes import show_prediction
 
         patient = planned(Patient.sample()) if patientFolder is None else Patient.load(patientFolder)
-        return show_prediction(slicer.mrmlScene, patient, Twin(patient).predict(samples=samples, seed=seed))
+        prediction = Twin(patient).predict(samples=samples, seed=seed)
+        return show_prediction(slicer.mrmlScene, prediction.patient, prediction)  # perhaps on a coarser grid
 
 
 class RTDigitalTwinTest(ScriptedLoadableModuleTest):

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from RTDigitalTwinLib import __version__, progress
 from RTDigitalTwinLib.allocation import keep_freed_memory
+from RTDigitalTwinLib.cli_dicom import add_dicom_commands, add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import EXIT_CANCELLED, EXIT_ERROR, add_options as add_training_options, seed, train_network
@@ -69,9 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     run.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
     run.add_argument("--out", type=Path, required=True, help="folder for the results")
+    run.add_argument("--dose-dicom", type=Path, metavar="FILE", help="the mean as RTDOSE for the patient's record")
+    add_dicom_options(run)
     run.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)")
     run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     _add_model_options(run)
+
+    add_dicom_commands(commands, seed, _progress_bar)
 
     evaluate = commands.add_parser("evaluate", help="score a cohort with reference doses")
     evaluate.set_defaults(command=_evaluate)
@@ -161,7 +166,15 @@ def _run(options: argparse.Namespace) -> int:
 
     settings = RunSettings(options.samples, options.seed, options.device, options.weights)
     with _progress_bar() as shown:
-        summary = run_patient(options.patient, options.out, settings, overwrite=options.overwrite, progress=shown)
+        summary = run_patient(
+            options.patient,
+            options.out,
+            settings,
+            choice=dicom_choice(options),
+            dose_file=options.dose_dicom,
+            overwrite=options.overwrite,
+            progress=shown,
+        )
     for warning in summary["warnings"]:
         console.print("[yellow]Note:[/]", end=" ")
         console.print(warning, markup=False, soft_wrap=True)
@@ -186,7 +199,7 @@ def _print_metrics(summary: dict) -> None:
         table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
     for row in rows:
         numbers = [row[key] for key in columns.values()]
-        cells = ["" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
+        cells = ["not known" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
         table.add_row(Text(row["structure"]), row["metric"], *cells)
     Console(highlight=False).print(table)
 

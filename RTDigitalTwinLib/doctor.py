@@ -13,6 +13,7 @@ from RTDigitalTwinLib.errors import RTDigitalTwinError, SceneError
 
 NEEDED_PACKAGES = (
     "torch", "monai", "numpy", "scipy", "SimpleITK", "safetensors", "pymedphys", "jinja2", "matplotlib", "rich",
+    "pydicom", "contourpy",
 )  # fmt: skip
 SCENE_PACKAGES = ("slicer-core", "vtk")
 INSTALL = "pip install . -c constraints.txt"

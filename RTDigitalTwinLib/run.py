@@ -8,14 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
-from RTDigitalTwinLib.files import require_apart, whole_folder
+from RTDigitalTwinLib.files import require_apart, require_writable, whole_file, whole_folder
 from RTDigitalTwinLib.model.features import assumptions
+from RTDigitalTwinLib.patient.dicom_export import Origin, write_dose
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, recognises, source_origin
+from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.loading import require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.volume import write_nrrd
+from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import collect_provenance
@@ -51,22 +56,28 @@ def run_patient(
     out: Path,
     settings: RunSettings | None = None,
     *,
+    choice: DicomChoice | None = None,
+    dose_file: Path | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Predict one patient and write everything there is to see of it; returns what ``summary.json`` holds.
 
     ``source`` is a patient's folder, or the word ``sample`` for the built-in one, whose reference dose is planned here
-    (``dosimetry.planning``). The folder ``out`` appears when all
-    of it is written, or not at all; it may neither lie in the patient's folder nor around it. Where slicer-core or
-    off-screen drawing is missing, the run ends without scene or pictures and says so in the summary's warnings.
+    (``dosimetry.planning``); ``choice`` says which of its DICOM files are meant. The dose of a patient that was
+    resampled for the network is written on its CT too. ``dose_file`` gets the mean as RTDOSE with the source's
+    identity, for its record; it may not lie among the other results.
+    The folder ``out`` appears when all of it is written, or not at all; it may neither lie in the patient's folder nor
+    around it. Where slicer-core or off-screen drawing is missing, the run ends without scene or pictures and says so
+    in the summary's warnings.
     Raises PatientDataError, ModelError or OutputError; Cancelled passes through from ``progress``.
     """
     settings = settings or RunSettings()
     _check_places(source, out, overwrite)
+    origin = None if dose_file is None else _origin(source, out, dose_file, choice)
     watch = Stopwatch()
     with whole_folder(out, replaceable=_is_earlier_result if overwrite else None) as folder:
-        patient = _read(source, watch, part(progress, 0.0, 0.15))
+        patient = _read(source, choice, watch, part(progress, 0.0, 0.15))
         with watch.stage("weights"):
             progress(0.15, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
@@ -79,6 +90,8 @@ def run_patient(
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
             _write_tables(folder, findings)
+            if not prediction.mean.grid.same_as(patient.ct.grid):
+                write_nrrd(on_ct(prediction.mean, patient.ct.grid), str(folder / "dose_mean_on_ct.nrrd"))
         scene = _write_scene(folder, findings, watch, part(progress, 0.65, 0.95))
         provenance = collect_provenance(prediction, device, watch.seconds)
         with watch.stage("report"):
@@ -92,8 +105,34 @@ def run_patient(
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
         summary["files"] = sorted([*(path.name for path in folder.iterdir()), "summary.json"])
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        if dose_file is not None and origin is not None:
+            with whole_file(dose_file) as aside:
+                write_dose(prediction.mean, aside, origin, "Predicted dose, mean", predicted=True)
         progress(1.0, "done")
     return summary
+
+
+def _origin(source: str | Path, out: Path, dose_file: Path, choice: DicomChoice | None) -> Origin:
+    """Where a dose file belongs. Raises OutputError where it would lie among results or data."""
+    if source == SAMPLE or not recognises(Path(source)):
+        raise PatientDataError("Only the dose of a DICOM patient can go back as DICOM.", where=str(source))
+    if dose_file.resolve().is_relative_to(out.resolve()):
+        raise OutputError(
+            "The DICOM dose bears the patient's identity and may not lie among the results, which bear none.",
+            where=str(dose_file),
+            remedy="Choose another place for it.",
+        )
+    require_apart(dose_file, Path(source))
+    if dose_file.exists():
+        raise OutputError("The file exists.", where=str(dose_file), remedy="Choose another name.")
+    require_writable(dose_file)
+    return source_origin(Path(source), choice)
+
+
+def on_ct(dose: Volume, grid: Grid) -> Volume:
+    """A predicted dose on the grid of a CT: interpolated linearly, 0 Gy where the network says nothing."""
+    moved = dose.resampled(grid)
+    return Volume(np.nan_to_num(moved.values, nan=0.0), grid, dose.quantity)
 
 
 def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:
@@ -115,11 +154,11 @@ def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:
         )
 
 
-def _read(source: str | Path, watch: Stopwatch, progress: Progress) -> Patient:
+def _read(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, progress: Progress) -> Patient:
     """The patient in a folder, or the built-in one, for which a reference dose is planned."""
     with watch.stage("reading"):
         progress(0.0, "reading the patient")
-        patient = Patient.sample() if source == SAMPLE else Patient.load(source)
+        patient = Patient.sample() if source == SAMPLE else Patient.load(source, choice)
     if source == SAMPLE:
         with watch.stage("planning"):
             patient = planned(patient, progress=lambda done, _: progress(done, "planning the sample patient"))

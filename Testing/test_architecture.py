@@ -27,7 +27,7 @@ LEVELS = (
     ("twin", "course", "ledger"),
     ("report", "run", "scene", "doctor"),
     ("train",),
-    ("cli_dosimetry",),
+    ("cli_dicom", "cli_dosimetry"),
     ("cli",),
     ("__main__",),
 )

@@ -190,6 +190,24 @@ def test_benchmark_scores_of_a_known_error(sample: Patient) -> None:
     assert score_patient(patient, stray).dose_error_gy == pytest.approx(50 / mask.sum(), rel=1e-5)
 
 
+def test_benchmark_scores_are_of_what_is_known(sample: Patient) -> None:
+    dose = blurred_target_dose(sample)
+    shifted = np.where(sample.dose_mask.mask, dose.values + 2.0, 0)
+    lowest = sample.structures["Parotid_L"].box[0].start  # the dose is known from the parotid upwards
+    known = np.array(dose.values)
+    known[:lowest] = np.nan
+    plan = replace(sample.plan, dose=replace(dose, values=known))
+    score = score_patient(replace(sample, plans=(plan,)), shifted)
+    assert score.dose_error_gy == pytest.approx(2.0, abs=1e-5)
+    mask = sample.dose_mask.mask
+    assert score.known_ratio == pytest.approx(mask[lowest:].sum() / mask.sum()) and 0.05 < score.known_ratio < 0.95
+    judged = {name for name, _ in score.dvh_errors_gy}
+    assert "Parotid_L" in judged and not {"SpinalCord", "PTV_7000"} & judged
+    nothing = replace(sample.plan, dose=replace(dose, values=np.full_like(known, np.nan)))
+    with pytest.raises(PatientDataError, match="known in no structure"):
+        score_patient(replace(sample, plans=(nothing,)), shifted)
+
+
 def test_benchmark_metrics_follow_their_definition(sample: Patient) -> None:
     dose = blurred_target_dose(sample).values
     metrics = dvh_metrics_gy(sample, dose)

@@ -107,6 +107,12 @@ def structure_dose_of(dose: Volume, structure: Structure, device: torch.device |
     return structure_doses_of([dose], structure, device)
 
 
+def covered_dose_of(dose: Volume | None, structure: Structure) -> StructureDose | None:
+    """``structure_dose_of``, or None where there is no dose or it covers too little of the structure for metrics."""
+    inside = None if dose is None else structure_dose_of(dose, structure)
+    return inside if inside is not None and inside.is_covered else None
+
+
 def structure_doses_of(
     doses: Sequence[Volume], structure: Structure, device: torch.device | str = "cpu"
 ) -> StructureDose:

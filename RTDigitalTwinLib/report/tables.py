@@ -13,8 +13,9 @@ import numpy as np
 
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
-from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
+from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, score_patient
+from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
@@ -34,7 +35,7 @@ class MetricRow:
     unit : Gy, or % of the structure's volume.
     mean : over the samples; of the single dose in deterministic mode.
     low, high : limits of the band; None where there are fewer than two samples.
-    reference : of the plan's dose; None where that is not known.
+    reference : of the plan's dose; None where that is not known all over the structure.
     """
 
     structure: str
@@ -89,7 +90,13 @@ class Findings:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user must see."""
-        return (*self.prediction.patient.warnings, *self.more_notes)
+        partly = ()
+        if self.score is not None and self.score.known_ratio < 1:
+            partly = (
+                f"The reference dose is known in {100 * self.score.known_ratio:.1f} % of the volume that can receive "
+                "dose: scores are of that part, and structures beyond it have no reference.",
+            )
+        return (*self.prediction.patient.warnings, *self.more_notes, *partly)
 
     @cached_property
     def rows(self) -> tuple[MetricRow, ...]:
@@ -104,11 +111,11 @@ class Findings:
 
     @cached_property
     def score(self) -> PatientScore | None:
-        """Against the plan's dose; None where that is not known."""
-        patient = self.prediction.patient
-        if not patient.plans or patient.plan.dose is None:
+        """Against the plan's dose, where it is known; None where it is known in no structure."""
+        try:
+            return score_patient(self.prediction.patient, self.prediction.mean.values)
+        except PatientDataError:
             return None
-        return score_patient(patient, self.prediction.mean.values)
 
 
 def ordered_structures(patient: Patient) -> tuple[Structure, ...]:
@@ -127,7 +134,7 @@ def metric_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[MetricRow
     rows = []
     for structure in ordered_structures(patient):
         sampled = prediction.structure_dose(structure.name)
-        planned = None if plan_dose is None else structure_dose_of(plan_dose, structure)
+        planned = covered_dose_of(plan_dose, structure)
         for name in metrics_of(structure, levels.get(structure.name)):
             metric = DvhMetric.parse(name)
             ensemble = prediction.metric(structure.name, name, sampled)

@@ -11,7 +11,7 @@ import vtk
 from numpy.typing import ArrayLike
 from vtk.util import numpy_support
 
-from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
+from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.patient.colours import structure_colour
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, silent
@@ -75,8 +75,8 @@ def _dvh_table(scene: Any, prediction: DoseEnsemble, reference: Volume | None, n
     if prediction.has_spread:
         low, high = dvh.band(BAND_LEVEL)
         columns += [(LOW_COLUMN, 100 * low), (HIGH_COLUMN, 100 * high)]
-    if reference is not None:
-        dose = structure_dose_of(reference, prediction.patient.structures[name])
+    dose = covered_dose_of(reference, prediction.patient.structures[name])
+    if dose is not None:
         columns.append((REFERENCE_COLUMN, 100 * dose.volume_at_dose_ratio(dvh.dose_gy)[0]))
     return _table(scene, f"DVH {name}", columns)
 

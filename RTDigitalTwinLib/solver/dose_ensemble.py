@@ -200,7 +200,7 @@ class DoseEnsemble:
         if self.count:
             highest = max(float((self.deterministic_gy + row).max()) for row in self.deviations_gy)
         if self.patient.plans and self.patient.plan.dose is not None:
-            highest = max(highest, float(self.patient.plan.dose.values.max()))
+            highest = max(highest, float(np.nan_to_num(self.patient.plan.dose.values, nan=0.0).max()))
         return highest
 
     def _volume(self, values: NDArray, quantity: Quantity) -> Volume:
