@@ -142,6 +142,20 @@ def test_digits_and_plan_that_disagree_are_left_open() -> None:
         assert match(source, "PTV").reason == "several dose levels in the name"
 
 
+@pytest.mark.parametrize(
+    ("source", "level_gy", "name", "reason"),
+    [
+        ("PTV_7000", 69.6, "PTV_6960", "69.6 Gy by the plan, its digits say 70 Gy"),
+        ("PTV_0070", None, "PTV_7000", "70 Gy by its digits"),
+        ("PTV_0070", 70.0, "PTV_7000", "70 Gy by its digits and the plan"),
+    ],
+)
+def test_another_name_than_the_one_written_is_proposed(source: str, level_gy: float, name: str, reason: str) -> None:
+    found = match(source, "PTV", level_gy)
+    assert (found.name, found.state, found.reason) == (name, MatchState.PROPOSED, reason)
+    assert match("PTV_7000", "PTV", 70.005).state is MatchState.EXACT
+
+
 def test_an_implausible_volume_lowers_the_confidence() -> None:
     assert match("Rückenmark", volume_cc=30).confidence == pytest.approx(0.95)
     doubted = match("Rückenmark", volume_cc=2000)

@@ -24,7 +24,7 @@ KNOWN_NAMES = (*ORGANS_AT_RISK, EXTERNAL, DOSE_MASK)
 SYNONYM_CONFIDENCE, MORE_WORDS_CONFIDENCE, LEVEL_CONFIDENCE = 0.95, 0.75, 0.9
 SIMILAR_RATIO, SIMILAR_CONFIDENCE = 0.8, 0.6
 IMPLAUSIBLE_FACTOR = 0.4
-LEVEL_TOLERANCE_GY = 0.5
+LEVEL_TOLERANCE_GY, SAME_DOSE_GY = 0.5, 0.01
 LOWEST_LEVEL_GY, HIGHEST_LEVEL_GY = 20.0, 99.0
 # A number after a stroke, as in PTV60/30, is one of fractions unless there are too many.
 MOST_FRACTIONS = 45
@@ -180,9 +180,11 @@ def _match_target(candidate: Candidate, words: Sequence[str], is_helper: bool) -
     if reason or level is None:
         return Match(source, "", MatchState.OPEN, 0.0, reason)
     name = canonical_level(level)
-    if re.fullmatch(r"ptv \d{4}", " ".join(words)) and written is not None:
+    if words == words_of(name):
         return Match(source, name, MatchState.EXACT, 1.0, "TG-263 name")
     said = " and ".join(text for text, value in (("its digits", written), ("the plan", planned)) if value is not None)
+    if written is not None and planned is not None and abs(written - planned) > SAME_DOSE_GY:
+        said = f"the plan, its digits say {written:g} Gy"
     return Match(source, name, MatchState.PROPOSED, LEVEL_CONFIDENCE, f"{level:g} Gy by {said}")
 
 
