@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,22 @@ def contours_of(dataset: Dataset, name: str) -> list[Dataset]:
     """Contour items of a structure."""
     number = roi_number(dataset, name)
     return next(r.ContourSequence for r in dataset.ROIContourSequence if r.ReferencedROINumber == number)
+
+
+def add_copy(dataset: Dataset, name: str, copy_name: str, interpreted_type: str = "ORGAN") -> int:
+    """Give a structure set a copy of a structure; returns its number."""
+    number, new = roi_number(dataset, name), 1 + max(roi.ROINumber for roi in dataset.StructureSetROISequence)
+    for sequence, key in (
+        (dataset.StructureSetROISequence, "ROINumber"),
+        (dataset.ROIContourSequence, "ReferencedROINumber"),
+        (dataset.RTROIObservationsSequence, "ReferencedROINumber"),
+    ):
+        copy = deepcopy(next(item for item in sequence if getattr(item, key) == number))
+        setattr(copy, key, new)
+        sequence.append(copy)
+    dataset.StructureSetROISequence[-1].ROIName = copy_name
+    dataset.RTROIObservationsSequence[-1].RTROIInterpretedType = interpreted_type
+    return new
 
 
 def set_identity(folder: Path, identity: dict[str, str]) -> None:

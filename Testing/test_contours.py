@@ -87,9 +87,49 @@ def test_contours_beyond_the_image_are_cut_at_its_edge() -> None:
 
 
 def test_slabs_reach_half_a_step_past_the_ends_and_not_into_gaps() -> None:
-    lower, upper, gaps = slabs(np.array([2.0, 3, 4, 8, 9]))
+    lower, upper, gaps = slabs(np.array([2.0, 3, 4, 8, 9]), np.tile([5.0, 5, 9, 9], (5, 1)))
     assert lower.tolist() == [1.5, 2.5, 3.5, 7.5, 8.5] and upper.tolist() == [2.5, 3.5, 4.5, 8.5, 9.5]
     assert gaps == 1
+
+
+def test_a_wider_spacing_from_some_slice_on_is_no_gap() -> None:
+    heights = [0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15]
+    drawn = rasterise([circle(k, 10) for k in heights], (20, 64, 72))
+    assert drawn.gaps == 0 and box_of(drawn)[0] == slice(0, 17)
+    # to half a step of two slices past the last, half a step of one before the first
+    assert drawn.occupancy.sum() == pytest.approx(16.5 * np.pi * 100, rel=0.002)
+    one_lost = rasterise([circle(k, 10) for k in (0, 1, 2, 3, 5, 6, 7)], SHAPE)
+    assert one_lost.gaps == 1 and one_lost.occupancy.sum() == pytest.approx(7 * np.pi * 100, rel=0.002)
+
+
+@pytest.mark.parametrize("away", [0.04, 0.08, -0.08, 0.15])
+@pytest.mark.parametrize("slices", [1, 2, 4])
+def test_a_hole_slightly_beside_the_plane_of_its_outline_is_a_hole(away: float, slices: int) -> None:
+    heights = range(3, 3 + slices)
+    drawn = rasterise([c for k in heights for c in (circle(k, 20), circle(k + away, 8))], SHAPE)
+    assert drawn.occupancy.sum() == pytest.approx(slices * np.pi * (400 - 64), rel=0.002)
+
+
+@pytest.mark.parametrize("column", [33.8, 65.0], ids=["inside", "beside"])
+@pytest.mark.parametrize("height", [5.06, 5.3, 5.5])
+@pytest.mark.parametrize("slices", [1, 5])
+def test_a_speck_between_planes_takes_nothing_from_them(column: float, height: float, slices: int) -> None:
+    cylinder = [circle(k, 20) for k in ([5] if slices == 1 else [3, 4, 5, 6, 7])]
+    drawn = rasterise([*cylinder, circle(height, 1, column=column)], SHAPE)
+    assert drawn.occupancy.sum() == pytest.approx(slices * np.pi * 400, rel=0.005)
+
+
+def test_a_second_drawing_beside_the_first_neither_cancels_nor_doubles_it() -> None:
+    heights = [2, 3, 4, 4.2, 5, 6]
+    drawn = rasterise([circle(k, 12) for k in heights], SHAPE)
+    assert drawn.occupancy.sum() == pytest.approx(5 * np.pi * 144, rel=0.002)
+
+
+def test_parts_drawn_on_alternating_slices_keep_their_volumes() -> None:
+    left = [circle(k, 8, column=15) for k in (1, 3, 5, 7)]
+    right = [circle(k, 8, column=55) for k in (2, 4, 6)]
+    drawn = rasterise([*left, *right], SHAPE)
+    assert drawn.occupancy.sum() == pytest.approx((8 + 6) * np.pi * 64, rel=0.005)
 
 
 def test_contours_on_every_slice_make_whole_slices() -> None:

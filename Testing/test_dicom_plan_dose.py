@@ -136,7 +136,7 @@ def test_a_plan_of_two_parts_is_refused(damaged_set: Path) -> None:
 def test_names_and_plan_that_disagree_on_a_level(damaged_set: Path) -> None:
     with edited(damaged_set / "RTPLAN.dcm") as ds:
         ds.DoseReferenceSequence[0].TargetPrescriptionDose = 60
-    with pytest.raises(PatientDataError, match=r"no planning target volume.*the name says 70 Gy, the plan 60 Gy"):
+    with pytest.raises(PatientDataError, match=r"open what they are: PTV_7000 \(the name says 70 Gy, the plan 60 Gy"):
         read_patient(damaged_set)
 
 

@@ -10,8 +10,8 @@ import pytest
 from pydicom import Dataset
 
 from RTDigitalTwinLib.errors import PatientDataError
-from RTDigitalTwinLib.patient.dicom_patient import read_patient
-from Testing.dicom_sets import contours_of, edited, set_of
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
+from Testing.dicom_sets import add_copy, contours_of, edited, set_of
 
 
 def test_contours_are_matched_by_position_never_by_index_or_reference(damaged_set: Path) -> None:
@@ -142,3 +142,30 @@ def test_one_gland_alone_is_checked_against_the_middle(damaged_set: Path) -> Non
             roi.ROIName = {"Parotid_L": "Parotid_R", "Parotid_R": "left over"}.get(roi.ROIName, roi.ROIName)
     with pytest.raises(PatientDataError, match="counts as Parotid_R, but lies 4. mm on the other side"):
         read_patient(damaged_set)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("PTV_63Gy_35fx", 'Proposed: --map "PTV_63Gy_35fx=PTV_6300"'),
+        ("PTV boost", r"it is open what they are: PTV boost \(a target of no known dose level\)"),
+        ("Boost", r"Boost \(a target of no known dose level\)"),
+        ("PTV63_opt", r"PTV63_opt \(a helper of planning by its name"),
+    ],
+)
+def test_a_second_target_is_named_or_left_out_but_never_lost(damaged_set: Path, name: str, told: str) -> None:
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        add_copy(ds, "Parotid_L", name, "PTV")
+    with pytest.raises(PatientDataError, match=told):
+        read_patient(damaged_set)
+    named = read_patient(damaged_set, DicomChoice(names={name: "PTV_6300"}))
+    assert set(named.targets) == {"PTV_6300", "PTV_7000"}
+    left_out = read_patient(damaged_set, DicomChoice(names={name: ""}))
+    assert set(left_out.targets) == {"PTV_7000"}
+    assert any(text.startswith("1 structures of the set are not used (1 ") for text in left_out.warnings)
+
+
+def test_a_target_written_with_a_stroke_is_no_helper(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        add_copy(ds, "Parotid_L", "PTV-6300", "PTV")
+    assert set(read_patient(damaged_set).targets) == {"PTV_6300", "PTV_7000"}

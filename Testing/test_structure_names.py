@@ -78,12 +78,27 @@ def test_no_side_or_two_sides_are_never_guessed(source: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["SpinalCord_PRV05", "Brainstem PRV", "cord+5mm", "zPTV_opt", "z_Ring", "~Parotid_L", "PTV70 eval", "Parotid_L-PTV",
-     "Hilfsstruktur Parotis li", "NT_Ring", "Dummy1", "x_cord", "PTV_7000_crop"],
+    ["SpinalCord_PRV05", "Brainstem PRV", "cord+5mm", "z_Ring", "~Parotid_L", "Parotid_L-PTV", "Parotid_L_minus_PTV70",
+     "Hilfsstruktur Parotis li", "NT_Ring", "Dummy1", "x_cord"],
 )  # fmt: skip
 def test_planning_helpers_are_excluded(source: str) -> None:
     found = match(source)
     assert found.name == "" and found.state is MatchState.HELPER
+
+
+@pytest.mark.parametrize("source", ["zPTV_opt", "PTV70 eval", "PTV_7000_crop", "PTV63-PTV70", "PTVboost", "Ring_PTV"])
+def test_what_may_be_a_target_is_never_passed_over(source: str) -> None:
+    found = match(source)
+    assert found.state is MatchState.OPEN and found.waits and not found.counts
+
+
+def test_a_target_by_type_or_plan_is_never_passed_over() -> None:
+    assert (
+        match("zOpt", "PTV").state is match("Larynx", "PTV").state is match("CTV", "CTV", 70.0).state is MatchState.OPEN
+    )
+    assert "the plan prescribes 70 Gy" in match("CTV", "CTV", 70.0).reason
+    assert match("Ring_PTV", "AVOIDANCE").state is MatchState.HELPER
+    assert match_structures([Candidate("PTV boost", "PTV")], {"PTV boost": ""})[0].waits is False
 
 
 @pytest.mark.parametrize("source", ["Heart", "Lt Lung", "CTV70", "GTV", "Tongue", "Lens_L", "", "???", "Cochlea re"])
@@ -100,6 +115,13 @@ def test_others_are_not_used(source: str) -> None:
         ("PTV1", 66.0, "PTV_6600", "66 Gy by the plan"),
         ("PTV_High", 70.0, "PTV_7000", "70 Gy by the plan"),
         ("PTV56", 56.0, "PTV_5600", "56 Gy by its digits and the plan"),
+        ("PTV_70Gy_35fx", None, "PTV_7000", "70 Gy by its digits"),
+        ("PTV60/30", None, "PTV_6000", "60 Gy by its digits"),
+        ("PTV 69,96", None, "PTV_6996", "69.96 Gy by its digits"),
+        ("PTV 54 Gy 2021", None, "PTV_5400", "54 Gy by its digits"),
+        ("PTV 5400 cGy", None, "PTV_5400", "54 Gy by its digits"),
+        ("PTV-63", None, "PTV_6300", "63 Gy by its digits"),
+        ("PTVboost66", None, "PTV_6600", "66 Gy by its digits"),
     ],
 )
 def test_levels_come_from_digits_or_the_plan(source: str, level_gy: float | None, name: str, reason: str) -> None:
@@ -110,13 +132,28 @@ def test_levels_come_from_digits_or_the_plan(source: str, level_gy: float | None
 @pytest.mark.parametrize("source", ["PTV1", "PTV_High", "PTV boost", "PTV low", "PTV 3"])
 def test_a_level_is_never_taken_from_rank(source: str) -> None:
     found = match(source, "PTV")
-    assert found.name == "" and found.reason == "a target of no known dose level"
+    assert found.name == "" and found.reason == "a target of no known dose level" and found.state is MatchState.OPEN
 
 
 def test_digits_and_plan_that_disagree_are_left_open() -> None:
     found = match("PTV_7000", "PTV", 60.0)
     assert found.name == "" and found.reason == "the name says 70 Gy, the plan 60 Gy"
-    assert match("PTV 70 56", "PTV").reason == "several dose levels in the name"
+    for source in ("PTV 70 56", "PTV 70/63"):
+        assert match(source, "PTV").reason == "several dose levels in the name"
+
+
+@pytest.mark.parametrize(
+    ("source", "level_gy", "name", "reason"),
+    [
+        ("PTV_7000", 69.6, "PTV_6960", "69.6 Gy by the plan, its digits say 70 Gy"),
+        ("PTV_0070", None, "PTV_7000", "70 Gy by its digits"),
+        ("PTV_0070", 70.0, "PTV_7000", "70 Gy by its digits and the plan"),
+    ],
+)
+def test_another_name_than_the_one_written_is_proposed(source: str, level_gy: float, name: str, reason: str) -> None:
+    found = match(source, "PTV", level_gy)
+    assert (found.name, found.state, found.reason) == (name, MatchState.PROPOSED, reason)
+    assert match("PTV_7000", "PTV", 70.005).state is MatchState.EXACT
 
 
 def test_an_implausible_volume_lowers_the_confidence() -> None:

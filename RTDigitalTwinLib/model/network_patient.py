@@ -21,6 +21,7 @@ from RTDigitalTwinLib.patient.naming import TARGET_DOSE_GY
 from RTDigitalTwinLib.patient.patient import Image, Patient
 from RTDigitalTwinLib.patient.plan import OPENKBP_FRACTIONS, Prescription
 from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.structure_matching import SAME_DOSE_GY
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
 PIXEL_MM, SLICE_MM = 3.90625, 2.5  # OpenKBP's most common
@@ -28,7 +29,6 @@ PIXEL_MM, SLICE_MM = 3.90625, 2.5  # OpenKBP's most common
 PIXEL_RANGE_MM, SLICE_RANGE_MM = (2.5, 6.0), (1.5, 6.0)
 AIR_HU = -1000.0
 
-SAME_DOSE_GY = 0.01
 HIGHEST_LEVEL_GY = 70.0
 SCALABLE_GY = (50.0, 77.0)
 DOSE_PER_FRACTION_GY = (1.8, 2.4)

@@ -3,7 +3,7 @@
 In its plane a set of contours means the region that an even number of crossings separates from the outside
 (even-odd, DICOM's CLOSEDPLANAR_XOR), so holes as contours of their own, keyholes and overlaps come out right. Every
 pixel row is cut into scan lines; along each the covered length of every pixel is exact. Across planes each contour
-stands for the slab half-way to its neighbours, and half a step past the first and last.
+stands for the slab half-way to the neighbours that continue it, and half a step past the first and last.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ LINES_PER_ROW = 5
 # Within this share of a slice a contour counts as lying on it: positions are written with few digits.
 ON_SLICE_RATIO = 0.05
 _PLANES_AT_ONCE_PIXELS = 4_000_000
-# A wider gap between two planes than so many usual steps is a gap in the structure, not a wider step.
+# A step between two planes wider than so many of the steps around it is a gap in the structure.
 _WIDEST_STEP_RATIO = 1.5
+# Of a step or a slice, the smaller: a hole drawn no further from its outline than this lies in the outline's plane.
+_SAME_PLANE_RATIO = 0.25
+# One in the plane of the other, and no second drawing of it, by the boxes around them.
+_NESTED_RATIO, _REPEATED_RATIO = 0.98, 0.9
+# Outlines that share less of the larger one's box than this do not continue each other from plane to plane.
+_CONTINUED_RATIO = 0.2
+_MOST_BETWEEN = 8  # planes of other parts of a structure between two that continue each other
 # The outline of a body drawn point by point crosses some 5,000 scan lines a slice; a hostile file would ask for more.
 _MOST_CROSSINGS = 20_000_000
 
@@ -64,8 +71,9 @@ def rasterise(contours: Sequence[NDArray[np.float64]], shape: Shape) -> Rasteris
     heights = np.array([float(c[:, 0].mean()) for c in contours])
     on_slice = np.abs(heights - np.round(heights)) <= ON_SLICE_RATIO
     heights = np.where(on_slice, np.round(heights), heights)
-    planes, plane_of = _grouped(heights)
-    lower, upper, gaps = slabs(planes)
+    boxes = np.array([[*c[:, 1:].min(axis=0), *c[:, 1:].max(axis=0)] for c in contours])
+    planes, plane_of, boxes = _grouped(heights, boxes)
+    lower, upper, gaps = slabs(planes, boxes)
     first = np.maximum(np.floor(lower + 0.5 + 1e-9), 0).astype(int)
     last = np.minimum(np.ceil(upper + 0.5 - 1e-9), shape[0]).astype(int)  # exclusive
     off = int((np.abs(planes - np.round(planes)) > ON_SLICE_RATIO).sum())
@@ -91,18 +99,47 @@ def rasterise(contours: Sequence[NDArray[np.float64]], shape: Shape) -> Rasteris
     return Rasterised((slice(bottom, top), rows, columns), occupancy, off, gaps, beyond)
 
 
-def slabs(planes: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+def slabs(
+    planes: NDArray[np.float64], boxes: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Lower and upper end of the slab that each plane stands for, and the number of gaps.
 
-    ``planes`` are ascending positions in slices. A slab reaches half-way to its neighbours, and half the usual step
-    (the median; one slice for a single plane) past an end or into a gap.
+    A slab reaches half-way to the nearest planes on both sides that continue it; past an end or into a gap as far as on
+    its other side, and half the usual step where there is none. So an outline apart from the others, or much
+    smaller than they are, takes nothing from them. A step is a gap where it is wider than both steps next to
+    it: what is drawn on every second slice from somewhere on has none.
+
+    Parameters
+    ----------
+    planes : (planes,) ascending positions in slices.
+    boxes : (planes, 4) the least row and column, then the greatest, of what is drawn in each.
     """
-    steps = np.diff(planes)
-    usual = float(np.median(steps)) if steps.size else 1.0
-    is_gap = steps > _WIDEST_STEP_RATIO * usual
-    halves = np.where(is_gap, usual, steps) / 2
-    ends = [usual / 2]
-    return planes - np.concatenate([ends, halves]), planes + np.concatenate([halves, ends]), int(is_gap.sum())
+    up, above = np.full(len(planes), np.inf), np.zeros(len(planes), np.int64)
+    down, below = up.copy(), above.copy()
+    for away in range(1, min(_MOST_BETWEEN, len(planes) - 1) + 1):
+        continues = _shared(boxes[:-away], boxes[away:]) >= _CONTINUED_RATIO * np.maximum(
+            _area(boxes[:-away]), _area(boxes[away:])
+        )
+        lower = np.flatnonzero(continues & np.isinf(up[:-away]))
+        upper = np.flatnonzero(continues & np.isinf(down[away:])) + away
+        above[lower], below[upper] = lower + away, upper - away
+        up[lower], down[upper] = planes[lower + away] - planes[lower], planes[upper] - planes[upper - away]
+    usual = _usual_step(up[np.isfinite(up)])
+
+    def halves(step: NDArray, back: NDArray, onwards: NDArray) -> tuple[NDArray, NDArray]:
+        """Half of each step, NaN where it leads nowhere or over a gap, and which are gaps."""
+        around = np.fmax.reduce([np.full(len(step), usual), *(np.where(np.isinf(s), 0, s) for s in (back, onwards))])
+        is_gap = np.isfinite(step) & (step > _WIDEST_STEP_RATIO * around)
+        return np.where(np.isfinite(step) & ~is_gap, step / 2, np.nan), is_gap
+
+    half_up, is_gap = halves(up, down, up[above])
+    half_down, _ = halves(down, up, down[below])
+    alone = np.where(np.isnan(half_up) & np.isnan(half_down), usual / 2, np.nan)
+    return (
+        planes - np.fmax(alone, np.where(np.isnan(half_down), half_up, half_down)),
+        planes + np.fmax(alone, np.where(np.isnan(half_up), half_down, half_up)),
+        int(is_gap.sum()),
+    )
 
 
 def plane_coverage(
@@ -158,14 +195,52 @@ def plane_coverage(
     return np.clip(np.where(covered < 1e-5, 0, covered), 0, 1)[:, :, :columns]
 
 
-def _grouped(heights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distinct heights, ascending, and the index of each contour's; heights nearer than a tolerance are one plane."""
+def _grouped(
+    heights: NDArray[np.float64], boxes: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Distinct heights, ascending, the index of each contour's, and the box around what is drawn there.
+
+    Heights within a rounding error are one plane, and so is a hole drawn slightly beside the plane of its outline.
+    """
     order = np.argsort(heights, kind="stable")
-    is_new = np.concatenate([[True], np.diff(heights[order]) > ON_SLICE_RATIO])
+    starts = np.concatenate([[True], np.diff(heights[order]) > ON_SLICE_RATIO])
     plane_of = np.empty(len(heights), np.int64)
-    plane_of[order] = np.cumsum(is_new) - 1
-    counts = np.bincount(plane_of)
-    return np.bincount(plane_of, heights) / counts, plane_of
+    plane_of[order] = np.cumsum(starts) - 1
+    planes = np.bincount(plane_of, heights) / np.bincount(plane_of)
+    first = np.flatnonzero(starts)
+    boxes = np.hstack([np.minimum.reduceat(boxes[order, :2], first), np.maximum.reduceat(boxes[order, 2:], first)])
+    near = _SAME_PLANE_RATIO * min(_usual_step(np.diff(planes)), 1.0)
+    if not (np.diff(planes) <= near).any():
+        return planes, plane_of, boxes
+    area = _area(boxes)
+    outermost, joined = [0], np.zeros(len(planes), np.int64)
+    for plane in range(1, len(planes)):
+        small, large = sorted((plane, outermost[-1]), key=lambda one: float(area[one]))
+        nested = _shared(boxes[small], boxes[large]) >= _NESTED_RATIO * area[small]
+        if planes[plane] - planes[outermost[-1]] <= near and nested and area[small] < _REPEATED_RATIO * area[large]:
+            outermost[-1] = large
+        else:
+            outermost.append(plane)
+        joined[plane] = len(outermost) - 1
+    return planes[outermost], joined[plane_of], boxes[outermost]
+
+
+def _usual_step(steps: NDArray[np.float64]) -> float:
+    """Median step in slices, without those between contours that were meant for one plane; a slice where few tell."""
+    wide = steps[steps > _SAME_PLANE_RATIO]
+    if 4 * len(wide) >= max(len(steps), 1):
+        return float(np.median(wide))
+    return float(np.median(steps)) if len(steps) >= 4 else 1.0
+
+
+def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
+
+
+def _shared(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area that boxes share."""
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    return np.prod(np.maximum(sides, 0), axis=-1)
 
 
 def _window(contours: Sequence[NDArray[np.float64]], shape: Shape) -> tuple[slice, slice] | None:

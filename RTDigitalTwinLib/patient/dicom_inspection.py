@@ -154,7 +154,7 @@ def _inspect_patient(
     ready = files.ct[0].series_uid in volumes and patient.pseudonym in matches
     if not ready:
         line.add("Cannot be used: CT or structures could not be read.", Weight.PROBLEM)
-    elif any(match.state is MatchState.PROPOSED for match in matches[patient.pseudonym]):
+    elif any(match.waits for match in matches[patient.pseudonym]):
         line.add("Can be used once the proposed names are confirmed.", Weight.WARNING)
     else:
         line.add("CT and structures fit together.", Weight.GOOD)
@@ -245,7 +245,7 @@ def _structures(
     for roi, match in zip(rois, found, strict=True):
         size = f", {drawn[roi.number].volume_cc:.1f} cc" if roi.number in drawn else ""
         meaning = f" = {match.name}" if match.name else ""
-        weight = Weight.WARNING if match.state is MatchState.PROPOSED else Weight.PLAIN
+        weight = Weight.WARNING if match.waits else Weight.PLAIN
         sure = f" {match.confidence:.2f}" if match.state is MatchState.PROPOSED else ""
         node.add(f"{roi.name}{meaning}: {match.state.value}{sure} ({match.reason}){size}", weight)
     for warning in warnings:

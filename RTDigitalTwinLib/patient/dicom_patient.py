@@ -29,7 +29,6 @@ from RTDigitalTwinLib.patient.structure_matching import (
     LEVEL_TOLERANCE_GY,
     Candidate,
     Match,
-    MatchState,
     level_of,
     match_structures,
 )
@@ -187,17 +186,23 @@ def match_rois(
 
 
 def require_confirmed(matches: Sequence[Match]) -> None:
-    """Raise PatientDataError listing the proposals that wait for the user."""
-    open_ = [match for match in matches if match.state is MatchState.PROPOSED]
-    if open_:
-        listed = "; ".join(
-            f'--map "{match.source}={match.name}" (confidence {match.confidence:.2f}: {match.reason})'
-            for match in open_
-        )
-        raise PatientDataError(
-            f"{len(open_)} names of structures wait to be confirmed. Proposed: {listed}.",
-            remedy='Confirm, correct, or leave out with --map "name=", or use a mapping file.',
-        )
+    """Raise PatientDataError listing the proposals and targets that wait for the user."""
+    waiting = [match for match in matches if match.waits]
+    if not waiting:
+        return
+    proposed = "; ".join(
+        f'--map "{match.source}={match.name}" (confidence {match.confidence:.2f}: {match.reason})'
+        for match in waiting
+        if match.name
+    )
+    unclear = "; ".join(f"{match.source} ({match.reason})" for match in waiting if not match.name)
+    raise PatientDataError(
+        f"{len(waiting)} names of structures wait to be confirmed."
+        + (f" Proposed: {proposed}." if proposed else "")
+        + (f" Of targets it is open what they are: {unclear}." if unclear else ""),
+        remedy='Confirm, correct as in --map "PTV boost=PTV_7000", or leave out with --map "name=", or use a mapping '
+        "file.",
+    )
 
 
 def _require_frames(rois: Sequence[Roi], files: CaseFiles, overrides: Overrides, warnings: list[str]) -> None:
@@ -219,14 +224,16 @@ def _kind(name: str) -> StructureKind:
 
 
 def _absent(structures: Mapping[str, Structure], matches: Sequence[Match]) -> list[str]:
+    """What of the structure set is not used, and what the model knows and the set lacks; names stay in the file."""
     if not any(level_of(name) is not None for name in structures):
-        unclear = [f"{m.source} ({m.reason})" for m in matches if m.source.lower().startswith("ptv")]
         raise PatientDataError(
-            "There is no planning target volume of a known dose level."
-            + (f" Left open: {'; '.join(unclear)}." if unclear else ""),
+            "There is no planning target volume of a known dose level.",
             remedy='Name it, as in --map "PTV high=PTV_7000".',
         )
-    return [
+    states = [match.state.value for match in matches if not match.counts]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    unused = [f"{len(states)} structures of the set are not used ({counted}); rt-digital-twin inspect lists them."]
+    return (unused if states else []) + [
         f"{name} is absent: no structure of this name was found." for name in ORGANS_AT_RISK if name not in structures
     ]
 

@@ -24,8 +24,14 @@ KNOWN_NAMES = (*ORGANS_AT_RISK, EXTERNAL, DOSE_MASK)
 SYNONYM_CONFIDENCE, MORE_WORDS_CONFIDENCE, LEVEL_CONFIDENCE = 0.95, 0.75, 0.9
 SIMILAR_RATIO, SIMILAR_CONFIDENCE = 0.8, 0.6
 IMPLAUSIBLE_FACTOR = 0.4
-LEVEL_TOLERANCE_GY = 0.5
+LEVEL_TOLERANCE_GY, SAME_DOSE_GY = 0.5, 0.01
 LOWEST_LEVEL_GY, HIGHEST_LEVEL_GY = 20.0, 99.0
+# A number after a stroke, as in PTV60/30, is one of fractions unless there are too many.
+MOST_FRACTIONS = 45
+_NUMBER = re.compile(r"(?P<over>/\s*)?(?P<value>\d+(?:[.,]\d+)?)\s*(?P<unit>c?gy|fx|fr|#|x)?")
+# What comes after these is cut away from a structure: Parotid_L-PTV is no target.
+_CUT_AWAY = re.compile(r"(-|\b(minus|sub|not)\b|_(minus|sub|not)_)\s*(ptv|ctv|gtv).*$", re.DOTALL)
+_HELPER_TYPES = ("AVOIDANCE", "CONTROL")
 _SIDES = {"L": "left", "R": "right"}
 
 
@@ -35,8 +41,9 @@ class MatchState(Enum):
     EXACT = "exact"
     CONFIRMED = "confirmed"
     PROPOSED = "proposed"  # does not count until confirmed
+    OPEN = "open"  # a target, or nearly one, of unclear meaning: to be named or left out by the user
     HELPER = "planning helper"
-    UNKNOWN = "not used"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,11 @@ class Match:
     def counts(self) -> bool:
         """Whether the structure is used under ``name``."""
         return bool(self.name) and self.state in (MatchState.EXACT, MatchState.CONFIRMED)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the user must say what the structure is before anything is read."""
+        return self.state in (MatchState.PROPOSED, MatchState.OPEN)
 
 
 def match_structures(candidates: Sequence[Candidate], confirmed: Mapping[str, str] | None = None) -> list[Match]:
@@ -125,43 +137,69 @@ def words_of(name: str) -> list[str]:
 
 def _match(candidate: Candidate) -> Match:
     source, words = candidate.source, words_of(candidate.source)
-    if _is_helper(source, words):
+    is_helper = _is_helper(source, words)
+    if _may_be_target(candidate, is_helper):
+        return _match_target(candidate, words, is_helper)
+    if is_helper:
         return Match(source, "", MatchState.HELPER, 0.0, "a helper of planning by its name")
     for name in KNOWN_NAMES:
         if words == words_of(name):
             return Match(source, name, MatchState.EXACT, 1.0, "name of the model")
     if candidate.interpreted_type == "EXTERNAL":
         return Match(source, EXTERNAL, MatchState.EXACT, 1.0, "of type EXTERNAL")
-    if "ptv" in words or candidate.interpreted_type == "PTV" or (words and words[0].startswith("ptv")):
-        return _match_target(candidate, words)
     return _match_organ(candidate, words)
 
 
-def _match_target(candidate: Candidate, words: Sequence[str]) -> Match:
+def _may_be_target(candidate: Candidate, is_helper: bool) -> bool:
+    """Whether a prescribed target may be meant, so that it must not be passed over without the user."""
+    if candidate.interpreted_type == "PTV" or candidate.level_gy is not None:
+        return True
+    if is_helper and candidate.interpreted_type in _HELPER_TYPES:
+        return False
+    return "ptv" in _CUT_AWAY.sub("", candidate.source.casefold())
+
+
+def _match_target(candidate: Candidate, words: Sequence[str], is_helper: bool) -> Match:
     source, planned = candidate.source, candidate.level_gy
-    levels = {level for word in words if (level := _level(word)) is not None}
-    if len(levels) > 1:
-        return Match(source, "", MatchState.UNKNOWN, 0.0, "several dose levels in the name")
-    written = levels.pop() if levels else None
-    if written is not None and planned is not None and abs(written - planned) > LEVEL_TOLERANCE_GY:
-        reason = f"the name says {written:g} Gy, the plan {planned:g} Gy"
-        return Match(source, "", MatchState.UNKNOWN, 0.0, reason)
+    levels = _written_levels(source)
+    written = next(iter(levels)) if len(levels) == 1 else None
     level = planned if planned is not None else written
-    if level is None:
-        return Match(source, "", MatchState.UNKNOWN, 0.0, "a target of no known dose level")
+    reason = ""
+    if is_helper:
+        reason = "a helper of planning by its name, a target by its name or the plan"
+    elif "ptv" not in source.casefold() and candidate.interpreted_type != "PTV":
+        reason = f"the plan prescribes {planned:g} Gy to it, but it is no planning target volume by name or type"
+    elif any(words == words_of(name) for name in KNOWN_NAMES):
+        reason = "a structure of the model by its name, a planning target volume by its type"
+    elif len(levels) > 1:
+        reason = "several dose levels in the name"
+    elif written is not None and planned is not None and abs(written - planned) > LEVEL_TOLERANCE_GY:
+        reason = f"the name says {written:g} Gy, the plan {planned:g} Gy"
+    elif level is None:
+        reason = "a target of no known dose level"
+    if reason or level is None:
+        return Match(source, "", MatchState.OPEN, 0.0, reason)
     name = canonical_level(level)
-    if re.fullmatch(r"ptv \d{4}", " ".join(words)) and written is not None:
+    if words == words_of(name):
         return Match(source, name, MatchState.EXACT, 1.0, "TG-263 name")
     said = " and ".join(text for text, value in (("its digits", written), ("the plan", planned)) if value is not None)
+    if written is not None and planned is not None and abs(written - planned) > SAME_DOSE_GY:
+        said = f"the plan, its digits say {written:g} Gy"
     return Match(source, name, MatchState.PROPOSED, LEVEL_CONFIDENCE, f"{level:g} Gy by {said}")
 
 
-def _level(word: str) -> float | None:
+def _written_levels(source: str) -> set[float]:
+    """Doses in Gy that a name states: numbers in Gy or cGy where it has such, else those that can only be doses."""
+    numbers = [(float(n["value"].replace(",", ".")), n) for n in _NUMBER.finditer(source.casefold())]
+    with_unit = [(value, n["unit"]) for value, n in numbers if n["unit"] in ("gy", "cgy")]
+    if with_unit:
+        return {value / (100 if unit == "cgy" else 1) for value, unit in with_unit}
+    bare = [value for value, n in numbers if not n["unit"] and not (n["over"] and value <= MOST_FRACTIONS)]
+    return {level for value in bare if (level := _level(value)) is not None}
+
+
+def _level(value: float) -> float | None:
     """Dose in Gy of a number written in Gy or cGy; None where it is a mere index."""
-    try:
-        value = float(word)
-    except ValueError:
-        return None
     if LOWEST_LEVEL_GY <= value <= HIGHEST_LEVEL_GY:
         return value
     return value / 100 if 100 * LOWEST_LEVEL_GY <= value <= 100 * HIGHEST_LEVEL_GY else None
@@ -207,9 +245,8 @@ def _likeness(text: str, synonym: str) -> tuple[float, str]:
 
 def _is_helper(source: str, words: Sequence[str]) -> bool:
     vocabulary = _vocabulary()
-    if any(word in vocabulary.helper_words for word in words) or re.search(
-        r"[+\-]\s*\d|-\s*(ptv|ctv|gtv)", source.lower()
-    ):
+    combined = re.sub(r"ptv\s*-\s*(?=\d)", "ptv ", source.lower())  # PTV-6300 is a mere way of writing
+    if any(word in vocabulary.helper_words for word in words) or re.search(r"[+\-]\s*\d|-\s*(ptv|ctv|gtv)", combined):
         return True
     lower = source.strip().lower()
     if re.match(r"z(?=[A-Z_\s])", source.strip()):
