@@ -61,9 +61,9 @@ def run_patient(
     Raises PatientDataError, ModelError or OutputError; Cancelled passes through from ``progress``.
     """
     settings = settings or RunSettings()
-    _check_places(source, out, overwrite)
+    check_places(source, out, overwrite)
     watch = Stopwatch()
-    with whole_folder(out, replaceable=_is_earlier_result if overwrite else None) as folder:
+    with whole_folder(out, replaceable=is_earlier_result if overwrite else None) as folder:
         with watch.stage("reading"):
             progress(0.0, "reading the patient")
             patient = Patient.sample() if source == SAMPLE else Patient.load(source)
@@ -78,7 +78,7 @@ def run_patient(
         findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)))
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
-            _write_tables(folder, findings)
+            write_tables(folder, findings)
         scene = _write_scene(folder, findings, watch, part(progress, 0.65, 0.95))
         provenance = collect_provenance(prediction, device, watch.seconds)
         with watch.stage("report"):
@@ -96,7 +96,7 @@ def run_patient(
     return summary
 
 
-def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:
+def check_places(source: str | Path, out: Path, overwrite: bool) -> None:
     """Before anything is read: that it is clear what is meant, and that nothing read can be overwritten."""
     if source == SAMPLE and Path(SAMPLE).is_dir():
         raise PatientDataError(
@@ -107,7 +107,7 @@ def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:
     require_outside_patients(out)
     if source != SAMPLE:
         require_apart(out, Path(source))
-    if not overwrite and _is_earlier_result(out):
+    if not overwrite and is_earlier_result(out):
         raise OutputError(
             "The output folder holds the results of an earlier run.",
             where=str(out),
@@ -115,7 +115,7 @@ def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:
         )
 
 
-def _is_earlier_result(folder: Path) -> bool:
+def is_earlier_result(folder: Path) -> bool:
     """Whether a folder holds the results of an earlier run and nothing else."""
     try:
         summary = json.loads((folder / "summary.json").read_text())
@@ -131,7 +131,7 @@ class _SceneOutcome:
     problem: str = ""
 
 
-def _write_tables(folder: Path, findings: Findings) -> None:
+def write_tables(folder: Path, findings: Findings) -> None:
     prediction = findings.prediction
     write_nrrd(prediction.mean, str(folder / "dose_mean.nrrd"))
     if prediction.has_spread:

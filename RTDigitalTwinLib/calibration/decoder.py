@@ -5,9 +5,9 @@ The encoder is frozen and its activations are computed once, as in the source pa
     J(w) = 1/2 sum ((observed - h(dose(w))) / noise)^2 + 1/2 |w|^2,   weights = trained weights + scale x size x w,
 
 the negative log posterior for independent standard normal w. ``size`` is each tensor's root mean square; the one scale
-is chosen so that, to first order, the spread of h under that prior is what the belief's calibrated bands say it is: in the
-linear regime this is Gaussian-process regression with the decoder's tangent kernel (Jacot et al. 2018). Minimised by
-L-BFGS. Dropout is off while fitting and kept for sampling.
+is chosen so that, to first order, the spread of h under that prior is what the belief's calibrated bands say it is: in
+the linear regime this is Gaussian-process regression with the decoder's tangent kernel (Jacot et al. 2018). Minimised
+by L-BFGS. Dropout is off while fitting and kept for sampling.
 """
 
 from __future__ import annotations

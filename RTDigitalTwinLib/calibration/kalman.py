@@ -2,8 +2,8 @@
 
 Dropout's spread is far too narrow, so each voxel's deviations are first widened to its calibrated band. Observations
 are absorbed one after the other by the square-root form without perturbed observations (Whitaker and Hamill 2002), each
-with its gain tapered by the distance from what was observed (Gaspari and Cohn 1999): 32 samples know nothing of far places.
-A dose volume observes every voxel by itself and is absorbed so.
+with its gain tapered by the distance from what was observed (Gaspari and Cohn 1999): 32 samples know nothing of far
+places. A dose volume observes every voxel by itself and is absorbed so.
 """
 
 from __future__ import annotations
