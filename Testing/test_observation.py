@@ -169,7 +169,7 @@ def test_dose_volumes_must_cover_the_patient_in_gy(patient: Patient) -> None:
 )
 def test_dose_files_are_checked(patient: Patient, tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "bad.nrrd").write_text("no image")
-    row = {"patient": "small-patient", "kind": "dose", "file": name, "unit": "Gy", "source": "EPID"}
+    row: dict = {"patient": "small-patient", "kind": "dose", "file": name, "unit": "Gy", "source": "EPID"}
     row |= {"days": 0, "fraction": 1, "fractions": 1, "noise_ratio": 0.02, "noise_floor": 0.01}
     with pytest.raises(PatientDataError, match=f"row 1, {name}: .*{said}"):
         read_measurements(as_csv(tmp_path, [row]), patient)

@@ -14,7 +14,7 @@ from RTDigitalTwinLib.calibration.calibrator import Calibrator, judge
 from RTDigitalTwinLib.calibration.decoder import DecoderMap, decoder_parameters
 from RTDigitalTwinLib.calibration.kalman import EnsembleKalman, gaspari_cohn
 from RTDigitalTwinLib.calibration.linear import GlobalScale, StructureOffsets, solve
-from RTDigitalTwinLib.calibration.measuring import measure_scalars, measure_volume
+from RTDigitalTwinLib.calibration.measuring import Wanted, measure_scalars, measure_volume
 from RTDigitalTwinLib.calibration.persistence import Persistence
 from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
@@ -44,7 +44,7 @@ class Case:
     truth: Volume
 
     def observed(self, noise: NoiseModel = SURE, moment: Moment = FIRST) -> tuple[Observation, ...]:
-        wanted = [(name, "mean") for name in self.patient.structures]
+        wanted: list[Wanted] = [(name, "mean") for name in self.patient.structures]
         point = self.patient.structures["PTV_7000"].centroid_mm
         return measure_scalars(self.patient, self.truth, [*wanted, point], moment, noise, Change(), seed=1)
 
@@ -123,7 +123,7 @@ def test_the_scale_is_the_conjugate_posterior(case: Case) -> None:
     predicted = case.drawn.metric("Parotid_L", "mean")
     (reading,) = read_scalars([observation], case.patient, case.drawn.crop)
     own = 2.0 * np.hypot(predicted.std, 0.25) / 1.96  # the hand-made factor at 95 % and its floor
-    h = float(reading.of(case.drawn.mean.values.reshape(-1)[case.drawn.crop.mask_indices][None])[0])
+    h = float(reading.of(case.drawn.mean.values.reshape(-1)[case.drawn.crop.mask_indices].astype(np.float32)[None])[0])
     gain = 0.05**2 * h / (0.05**2 * h**2 + reading.std**2 + own**2)
     scale = 1 + gain * (reading.value - float(predicted.mean))
     ratio = posterior.applied(case.drawn).mean.values / case.drawn.mean.values.clip(1e-9)
@@ -182,7 +182,7 @@ def test_values_of_some_fractions_are_brought_to_the_course(case: Case) -> None:
     exact = NoiseModel(0.0, 1e-9)
     seven = Moment(8.0, 7, 7)
     crop = case.drawn.crop
-    wanted = [("Parotid_L", "mean"), ("PTV_7000", "D95"), case.patient.structures["PTV_7000"].centroid_mm]
+    wanted: list[Wanted] = [("Parotid_L", "mean"), ("PTV_7000", "D95"), case.patient.structures["PTV_7000"].centroid_mm]
     values = []
     for moment in (FIRST, seven):
         measured = measure_scalars(case.patient, case.truth, wanted, moment, exact, Change(), 1)
@@ -208,6 +208,7 @@ def test_soft_metrics_are_the_metrics_with_a_gradient(case: Case, metric: str) -
 def test_outliers_are_what_band_and_noise_cannot_explain(case: Case) -> None:
     good = case.observed()
     assert not any(j.is_outlier for j in judge(case.drawn, good))
+    assert isinstance(good[2], MetricObservation)
     wrong = replace(good[2], value=good[2].value + 1.0)  # 35 Gy over the course
     (judged,) = judge(case.drawn, [wrong])
     assert judged.is_outlier and "Parotid_R mean" in judged.words

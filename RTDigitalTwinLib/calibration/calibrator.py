@@ -79,7 +79,7 @@ class Evidence:
     @property
     def mean_gy(self) -> NDArray[np.float32]:
         """(mask voxels,) mean of the prior's samples."""
-        return self.drawn.mean.values.reshape(-1)[self.drawn.crop.mask_indices]
+        return self.drawn.mean.values.reshape(-1)[self.drawn.crop.mask_indices].astype(np.float32)
 
 
 def gather(

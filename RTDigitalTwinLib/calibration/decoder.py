@@ -33,6 +33,7 @@ from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 STEPS_A_LINE = 4  # evaluations of one line search, at most
+UNEXPLAINED_RATIO = 0.5  # of the belief's spread at a voxel: what no decoder of this network gives counts as noise
 PROBES = 1  # random combinations of observations that size the prior
 HISTORY = 5  # pairs of vectors as long as all of the decoder's weights
 
@@ -69,7 +70,7 @@ class DecoderMap:
 
     most_steps: int = 30
     fewest_steps: int = 0
-    tolerance_ratio: float = 0.01
+    tolerance_ratio: float = 0.003
     least_gain: float = 1e-6
     name: str = "decoder MAP"
     fits: list[DecoderFit] = field(default_factory=list, compare=False)
@@ -138,7 +139,7 @@ class DecoderMap:
         reason = "the most steps were taken"
         while len(values) - 1 < self.most_steps:
             before, taken = best[0], len(values)
-            optimiser.step(closure)  # type: ignore[arg-type]
+            optimiser.step(closure)
             settled = before - best[0] < self.tolerance_ratio * before
             if len(values) == taken or (settled and len(values) - 1 >= self.fewest_steps):
                 reason = "the objective no longer falls"
@@ -193,7 +194,7 @@ class _Objective:
             mean = evidence.mean_gy
             target = volume.values + (mean - volume.of(mean)) - (mean - without[0])
             known = np.flatnonzero(volume.known)
-            std = np.hypot(volume.std[known], 0.05 * spread[known]) / np.sqrt(cell)
+            std = np.hypot(volume.std[known], UNEXPLAINED_RATIO * spread[known]) / np.sqrt(cell)
             tensors = [torch.from_numpy(np.ascontiguousarray(v)).to(self.device) for v in (known, target[known], std)]
             self.volumes.append((tensors[0], tensors[1].float(), tensors[2].float(), spread[known]))
 

@@ -106,7 +106,7 @@ def delivered_dose(patient: Patient, change: Change) -> Volume:
 
 
 def _positions_mm(grid: Grid) -> NDArray[np.float64]:
-    return grid.to_lps_mm(np.stack(np.indices(grid.shape), axis=-1))
+    return grid.to_lps_mm(np.moveaxis(np.indices(grid.shape), 0, -1))
 
 
 def _distance_mm(structure: Structure, reach_mm: float) -> NDArray[np.float32]:
@@ -139,7 +139,7 @@ def _body(patient: Patient) -> NDArray[np.bool_]:
 def _interpolated(values: NDArray[np.float32], offsets: NDArray[np.float64]) -> NDArray[np.float32]:
     """``values`` at each voxel plus an offset in voxels (..., 3), linearly; 0 beyond the array."""
     shape = np.array(values.shape)
-    at = np.stack(np.indices(values.shape), axis=-1)
+    at = np.moveaxis(np.indices(values.shape), 0, -1)
     # A billionth of a voxel is rounding of the geometry, not a displacement.
     offsets = np.where(np.abs(offsets - np.round(offsets)) < 1e-9, np.round(offsets), offsets)
     below = np.floor(offsets).astype(int)
