@@ -22,6 +22,7 @@ from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import EXIT_CANCELLED, EXIT_ERROR, add_options as add_training_options, seed, train_network
 
 MOST_SAMPLES = 10_000
+OBSERVING_METHODS = ("scale", "offsets", "kalman", "persistence", "decoder")  # as in calibration.choice, unimported
 RESEARCH_USE = "Research use only. Not for clinical decisions."
 
 console = Console(stderr=True, highlight=False)
@@ -77,6 +78,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(run)
 
     add_dicom_commands(commands, seed, _progress_bar)
+
+    observe = commands.add_parser("observe", help="absorb measurements of a patient's dose: before, after, the belief")
+    observe.set_defaults(command=_observe)
+    observe.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
+    observe.add_argument("--measurements", type=Path, required=True, metavar="FILE", help="CSV or JSON")
+    observe.add_argument("--out", type=Path, required=True, help="folder for the results")
+    observe.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples (default 32)")
+    observe.add_argument(
+        "--method",
+        choices=OBSERVING_METHODS,
+        help="how to absorb (default: by what was measured)",
+    )
+    observe.add_argument(
+        "--absorb-outliers", action="store_true", help="absorb even what the prediction cannot explain"
+    )
+    observe.add_argument("--belief", type=Path, metavar="FILE", help="go on from an earlier belief.npz")
+    observe.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
+    _add_model_options(observe)
 
     evaluate = commands.add_parser("evaluate", help="score a cohort with reference doses")
     evaluate.set_defaults(command=_evaluate)
@@ -175,13 +194,47 @@ def _run(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             progress=shown,
         )
-    for warning in summary["warnings"]:
-        console.print("[yellow]Note:[/]", end=" ")
-        console.print(warning, markup=False, soft_wrap=True)
+    _print_notes(summary["warnings"])
     _print_metrics(summary)
     print(f"{options.out}: {', '.join(summary['files'])}")
     print(RESEARCH_USE)
     return 0
+
+
+def _observe(options: argparse.Namespace) -> int:
+    from RTDigitalTwinLib.observe import ObserveSettings, observe_patient
+
+    settings = ObserveSettings(
+        options.samples,
+        options.seed,
+        options.device,
+        options.weights,
+        options.method,
+        options.absorb_outliers,
+        options.belief,
+    )
+    with _progress_bar() as shown:
+        summary = observe_patient(
+            options.patient, options.measurements, options.out, settings, overwrite=options.overwrite, progress=shown
+        )
+    _print_notes(summary["warnings"])
+    table = Table(title=Text(f"{summary['patient']}: {summary['method'] or 'nothing absorbed'}"))
+    for heading in ("structure", "metric", "before", "after", "reference"):
+        table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
+    for row in summary["metrics"]:
+        numbers = [row["before"], row["after"], row["reference"]]
+        cells = ["" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
+        table.add_row(Text(row["structure"]), row["metric"], *cells)
+    Console(highlight=False).print(table)
+    print(f"{options.out}: {', '.join(summary['files'])}")
+    print(RESEARCH_USE)
+    return 0
+
+
+def _print_notes(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console.print("[yellow]Note:[/]", end=" ")
+        console.print(warning, markup=False, soft_wrap=True)
 
 
 def _print_metrics(summary: dict) -> None:

@@ -73,10 +73,10 @@ def run_patient(
     Raises PatientDataError, ModelError or OutputError; Cancelled passes through from ``progress``.
     """
     settings = settings or RunSettings()
-    _check_places(source, out, overwrite)
+    check_places(source, out, overwrite)
     origin = None if dose_file is None else _origin(source, out, dose_file, choice)
     watch = Stopwatch()
-    with whole_folder(out, replaceable=_is_earlier_result if overwrite else None) as folder:
+    with whole_folder(out, replaceable=is_earlier_result if overwrite else None) as folder:
         patient = _read(source, choice, watch, part(progress, 0.0, 0.15))
         with watch.stage("weights"):
             progress(0.15, "loading the network")
@@ -89,7 +89,7 @@ def run_patient(
         findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)))
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
-            _write_tables(folder, findings)
+            write_tables(folder, findings)
             if not prediction.mean.grid.same_as(patient.ct.grid):
                 write_nrrd(on_ct(prediction.mean, patient.ct.grid), str(folder / "dose_mean_on_ct.nrrd"))
         scene = _write_scene(folder, findings, watch, part(progress, 0.65, 0.95))
@@ -135,7 +135,7 @@ def on_ct(dose: Volume, grid: Grid) -> Volume:
     return Volume(np.nan_to_num(moved.values, nan=0.0), grid, dose.quantity)
 
 
-def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:
+def check_places(source: str | Path, out: Path, overwrite: bool) -> None:
     """Before anything is read: that it is clear what is meant, and that nothing read can be overwritten."""
     if source == SAMPLE and Path(SAMPLE).is_dir():
         raise PatientDataError(
@@ -146,7 +146,7 @@ def _check_places(source: str | Path, out: Path, overwrite: bool) -> None:
     require_outside_patients(out)
     if source != SAMPLE:
         require_apart(out, Path(source))
-    if not overwrite and _is_earlier_result(out):
+    if not overwrite and is_earlier_result(out):
         raise OutputError(
             "The output folder holds the results of an earlier run.",
             where=str(out),
@@ -165,7 +165,7 @@ def _read(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, prog
     return patient
 
 
-def _is_earlier_result(folder: Path) -> bool:
+def is_earlier_result(folder: Path) -> bool:
     """Whether a folder holds the results of an earlier run and nothing else."""
     try:
         summary = json.loads((folder / "summary.json").read_text())
@@ -181,7 +181,7 @@ class _SceneOutcome:
     problem: str = ""
 
 
-def _write_tables(folder: Path, findings: Findings) -> None:
+def write_tables(folder: Path, findings: Findings) -> None:
     prediction = findings.prediction
     write_nrrd(prediction.mean, str(folder / "dose_mean.nrrd"))
     if prediction.has_spread:

@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from RTDigitalTwinLib.errors import ModelError
+from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, absorbed_by, prior_of
+from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator, Judgement, judge
+from RTDigitalTwinLib.calibration.choice import customary_calibrator
+from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.model.familiarity import FamiliarityVerdict
 from RTDigitalTwinLib.model.state import StateModel
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+from RTDigitalTwinLib.patient.observation import Observation, require_fit
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.solver.calibration_file import load_calibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief, DoseState
 from RTDigitalTwinLib.solver.ensemble import Forecast
 from RTDigitalTwinLib.solver.forecast import forecast
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """What observing did.
+
+    Attributes
+    ----------
+    before, after : the belief; the same one where nothing was absorbed.
+    judgements : of every observation, in the order given.
+    absorbed, left_out : the observations taken in, and the outliers that were not.
+    """
+
+    before: Belief
+    after: Belief
+    judgements: tuple[Judgement, ...]
+    absorbed: tuple[Observation, ...]
+    left_out: tuple[Observation, ...]
 
 
 class Twin:
@@ -43,6 +66,8 @@ class Twin:
         self.models: dict[str, StateModel[Any]] = dict(models or {})
         self._weights = None if weights is None else Path(weights)
         self._device = device
+        self._beliefs: list[Belief] = []
+        self._prior_drawn: DoseEnsemble | None = None
 
     @cached_property
     def dose_model(self) -> DoseState:
@@ -57,12 +82,70 @@ class Twin:
     def familiarity(self) -> FamiliarityVerdict | None:
         """Whether the patient is like those the dose network was trained on; None where its weights do not tell."""
         known = self.dose_model.surrogate.familiarity
-        return None if known is None else known.judge(self.dose_belief.prepared.seen)
+        return None if known is None else known.judge(prior_of(self.dose_belief).prepared.seen)
 
-    @cached_property
-    def dose_belief(self) -> DoseBelief:
-        """What is believed of the dose."""
-        return self.dose_model.initial(self.patient)
+    @property
+    def dose_belief(self) -> Belief:
+        """What is believed of the dose now."""
+        if not self._beliefs:
+            self._beliefs.append(self.dose_model.initial(self.patient))
+        return self._beliefs[-1]
+
+    def observe(
+        self,
+        observations: Sequence[Observation],
+        calibrator: Calibrator | None = None,
+        *,
+        absorb_outliers: bool = False,
+        progress: Progress = silent,
+    ) -> Update:
+        """Absorb observations into the belief about the dose, which the twin holds from then on.
+
+        Values beyond what the belief can explain are flagged and left out, unless ``absorb_outliers``. Without a
+        ``calibrator`` one is chosen by what was observed. Where nothing is left to absorb the belief stays.
+        Raises PatientDataError for observations that cannot be the patient's or were absorbed before.
+        """
+        before = self.dose_belief
+        require_fit(observations, self.patient, absorbed_by(before))
+        drawn = self._drawn(part(progress, 0.0, 0.5))
+        seen = drawn if isinstance(before, DoseBelief) else self._drawn_of(before, part(progress, 0.3, 0.5))
+        judgements = judge(seen, observations)
+        left_out = () if absorb_outliers else tuple(j.observation for j in judgements if j.is_outlier)
+        absorbed = tuple(o for o in observations if not any(o is other for other in left_out))
+        after: Belief = before
+        if absorbed:
+            chosen = calibrator or customary_calibrator([*absorbed_by(before), *absorbed])
+            after = chosen.recalibrate(before, absorbed, drawn, part(progress, 0.5, 1.0))
+            self._beliefs.append(after)
+        return Update(before, after, judgements, absorbed, left_out)
+
+    def undo(self) -> Belief:
+        """Go back to the belief before the last that was adopted. Raises RTDigitalTwinError where there is none."""
+        if len(self._beliefs) < 2:
+            raise RTDigitalTwinError("There is nothing to undo: the twin has adopted no other belief.")
+        self._beliefs.pop()
+        return self.dose_belief
+
+    def adopt(self, belief: RecalibratedBelief) -> None:
+        """Hold a belief, such as one that was loaded. Raises ModelError for another patient's or other weights'."""
+        mine = prior_of(self.dose_belief)
+        theirs = belief.prior
+        if theirs.patient.pseudonym != self.patient.pseudonym:
+            raise ModelError(f"The belief is of patient {theirs.patient.pseudonym}, not {self.patient.pseudonym}.")
+        if theirs.surrogate.weights_sha256 != mine.surrogate.weights_sha256:
+            raise ModelError("The belief was made with other weights.", remedy="Load the twin with those weights.")
+        self._beliefs.append(belief)
+
+    def _drawn(self, progress: Progress) -> DoseEnsemble:
+        """Samples of the network's own belief, which every calibrator begins from; drawn once."""
+        if self._prior_drawn is None:
+            self._prior_drawn = prior_of(self.dose_belief).sample(SAMPLES, 0, progress)
+        return self._prior_drawn
+
+    def _drawn_of(self, belief: Belief, progress: Progress) -> DoseEnsemble:
+        if isinstance(belief, RecalibratedBelief) and belief.decoder is None:
+            return belief.applied(self._drawn(progress))
+        return belief.sample(SAMPLES, 0, progress)
 
     def predict(self, samples: int = 64, seed: int = 0, progress: Progress = silent) -> DoseEnsemble:
         """Dose with its sampled spread; ``samples`` 0 is deterministic.

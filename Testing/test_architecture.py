@@ -26,6 +26,7 @@ LEVELS = (
     ("decision",),
     ("twin", "course", "ledger"),
     ("report", "run", "scene", "doctor"),
+    ("observe",),
     ("train",),
     ("cli_dicom", "cli_dosimetry"),
     ("cli",),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from numpy.typing import NDArray
@@ -67,6 +68,7 @@ class DoseSurrogate:
         self.weights_sha256 = weights_sha256
         self.trained_on = frozenset(trained_on)
         self.familiarity = familiarity
+        self._features: WeakKeyDictionary[Patient, Features] = WeakKeyDictionary()
 
     @classmethod
     def load(cls, weights: Path | None = None, device: str = "auto") -> DoseSurrogate:
@@ -77,8 +79,16 @@ class DoseSurrogate:
         return cls(loaded.network, chosen, loaded.sha256, trained_on, loaded.familiarity)
 
     def features(self, patient: Patient) -> Features:
-        """A patient as this network sees it."""
-        return build_features(patient, self.network.configuration.channels)
+        """A patient as this network sees it; worked out once as long as the patient is in use."""
+        if patient not in self._features:
+            self._features[patient] = build_features(patient, self.network.configuration.channels)
+        return self._features[patient]
+
+    def with_network(self, network: DoseUNet, weights_sha256: str) -> DoseSurrogate:
+        """The same with another network of the same inputs."""
+        other = DoseSurrogate(network, self.device, weights_sha256, tuple(self.trained_on), self.familiarity)
+        other._features = self._features
+        return other
 
     @_exact
     def encode(self, features: Features) -> Encoded:

@@ -36,6 +36,7 @@ class DoseEnsemble:
     seed : of the dropout; None in deterministic mode.
     weights_sha256 : of the network.
     calibration : of its bands, where it was measured for these weights.
+    absorbed : number of observations in it; the bands' factors were measured without any.
     """
 
     patient: Patient
@@ -45,6 +46,7 @@ class DoseEnsemble:
     seed: int | None
     weights_sha256: str
     calibration: BandCalibration | None = None
+    absorbed: int = 0
     _curves: dict[str, DvhEnsemble] = field(default_factory=dict, repr=False, init=False)
 
     @property
@@ -96,7 +98,8 @@ class DoseEnsemble:
     def band_words(self, level: float = 0.95) -> str:
         """What to call the bands wherever they are shown."""
         if self.is_calibrated:
-            return f"calibrated {100 * level:g} % band"
+            since = f", calibrated before {self.absorbed} observations" if self.absorbed else ""
+            return f"{'' if since else 'calibrated '}{100 * level:g} % band{since}"
         return f"sampled {100 * level:g} % band (not calibrated)"
 
     def owners(self) -> tuple[list[tuple[str, StructureKind]], NDArray[np.int16]]:

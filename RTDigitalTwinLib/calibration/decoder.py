@@ -1,0 +1,302 @@
+"""Recalibration of the decoder: the weights that best explain the observations and stay near those of training.
+
+The encoder is frozen and its activations are computed once, as in the source paper. The objective is
+
+    J(w) = 1/2 sum ((observed - h(dose(w))) / noise)^2 + 1/2 |w|^2,   weights = trained weights + scale x size x w,
+
+the negative log posterior for independent standard normal w. ``size`` is each tensor's root mean square; the one scale
+is chosen so that, to first order, the spread of h under that prior is what the belief's calibrated bands say it is: in
+the linear regime this is Gaussian-process regression with the decoder's tangent kernel (Jacot et al. 2018). Minimised
+by L-BFGS. Dropout is off while fitting and kept for sampling.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from RTDigitalTwinLib.calibration.belief import Belief, DecoderChange, RecalibratedBelief
+from RTDigitalTwinLib.calibration.calibrator import Evidence, gather
+from RTDigitalTwinLib.calibration.linear import CORRELATED_CC
+from RTDigitalTwinLib.calibration.readings import voxel_std
+from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
+from RTDigitalTwinLib.model.features import Features
+from RTDigitalTwinLib.model.network import DoseUNet, Encoded
+from RTDigitalTwinLib.patient.observation import Observation
+from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+
+STEPS_A_LINE = 4  # evaluations of one line search, at most
+UNEXPLAINED_RATIO = 0.5  # of the belief's spread at a voxel: what no decoder of this network gives counts as noise
+PROBES = 1  # random combinations of observations that size the prior
+HISTORY = 5  # pairs of vectors as long as all of the decoder's weights
+
+
+@dataclass(frozen=True)
+class DecoderFit:
+    """How a fit went.
+
+    Attributes
+    ----------
+    objective : J before the first step and after each.
+    reason : why it stopped.
+    """
+
+    objective: tuple[float, ...]
+    reason: str
+
+    @property
+    def steps(self) -> int:
+        return len(self.objective) - 1
+
+
+@dataclass(frozen=True)
+class DecoderMap:
+    """See the module.
+
+    Attributes
+    ----------
+    most_steps, fewest_steps : evaluations of the objective and its gradient; a line search may go one beyond.
+    tolerance_ratio : it stops when a line search lessens the objective by less than this share.
+    least_gain : nothing is done where the observations could lessen the objective by less, to first order.
+    fits : what was done, one a call.
+    """
+
+    most_steps: int = 30
+    fewest_steps: int = 0
+    tolerance_ratio: float = 0.003
+    least_gain: float = 1e-6
+    name: str = "decoder MAP"
+    fits: list[DecoderFit] = field(default_factory=list, compare=False)
+
+    def recalibrate(
+        self,
+        belief: Belief,
+        observations: Sequence[Observation],
+        drawn: DoseEnsemble | None = None,
+        progress: Progress = silent,
+    ) -> RecalibratedBelief:
+        evidence = gather(belief, observations, drawn)
+        if evidence.prior.prepared.is_extrapolated:
+            raise RTDigitalTwinError(
+                "The decoder cannot be recalibrated under a prescription that the network does not know.",
+                where=evidence.prior.patient.pseudonym,
+                remedy="Choose another method.",
+            )
+        if not evidence.observations:
+            self.fits.append(DecoderFit((0.0,), "there is nothing to absorb"))
+            return RecalibratedBelief(evidence.prior, self.name, ())
+        objective = _Objective(evidence)
+        with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+            change = self._descend(objective, progress)
+        return RecalibratedBelief(evidence.prior, self.name, evidence.observations, decoder=change)
+
+    def _descend(self, objective: _Objective, progress: Progress) -> DecoderChange | None:
+        progress(0.0, "sizing the prior of the decoder")
+        scale = objective.size_prior()
+        value, gradient = objective.at_start()
+        # The largest first-order gain within one standard deviation of the prior.
+        if scale == 0 or _norm(gradient) < self.least_gain:
+            self.fits.append(DecoderFit((value,), "the observations hold no information"))
+            return None
+        # torch's L-BFGS first goes 1 / |gradient|_1 along the gradient: in this unit of w, to the line's minimum.
+        unit = objective.first_step(gradient) * float(sum(g.abs().sum(dtype=torch.float64) for g in gradient))
+        scaled = torch.zeros(sum(g.numel() for g in gradient), device=objective.device, requires_grad=True)
+        values, best = [value], (value, [torch.zeros_like(g) for g in gradient])
+        seen: dict[bytes, tuple[float, Tensor]] = {}  # torch asks again where the line search ended
+
+        def closure() -> float:
+            nonlocal best
+            here = sha256(scaled.detach().cpu().numpy().data).digest()
+            if here not in seen:
+                position = _split(unit * scaled.detach(), gradient)
+                found, slope = objective.at(position)
+                if not np.isfinite(found):
+                    raise ModelError("The decoder's fit gives no finite numbers.", remedy="Look at the observations.")
+                progress(len(values) / (self.most_steps + 1), f"decoder step {len(values)}")
+                values.append(found)
+                if found < best[0]:
+                    best = (found, position)
+                if len(seen) > 1:
+                    del seen[next(iter(seen))]
+                seen[here] = (found, unit * torch.cat([g.flatten() for g in slope]))
+            found, scaled.grad = seen[here][0], seen[here][1].clone()
+            return found
+
+        optimiser = torch.optim.LBFGS(
+            [scaled],
+            max_iter=1,
+            max_eval=STEPS_A_LINE,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            history_size=HISTORY,
+            line_search_fn="strong_wolfe",
+        )
+        seen[sha256(scaled.detach().cpu().numpy().data).digest()] = (
+            value,
+            unit * torch.cat([g.flatten() for g in gradient]),
+        )
+        reason = "the most steps were taken"
+        while len(values) - 1 < self.most_steps:
+            before, taken = best[0], len(values)
+            optimiser.step(closure)
+            settled = before - best[0] < self.tolerance_ratio * before
+            if len(values) == taken or (settled and len(values) - 1 >= self.fewest_steps):
+                reason = "the objective no longer falls"
+                break
+        self.fits.append(DecoderFit(tuple(values), reason))
+        return objective.change(best[1])
+
+
+def _split(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+    parts = flat.split([g.numel() for g in like])
+    return [part.view_as(g) for part, g in zip(parts, like, strict=True)]
+
+
+def _dot(one: list[Tensor], other: list[Tensor]) -> float:
+    return float(sum(torch.vdot(a.flatten(), b.flatten()).double() for a, b in zip(one, other, strict=True)))
+
+
+def _norm(one: list[Tensor]) -> float:
+    return float(np.sqrt(_dot(one, one)))
+
+
+class _Objective:
+    """J and its gradient, for one patient and its observations."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        surrogate = evidence.prior.surrogate
+        self.evidence, self.device = evidence, surrogate.device
+        features: Features = surrogate.features(evidence.prior.prepared.seen)
+        encoded = surrogate.encode(features)
+        # Cloned outside inference mode, so that gradients may pass beside them.
+        baseline = None if encoded.baseline is None else encoded.baseline.clone()
+        self.encoded = Encoded(encoded.deepest.clone(), tuple(s.clone() for s in encoded.skips), baseline)
+        self.mask = torch.from_numpy(features.crop.mask).to(self.device)
+        self.network: DoseUNet = copy.deepcopy(surrogate.network)
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(False)
+        self.before = {name: p.detach().clone() for name, p in decoder_parameters(self.network).items()}
+        self.sizes = {name: float(p.square().mean().sqrt()) for name, p in self.before.items()}
+        self.scale = 1.0
+        self.names = list(self.before)
+        spread = voxel_std(evidence.drawn)
+        self.scalar_std = [r.belief_std(evidence.drawn) for r in evidence.scalars]
+        # Innovations are those of the samples' mean, which tables show: the fit itself runs without dropout.
+        doses, without = evidence.doses_gy, evidence.drawn.deterministic_gy[None]
+        bias = [float(r.of(doses).mean() - r.of(without)[0]) for r in evidence.scalars]
+        soft_bias = [float(r.of(without)[0]) - float(r.soft(torch.from_numpy(without[0]))) for r in evidence.scalars]
+        self.offsets = [a + b for a, b in zip(bias, soft_bias, strict=True)]
+        cell = min(1.0, evidence.drawn.crop.grid.voxel_volume_mm3 / 1000 / CORRELATED_CC)
+        self.volumes = []
+        for volume in evidence.volumes:
+            # What the measurement's blur takes away is left out of account: observed + (dose - blurred dose).
+            mean = evidence.mean_gy
+            target = volume.values + (mean - volume.of(mean)) - (mean - without[0])
+            known = np.flatnonzero(volume.known)
+            std = np.hypot(volume.std[known], UNEXPLAINED_RATIO * spread[known]) / np.sqrt(cell)
+            tensors = [torch.from_numpy(np.ascontiguousarray(v)).to(self.device) for v in (known, target[known], std)]
+            self.volumes.append((tensors[0], tensors[1].float(), tensors[2].float(), spread[known]))
+
+    def dose(self) -> Tensor:
+        return self.network.decode(self.encoded)[0, self.mask].float()
+
+    def deviations(self, dose: Tensor) -> list[Tensor]:
+        """Observed minus expected over noise: one number a scalar, one a voxel of a volume."""
+        parts = [
+            (reading.value - offset - reading.soft(dose)) / reading.std
+            for reading, offset in zip(self.evidence.scalars, self.offsets, strict=True)
+        ]
+        parts += [(target - dose[places]) / std for places, target, std, _ in self.volumes]
+        return parts
+
+    def size_prior(self) -> float:
+        """Choose the scale: over random signs e, |grad sum e_i h_i / std_i|^2 is on average the sum of h's variances
+        in units of the bands' ones."""
+        generator = torch.Generator().manual_seed(0)
+        found, wanted = 0.0, 0.0
+        for _ in range(PROBES):
+            self._set([torch.zeros_like(p) for p in self.before.values()])
+            dose = self._traced()
+            total = dose.new_zeros(())
+            for reading, std in zip(self.evidence.scalars, self.scalar_std, strict=True):
+                sign = 2.0 * float(torch.rand((), generator=generator) < 0.5) - 1
+                total = total + sign * reading.soft(dose) / std
+                wanted += 1.0
+            for places, _, _, spread in self.volumes:
+                signs = 2.0 * (torch.rand(len(places), generator=generator) < 0.5).float() - 1
+                weights = (signs / torch.from_numpy(spread).float() / np.sqrt(len(spread))).to(dose)
+                total = total + (weights * dose[places]).sum()
+                wanted += 1.0
+            gradient = self._gradient(total)
+            found += _dot(gradient, gradient)
+        self.scale = float(np.sqrt(wanted / found)) if found > 0 else 0.0
+        return self.scale
+
+    def at_start(self) -> tuple[float, list[Tensor]]:
+        return self.at([torch.zeros_like(p) for p in self.before.values()])
+
+    def at(self, position: list[Tensor]) -> tuple[float, list[Tensor]]:
+        """J and its gradient at w."""
+        self._set(position)
+        data = self._traced_data()
+        gradient = self._gradient(data)
+        value = float(data.detach()) + 0.5 * _dot(position, position)
+        return value, [g + p for g, p in zip(gradient, position, strict=True)]
+
+    def first_step(self, gradient: list[Tensor]) -> float:
+        """The step that minimises J along the gradient, with h linear between here and one hundredth of a unit on."""
+        length = _norm(gradient)
+        small = 0.01 / length
+        with torch.no_grad():
+            self._set([torch.zeros_like(g) for g in gradient])
+            here = self.deviations(self.dose())
+            self._set([-small * g for g in gradient])
+            there = self.deviations(self.dose())
+        bend = sum(float(((b - a) / small).square().sum()) for a, b in zip(here, there, strict=True))
+        return length**2 / (bend + length**2)
+
+    def change(self, position: list[Tensor]) -> DecoderChange:
+        self._set(position)
+        return DecoderChange.between(self.before, decoder_parameters(self.network))
+
+    def _set(self, position: list[Tensor]) -> None:
+        parameters = decoder_parameters(self.network)
+        with torch.no_grad():
+            for name, w in zip(self.names, position, strict=True):
+                parameters[name].copy_(self.before[name] + self.scale * self.sizes[name] * w)
+
+    def _traced(self) -> Tensor:
+        for parameter in decoder_parameters(self.network).values():
+            parameter.requires_grad_(True)
+        return self.dose()
+
+    def _traced_data(self) -> Tensor:
+        dose = self._traced()
+        return 0.5 * sum((part.square().sum() for part in self.deviations(dose)), dose.new_zeros(()))
+
+    def _gradient(self, value: Tensor) -> list[Tensor]:
+        """By w, of parameters in ``names``; those the decoding does not use have 0."""
+        parameters = decoder_parameters(self.network)
+        found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+        for parameter in parameters.values():
+            parameter.requires_grad_(False)
+        return [
+            torch.zeros_like(self.before[name]) if g is None else g * (self.scale * self.sizes[name])
+            for name, g in zip(self.names, found, strict=True)
+        ]
+
+
+def decoder_parameters(network: DoseUNet) -> dict[str, torch.nn.Parameter]:
+    """Weights behind the first dropout. Those that the encoding uses too (the skips' share) get no gradient."""
+    return {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if name.split(".")[0] in ("bottleneck", "decoder", "last")
+    }

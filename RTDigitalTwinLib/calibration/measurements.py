@@ -1,0 +1,256 @@
+"""Observations in files: CSV with a row each, or JSON; dose volumes as image files beside them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.patient.grid import Grid
+from RTDigitalTwinLib.patient.observation import (
+    DoseObservation,
+    MetricObservation,
+    Moment,
+    NoiseModel,
+    Observation,
+    PointObservation,
+    ScalarObservation,
+    require_fit,
+)
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.volume import Quantity, Volume
+
+POSITION = ("x_mm", "y_mm", "z_mm")
+WHEN = ("days", "fraction", "fractions")
+NOISE = ("noise_ratio", "noise_floor")
+ALWAYS = ("unit", *WHEN, *NOISE, "source")
+NEEDED = {
+    "metric": ("structure", "metric", "value", *ALWAYS),
+    "point": (*POSITION, "value", *ALWAYS),
+    "dose": ("file", *ALWAYS),
+}
+OPTIONAL = {"metric": ("simulated",), "point": ("simulated",), "dose": ("simulated", "blur_mm")}
+COLUMNS = (
+    *("patient", "kind", "structure", "metric", *POSITION, "file", "value", "unit", *WHEN, *NOISE),
+    *("blur_mm", "source", "simulated"),
+)
+WORDS = {"true": True, "false": False}
+
+
+def read_measurements(path: Path, patient: Patient) -> tuple[Observation, ...]:
+    """The observations in a file that is this patient's, in order of time.
+
+    CSV has the columns of ``COLUMNS`` that its rows need, ``patient`` in every row. JSON is an object with ``patient``
+    and ``observations``, a list of objects with the same names. ``file`` of a dose volume is relative to the folder.
+
+    Raises PatientDataError naming file and row: not readable, unknown or missing columns, no numbers, units other than
+    Gy and %, another patient, absent structures, duplicates, rows out of order in time.
+    """
+    owners, rows = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
+    if not rows:
+        raise PatientDataError("The file holds no measurement.", where=path.name)
+    for owner in owners:
+        if owner != patient.pseudonym:
+            raise PatientDataError(
+                f"The measurements are of patient {owner or '(none named)'}, not of {patient.pseudonym}.",
+                where=path.name,
+                remedy="Give the measurements of this patient.",
+            )
+    observations: list[Observation] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            observation = _observation(row, path.parent, patient)
+            require_fit([observation], patient, observations)
+            _require_order(observations, observation)
+        except RTDigitalTwinError as error:
+            where = f"{path.name}, row {number}" + (f", {error.where}" if error.where else "")
+            raise PatientDataError(error.what, where=where, remedy=error.remedy) from error
+        observations.append(observation)
+    return tuple(observations)
+
+
+def write_measurements(observations: Sequence[ScalarObservation], pseudonym: str, path: Path) -> None:
+    """Write metrics and points as CSV that ``read_measurements`` takes. Raises OutputError."""
+    with whole_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for observation in observations:
+            writer.writerow({"patient": pseudonym} | as_row(observation))
+
+
+def as_row(observation: Observation) -> dict[str, Any]:
+    """An observation by the files' names; of a dose volume all but the ``file``."""
+    row: dict[str, Any] = {
+        "unit": observation.unit,
+        "days": observation.moment.days,
+        "fraction": observation.moment.fraction,
+        "fractions": observation.moment.fractions,
+        "noise_ratio": observation.noise.ratio,
+        "noise_floor": observation.noise.floor,
+        "source": observation.source,
+        "simulated": str(observation.simulated).lower(),
+    }
+    if isinstance(observation, DoseObservation):
+        return {"kind": "dose", **row, "blur_mm": observation.blur_mm}
+    if isinstance(observation, PointObservation):
+        return {
+            "kind": "point",
+            **dict(zip(POSITION, observation.position_mm, strict=True)),
+            "value": observation.value,
+            **row,
+        }
+    return {
+        "kind": "metric",
+        "structure": observation.structure,
+        "metric": observation.metric,
+        "value": observation.value,
+        **row,
+    }
+
+
+def from_row(row: Mapping[str, Any], dose: Volume | None = None) -> Observation:
+    """An observation from ``as_row``, a dose volume with its ``dose``. Raises PatientDataError."""
+    kind = str(row.get("kind", ""))
+    if kind not in NEEDED:
+        raise PatientDataError(f"{kind!r} is no kind of measurement.", remedy=f"Use {', '.join(NEEDED)}.")
+    row = {name: value for name, value in row.items() if value not in ("", None)}
+    missing = [name for name in NEEDED[kind] if name not in row and not (name == "file" and dose is not None)]
+    if missing:
+        raise PatientDataError(f"A {kind} needs {', '.join(missing)}.", remedy="Add what is missing.")
+    alien = [name for name in row if name not in ("kind", "patient", *NEEDED[kind], *OPTIONAL[kind])]
+    if alien:
+        raise PatientDataError(f"A {kind} has no {', '.join(alien)}.", remedy="Leave it empty, or correct the name.")
+    metric = str(row.get("metric", ""))
+    _require_unit(str(row["unit"]), "%" if metric.startswith("V") else "Gy")
+    moment = Moment(_number(row, "days"), _whole(row, "fraction"), _whole(row, "fractions"))
+    noise = NoiseModel(_number(row, "noise_ratio"), _number(row, "noise_floor"))
+    simulated = WORDS.get(str(row.get("simulated", "false")).lower())
+    if simulated is None:
+        raise PatientDataError(f"simulated must be true or false, not {row['simulated']!r}.")
+    source = str(row["source"])
+    if kind == "metric":
+        DvhMetric.parse(metric)
+        return MetricObservation(str(row["structure"]), metric, _number(row, "value"), moment, noise, source, simulated)
+    if kind == "point":
+        x, y, z = (_number(row, name) for name in POSITION)
+        return PointObservation((x, y, z), _number(row, "value"), moment, noise, source, simulated)
+    if dose is None:
+        raise PatientDataError("The dose volume is not there.", where=str(row["file"]))
+    blur_mm = _number(row, "blur_mm") if "blur_mm" in row else 0.0
+    return DoseObservation(dose, moment, noise, source, simulated, blur_mm)
+
+
+def _observation(row: Mapping[str, Any], folder: Path, patient: Patient) -> Observation:
+    if row.get("kind") == "dose" and row.get("file"):
+        return from_row(row, _read_volume(folder, str(row["file"]), patient.ct.grid))
+    return from_row(row)
+
+
+def _require_order(earlier: Sequence[Observation], observation: Observation) -> None:
+    if earlier:
+        before, now = earlier[-1].moment, observation.moment
+        if now.days < before.days or now.fraction < before.fraction:
+            raise PatientDataError(
+                f"Day {now.days:g}, fraction {now.fraction} stands after day {before.days:g}, "
+                f"fraction {before.fraction}.",
+                remedy="Sort the rows by time; days and fractions go up together.",
+            )
+
+
+def _require_unit(unit: str, expected: str) -> None:
+    if unit != expected:
+        hint = " Divide cGy by 100." if unit.lower() == "cgy" else ""
+        raise PatientDataError(f"The unit is {unit}, not {expected}.", remedy=f"Give the value in {expected}.{hint}")
+
+
+def _number(row: Mapping[str, Any], name: str) -> float:
+    try:
+        value = float(row[name])
+    except (TypeError, ValueError):
+        value = np.nan
+    if isinstance(row[name], bool) or not np.isfinite(value):
+        raise PatientDataError(f"{name} is no finite number: {row[name]!r}.")
+    return value
+
+
+def _whole(row: Mapping[str, Any], name: str) -> int:
+    value = _number(row, name)
+    if value != int(value):
+        raise PatientDataError(f"{name} is no whole number: {row[name]!r}.")
+    return int(value)
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restkey="", strict=True)
+            names = list(reader.fieldnames or [])
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _not_read(path, error) from error
+    _require_names(path, names)
+    if len(set(names)) < len(names):
+        raise PatientDataError("A column is there twice.", where=path.name)
+    for number, row in enumerate(rows, start=1):
+        if "" in row or None in row.values():
+            raise PatientDataError("The row has not as many cells as the header.", where=f"{path.name}, row {number}")
+    return sorted({row["patient"] for row in rows}), rows
+
+
+def _read_json(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        owner, rows = str(content["patient"]), list(content["observations"])
+        _require_names(path, ["patient", *(name for row in rows for name in row.keys())])
+        if unknown := content.keys() - {"patient", "observations"}:
+            raise PatientDataError(f"Nothing is known of {', '.join(sorted(unknown))}.", where=path.name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _not_read(path, error) from error
+    return [owner], [{"patient": owner} | row for row in rows]
+
+
+def _require_names(path: Path, names: Sequence[str]) -> None:
+    if unknown := sorted({name for name in names if name not in COLUMNS}):
+        raise PatientDataError(
+            f"Nothing is known of {', '.join(map(repr, unknown))}.",
+            where=path.name,
+            remedy=f"The names are {', '.join(COLUMNS)}.",
+        )
+    if lacking := [name for name in ("patient",) if name not in names]:
+        raise PatientDataError(f"There is no {lacking[0]}.", where=path.name, remedy="Say whose measurements they are.")
+
+
+def _read_volume(folder: Path, name: str, grid: Grid) -> Volume:
+    import SimpleITK as sitk
+
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise PatientDataError("The dose volume must lie in the folder of the measurements.", where=name)
+    if not path.is_file():
+        raise PatientDataError("The dose volume is not there.", where=name)
+    try:
+        image = sitk.ReadImage(str(path), sitk.sitkFloat32)
+    except RuntimeError as error:
+        raise PatientDataError("The dose volume cannot be read.", where=name, remedy="Write it as NRRD.") from error
+    if image.GetDimension() != 3:
+        raise PatientDataError("The dose volume is not three-dimensional.", where=name)
+    own = Grid(
+        image.GetSize()[::-1], image.GetSpacing(), image.GetOrigin(), image.GetDirection(), grid.frame_of_reference
+    )
+    # Grids written to a file and read again differ in the last digit of a direction.
+    own = grid if own.same_as(grid) else own
+    return Volume(sitk.GetArrayFromImage(image), own, Quantity.DOSE_GY)
+
+
+def _not_read(path: Path, error: Exception) -> PatientDataError:
+    why = error.strerror if isinstance(error, OSError) else "it is not what its ending says"
+    return PatientDataError(
+        f"The measurements cannot be read ({why}).", where=path.name, remedy="Give a CSV or JSON file as described."
+    )

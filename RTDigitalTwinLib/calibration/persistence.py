@@ -1,0 +1,57 @@
+"""Persistence: what was measured last is what will be. The yardstick that any calibrator must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief
+from RTDigitalTwinLib.calibration.calibrator import gather
+from RTDigitalTwinLib.calibration.readings import voxel_std
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.patient.observation import MetricObservation, Observation
+from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+
+
+@dataclass(frozen=True)
+class Persistence:
+    """The last dose volume as it is; without one, the dose in each structure scaled to its last mean, and no further.
+
+    A measurement less sure than the belief is not trusted: of a volume voxel by voxel. Points and metrics other than
+    means say nothing of a whole dose and change nothing.
+    """
+
+    name: str = "persistence"
+
+    def recalibrate(
+        self,
+        belief: Belief,
+        observations: Sequence[Observation],
+        drawn: DoseEnsemble | None = None,
+        progress: Progress = silent,
+    ) -> RecalibratedBelief:
+        evidence = gather(belief, observations, drawn, progress)
+        mean, spread = evidence.mean_gy, voxel_std(evidence.drawn)
+        now, ratio = mean.copy(), np.ones_like(mean)
+        if evidence.volumes:
+            last = evidence.volumes[-1]
+            trusted = last.known & (last.std < spread)
+            now[trusted] = last.values[trusted]
+            ratio[trusted] = (last.std / np.maximum(spread, 1e-6))[trusted]
+        else:
+            lasting = {
+                reading.observation.structure: reading
+                for reading in evidence.scalars
+                if isinstance(reading.observation, MetricObservation) and reading.metric == DvhMetric.parse("mean")
+            }
+            for reading in lasting.values():
+                expected = float(reading.of(mean[None])[0])
+                if expected > 0 and reading.std < reading.belief_std(evidence.drawn):
+                    inside = reading.places[reading.places >= 0]
+                    now[inside] = mean[inside] * (reading.value / expected)
+        return RecalibratedBelief(
+            evidence.prior, self.name, evidence.observations, (now - mean).astype(np.float32), ratio.astype(np.float32)
+        )

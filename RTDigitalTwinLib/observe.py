@@ -1,0 +1,173 @@
+"""Measurements of one patient absorbed, from a file to a folder: what was believed before and is believed after."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, prior_of, save_belief
+from RTDigitalTwinLib.calibration.calibrator import Judgement
+from RTDigitalTwinLib.calibration.choice import calibrator_named
+from RTDigitalTwinLib.calibration.measurements import as_row, read_measurements
+from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.files import whole_folder
+from RTDigitalTwinLib.model.features import assumptions
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
+from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.report.provenance import collect_provenance
+from RTDigitalTwinLib.report.tables import Findings
+from RTDigitalTwinLib.run import SAMPLE, check_places, is_earlier_result, write_tables
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.stopwatch import Stopwatch
+from RTDigitalTwinLib.twin import Twin, Update
+
+FEWEST_SAMPLES = 2
+BELIEF_FILE = "belief.npz"
+COLUMNS = ("structure", "metric", "unit", "before", "after", "low_after", "high_after", "reference")
+
+
+@dataclass(frozen=True)
+class ObserveSettings:
+    """How to observe.
+
+    Attributes
+    ----------
+    samples, seed, device, weights : of the predictions before and after, as for a run.
+    method : a calibrator's name; None chooses by what was measured.
+    absorb_outliers : take in what the belief cannot explain.
+    belief : file to go on from; None begins from the network's own belief.
+    """
+
+    samples: int = 32
+    seed: int = 0
+    device: str = "auto"
+    weights: Path | None = None
+    method: str | None = None
+    absorb_outliers: bool = False
+    belief: Path | None = None
+
+
+def observe_patient(
+    source: str | Path,
+    measurements: Path,
+    out: Path,
+    settings: ObserveSettings | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Absorb the measurements in a file and write doses, tables and the belief; returns what ``summary.json`` holds.
+
+    The folder ``out`` appears when all of it is written, or not at all. Where every measurement is an outlier that is
+    left out, there is no belief to write and the method is None. The reference in the tables is the plan's dose, not
+    what was delivered. Raises PatientDataError, ModelError or OutputError.
+    """
+    settings = settings or ObserveSettings()
+    if settings.samples < FEWEST_SAMPLES:
+        raise RTDigitalTwinError(f"Observing needs at least {FEWEST_SAMPLES} samples.", remedy="Ask for more.")
+    check_places(source, out, overwrite)
+    watch = Stopwatch()
+    with whole_folder(out, replaceable=is_earlier_result if overwrite else None) as folder:
+        with watch.stage("reading"):
+            progress(0.0, "reading the patient")
+            patient = Patient.sample() if source == SAMPLE else Patient.load(source)
+            observations = read_measurements(measurements, patient)
+        with watch.stage("weights"):
+            progress(0.02, "loading the network")
+            twin = Twin(patient, settings.weights, settings.device)
+            if settings.belief is not None:
+                twin.adopt(load_belief(settings.belief, prior_of(twin.dose_belief)))
+        with watch.stage("prediction before"):
+            before = twin.predict(settings.samples, settings.seed, part(progress, 0.05, 0.25))
+        with watch.stage("recalibration"):
+            update = twin.observe(
+                observations,
+                None if settings.method is None else calibrator_named(settings.method),
+                absorb_outliers=settings.absorb_outliers,
+                progress=part(progress, 0.25, 0.7),
+            )
+        with watch.stage("prediction after"):
+            after = twin.predict(settings.samples, settings.seed, part(progress, 0.7, 0.9))
+        with watch.stage("tables and volumes"):
+            progress(0.9, "tables and volumes")
+            findings = Findings(after, more_notes=(*_notes(update), *assumptions(patient)))
+            write_tables(folder, findings)
+            write_nrrd(after.mean.minus(before.mean, Quantity.DOSE_DIFFERENCE_GY), str(folder / "dose_change.nrrd"))
+            rows = _compared(before, findings)
+            _write_rows(folder / "metrics.csv", rows)
+            if isinstance(update.after, RecalibratedBelief):
+                save_belief(update.after, folder / BELIEF_FILE)
+        summary = _summary(update, after, rows)
+        summary["warnings"] = list(findings.notes)
+        device = twin.dose_model.surrogate.device
+        provenance = collect_provenance(after, device, watch.seconds)
+        summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
+        summary["files"] = sorted([*(path.name for path in folder.iterdir()), "summary.json"])
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        progress(1.0, "done")
+    return summary
+
+
+def _notes(update: Update) -> tuple[str, ...]:
+    notes = []
+    if isinstance(update.after, RecalibratedBelief) and update.after.is_simulated:
+        notes.append("Observations in this are simulated: they stand in for measurements.")
+    for judgement in update.judgements:
+        if judgement.is_outlier:
+            left_out = any(judgement.observation is o for o in update.left_out)
+            notes.append(f"Outlier, {'left out' if left_out else 'absorbed as told'}. {judgement.words}.")
+    return tuple(notes)
+
+
+def _compared(before: DoseEnsemble, findings: Findings) -> list[dict[str, Any]]:
+    rows_before = Findings(before).rows
+    return [
+        {
+            "structure": now.structure,
+            "metric": now.metric,
+            "unit": now.unit,
+            "before": then.mean,
+            "after": now.mean,
+            "low_after": now.low,
+            "high_after": now.high,
+            "reference": now.reference,
+        }
+        for then, now in zip(rows_before, findings.rows, strict=True)
+    ]
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _summary(update: Update, after: DoseEnsemble, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    belief = update.after if isinstance(update.after, RecalibratedBelief) else None
+    return {
+        "patient": after.patient.pseudonym,
+        "notice": f"Research use only. Bands: {after.band_words()}.",
+        "method": None if belief is None else belief.method,
+        "simulated": belief is not None and belief.is_simulated,
+        "absorbed_in_all": 0 if belief is None else len(belief.absorbed),
+        "observations": [_told(judgement, update) for judgement in update.judgements],
+        "bands": after.band_words(),
+        "metrics": rows,
+    }
+
+
+def _told(judgement: Judgement, update: Update) -> dict[str, Any]:
+    return {
+        **as_row(judgement.observation),
+        "label": judgement.observation.label,
+        "observed_course": round(judgement.observed, 6),
+        "expected_course": round(judgement.expected, 6),
+        "explicable_difference": round(judgement.reach, 6),
+        "outlier": judgement.is_outlier,
+        "absorbed": any(judgement.observation is o for o in update.absorbed),
+    }

@@ -1,0 +1,172 @@
+"""The twin observes: adopted, flagged, undone; and the command from a file to a folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from RTDigitalTwinLib.calibration.belief import load_belief
+from RTDigitalTwinLib.calibration.linear import GlobalScale
+from RTDigitalTwinLib.calibration.measurements import write_measurements
+from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib.errors import ModelError, PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
+from RTDigitalTwinLib.model.weights import save_weights
+from RTDigitalTwinLib.patient import openkbp
+from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, NoiseModel, ScalarObservation
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
+from RTDigitalTwinLib.solver.calibration_file import StoredCalibration, calibration_path, save_calibration
+from RTDigitalTwinLib.solver.dose_state import DoseBelief
+from RTDigitalTwinLib.twin import Twin
+from Testing.builders import hand_made_calibration, small_patient
+
+NOISE = NoiseModel(0.02, 0.002)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network whose bands are said to be calibrated."""
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "narrow.safetensors"
+    sha = save_weights(DoseUNet(NetworkConfiguration(widths=(8, 8, 16, 16, 32), dropout_ratio=0.3)), path, {})
+    save_calibration(StoredCalibration(hand_made_calibration(), {}), calibration_path(path), sha)
+    return path
+
+
+def observed(twin: Twin, name: str, off_gy: float, fraction: int = 1) -> ScalarObservation:
+    """A structure's mean as the twin expects it for one fraction, off by so much over the course."""
+    expected = float(twin.predict(32).metric(name, "mean").mean)
+    value = max((expected + off_gy) / 35, 0.0)
+    return MetricObservation(name, "mean", value, Moment(fraction - 1.0, fraction), NOISE, "made up")
+
+
+@pytest.fixture(scope="module")
+def twin(weights: Path) -> Twin:
+    return Twin(small_patient(), weights, "cpu")
+
+
+def test_a_twin_adopts_and_undoes(twin: Twin) -> None:
+    first = twin.dose_belief
+    before = twin.predict(4)
+    update = twin.observe([observed(twin, "PTV_7000", 1.0)], absorb_outliers=True)
+    assert update.before is first and update.after is twin.dose_belief and len(update.absorbed) == 1
+    moved = twin.predict(4)
+    assert moved.metric("PTV_7000", "mean").mean > before.metric("PTV_7000", "mean").mean
+    with pytest.raises(PatientDataError, match="not yet absorbed"):
+        twin.observe(update.absorbed)
+    twin.observe([observed(twin, "PTV_7000", 1.0, fraction=2)], GlobalScale(), absorb_outliers=True)
+    assert twin.undo() is update.after and twin.undo() is first
+    assert np.array_equal(twin.predict(4).deviations_gy, before.deviations_gy)
+    with pytest.raises(RTDigitalTwinError, match="nothing to undo"):
+        twin.undo()
+
+
+def test_outliers_are_left_out_unless_told_to(twin: Twin) -> None:
+    wild = [observed(twin, "PTV_7000", 40.0)]
+    first = twin.dose_belief
+    update = twin.observe(wild)
+    assert update.left_out == tuple(wild) and not update.absorbed and twin.dose_belief is first
+    told = twin.observe(wild, absorb_outliers=True)
+    assert told.judgements[0].is_outlier and told.absorbed == tuple(wild)
+    assert twin.undo() is first
+
+
+def test_a_twin_adopts_only_its_own_beliefs(twin: Twin, weights: Path) -> None:
+    update = twin.observe([observed(twin, "PTV_7000", 0.5)], absorb_outliers=True)
+    twin.undo()
+    other = Twin(replace(twin.patient, pseudonym="another"), weights, "cpu")
+    with pytest.raises(ModelError, match="of patient small-patient, not another"):
+        other.adopt(update.after)  # type: ignore[arg-type]
+    same = Twin(twin.patient, weights, "cpu")
+    same.adopt(update.after)  # type: ignore[arg-type]
+    assert same.dose_belief is update.after
+
+
+@pytest.fixture(scope="module")
+def source(sample: Patient, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the sample patient's target alone, with a mask around it: quick to predict."""
+    target = sample.structures["PTV_7000"]
+    inside = np.zeros(target.mask.shape, bool)
+    inside[target.box] = True
+    mask = Structure.from_array(sample.dose_mask.name, inside, sample.ct.grid, StructureKind.REGION)
+    folder = tmp_path_factory.mktemp("source") / "pt_1"
+    openkbp.write_patient(replace(sample, structures={"PTV_7000": target}, dose_mask=mask), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measurements(weights: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    patient = Patient.load(source)
+    drawn = Twin(patient, weights, "cpu").predict(4)
+    moment, sure = Moment(0.0, 1), NoiseModel(0.001, 0.001)
+    good = [
+        MetricObservation(
+            "PTV_7000", metric, float(drawn.metric("PTV_7000", metric).mean + 0.5) / 35, moment, sure, "made up", True
+        )
+        for metric in ("mean", "D95")
+    ]
+    wild = MetricObservation("PTV_7000", "D50", 9.0, moment, NOISE, "made up")
+    path = tmp_path_factory.mktemp("measured") / "day.csv"
+    write_measurements([*good, wild], patient.pseudonym, path)
+    return path
+
+
+def observe(source: Path, weights: Path, measurements: Path, out: Path, *more: str) -> int:
+    common = ["--measurements", str(measurements), "--samples", "4", "--device", "cpu", "--weights", str(weights)]
+    return main(["observe", str(source), "--out", str(out), *common, *more])
+
+
+def test_observe_writes_before_and_after(
+    source: Path, weights: Path, measurements: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "observed"
+    assert observe(source, weights, measurements, out) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert {path.name for path in out.iterdir()} == set(summary["files"])
+    assert {"dose_mean.nrrd", "dose_change.nrrd", "metrics.csv", "dvh.csv", "belief.npz"} <= set(summary["files"])
+    assert summary["simulated"] and any("simulated" in w for w in summary["warnings"])
+    assert [o["absorbed"] for o in summary["observations"]] == [True, True, False]
+    assert any("PTV_7000 D50" in warning for warning in summary["warnings"])
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    (target,) = (r for r in rows if (r["structure"], r["metric"]) == ("PTV_7000", "mean"))
+    assert float(target["after"]) > float(target["before"])
+    change, mean = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(out / f))) for f in ("dose_change.nrrd", "dose_mean.nrrd")
+    )
+    assert change.shape == mean.shape and change.any()
+    patient = Patient.load(source)
+    prior = Twin(patient, weights, "cpu").dose_belief
+    assert isinstance(prior, DoseBelief)
+    again = load_belief(out / "belief.npz", prior).sample(4, 0)
+    assert np.abs(again.mean.values - mean).max() < 1e-3
+    printed = capsys.readouterr()
+    assert "before" in printed.out and "Research use only" in printed.out
+    assert observe(source, weights, measurements, out) == 1  # not over earlier results
+    assert "earlier" in capsys.readouterr().err
+    assert observe(source, weights, measurements, out, "--overwrite", "--method", "scale") == 0
+    assert json.loads((out / "summary.json").read_text())["method"] == "global scale"
+
+
+def test_observe_refuses_bad_input(
+    source: Path, weights: Path, measurements: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = tmp_path / "foreign.csv"
+    foreign.write_text(measurements.read_text().replace("pt_1,", "pt_7,"))
+    assert observe(source, weights, foreign, tmp_path / "out") == 1
+    assert "of patient pt_7, not of pt_1" in " ".join(capsys.readouterr().err.split())
+    assert observe(source, weights, measurements, measurements.parent) == 1
+    assert measurements.is_file() and not (tmp_path / "out").exists()
+    only_wild = tmp_path / "wild.csv"
+    lines = measurements.read_text().splitlines()
+    only_wild.write_text("\n".join([lines[0], lines[-1]]) + "\n")
+    assert observe(source, weights, only_wild, tmp_path / "out") == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["method"] is None and "belief.npz" not in summary["files"]
