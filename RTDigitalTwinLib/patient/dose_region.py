@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import PatientDataError
@@ -35,6 +34,8 @@ def body_of(ct: Volume) -> Structure:
 
     Raises PatientDataError where that is smaller than half a litre.
     """
+    import SimpleITK as sitk  # here, since training does without it
+
     above = sitk.GetImageFromArray((ct.values > BODY_HU).astype(np.uint8))
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(above))
     largest = sitk.GetArrayFromImage(parts) == 1

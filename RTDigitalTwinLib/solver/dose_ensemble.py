@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, DvhMetricKind, StructureDose, dose_axis_gy
 from RTDigitalTwinLib.dosimetry.goals import MetricSamples
@@ -217,17 +219,33 @@ class DoseEnsemble:
         return place
 
     def _in_structure(self, structure: Structure) -> StructureDose:
-        voxels = StructureVoxels.of(structure)
-        known = self._place_in_mask[voxels.index] >= 0
-        needed, reached = voxels.only(known).placed(self._place_in_mask).gathered()
-        deterministic = torch.from_numpy(self.deterministic_gy[needed])[None]
-        middle = torch.zeros((max(self.count, 1), known.size))
-        half = torch.zeros_like(middle)
-        inside = torch.from_numpy(np.flatnonzero(known))
-        for first in range(0, len(middle), SAMPLES_TOGETHER):
-            rows = slice(first, first + SAMPLES_TOGETHER)
-            gy = deterministic
-            if self.count:
-                gy = (gy + torch.from_numpy(self.deviations_gy[rows][:, needed])).clamp_min_(0)
-            middle[rows, inside], half[rows, inside] = doses_inside(gy, reached)
-        return StructureDose(middle, voxels.occupancy, voxels.voxel_volume_cc, half, name=structure.name)
+        def gy(rows: slice, needed: NDArray) -> Tensor:
+            deterministic = torch.from_numpy(self.deterministic_gy[needed])[None]
+            if not self.count:
+                return deterministic
+            return (deterministic + torch.from_numpy(self.deviations_gy[rows][:, needed])).clamp_min_(0)
+
+        return doses_in_structure(structure, self._place_in_mask, max(self.count, 1), gy)
+
+
+def doses_in_structure(
+    structure: Structure, place_in_mask: NDArray, count: int, gy: Callable[[slice, NDArray], Tensor]
+) -> StructureDose:
+    """Doses known at a mask's voxels, in a structure; 0 Gy outside the mask.
+
+    Parameters
+    ----------
+    place_in_mask : (voxels of the grid,) position among the mask's; -1 outside.
+    count : of doses.
+    gy : doses (rows, needed) in Gy, for a slice of them and positions in the mask.
+    """
+    voxels = StructureVoxels.of(structure)
+    known = place_in_mask[voxels.index] >= 0
+    needed, reached = voxels.only(known).placed(place_in_mask).gathered()
+    middle = torch.zeros((count, known.size))
+    half = torch.zeros_like(middle)
+    inside = torch.from_numpy(np.flatnonzero(known))
+    for first in range(0, count, SAMPLES_TOGETHER):
+        rows = slice(first, first + SAMPLES_TOGETHER)
+        middle[rows, inside], half[rows, inside] = doses_inside(gy(rows, needed), reached)
+    return StructureDose(middle, voxels.occupancy, voxels.voxel_volume_cc, half, name=structure.name)
