@@ -11,7 +11,7 @@ from typing import Any
 
 from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, absorbed_by, prior_of
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator, Judgement, judge
-from RTDigitalTwinLib.calibration.choice import customary_calibrator
+from RTDigitalTwinLib.calibration.choice import default_calibrator
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.model.familiarity import FamiliarityVerdict
 from RTDigitalTwinLib.model.state import StateModel
@@ -102,7 +102,7 @@ class Twin:
         """Absorb observations into the belief about the dose, which the twin holds from then on.
 
         Values beyond what the belief can explain are flagged and left out, unless ``absorb_outliers``. Without a
-        ``calibrator`` one is chosen by what was observed. Where nothing is left to absorb the belief stays.
+        ``calibrator`` the default one is used. Where nothing is left to absorb the belief stays.
         Raises PatientDataError for observations that cannot be the patient's or were absorbed before.
         """
         before = self.dose_belief
@@ -114,7 +114,7 @@ class Twin:
         absorbed = tuple(o for o in observations if not any(o is other for other in left_out))
         after: Belief = before
         if absorbed:
-            chosen = calibrator or customary_calibrator([*absorbed_by(before), *absorbed])
+            chosen = calibrator or default_calibrator()
             after = chosen.recalibrate(before, absorbed, drawn, part(progress, 0.5, 1.0))
             self._beliefs.append(after)
         return Update(before, after, judgements, absorbed, left_out)
