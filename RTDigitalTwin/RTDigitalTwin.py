@@ -132,12 +132,16 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
         packaging.pip_ensure(packaging.load_requirements(requirementsPath), requester="RT Digital Twin")
 
     def run(self, patientFolder=None, samples=32, seed=0):
-        """Predict a patient's dose, or without a folder the built-in sample's, and show it in the scene."""
+        """Predict a patient's dose, or without a folder the built-in sample's, and show it in the scene.
+
+        The sample's reference dose is planned first, which takes some seconds."""
         from RTDigitalTwinLib import Patient, Twin
+        from RTDigitalTwinLib.dosimetry.planning import planned
         from RTDigitalTwinLib.scene.nodes import show_prediction
 
-        patient = Patient.sample() if patientFolder is None else Patient.load(patientFolder)
-        return show_prediction(slicer.mrmlScene, patient, Twin(patient).predict(samples=samples, seed=seed))
+        patient = planned(Patient.sample()) if patientFolder is None else Patient.load(patientFolder)
+        prediction = Twin(patient).predict(samples=samples, seed=seed)
+        return show_prediction(slicer.mrmlScene, prediction.patient, prediction)  # perhaps on a coarser grid
 
 
 class RTDigitalTwinTest(ScriptedLoadableModuleTest):

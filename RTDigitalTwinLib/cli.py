@@ -15,6 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__, progress
+from RTDigitalTwinLib.allocation import keep_freed_memory
+from RTDigitalTwinLib.cli_dicom import add_dicom_commands, add_dicom_options, dicom_choice
+from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import EXIT_CANCELLED, EXIT_ERROR, add_options as add_training_options, seed, train_network
 
@@ -28,6 +31,7 @@ console = Console(stderr=True, highlight=False)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (0 well, 1 an error the user can mend, 130 cancelled)."""
     options = _parser().parse_args(arguments)
+    keep_freed_memory()
     try:
         return options.command(options)
     except (KeyboardInterrupt, Cancelled):
@@ -67,9 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     run.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
     run.add_argument("--out", type=Path, required=True, help="folder for the results")
+    run.add_argument("--dose-dicom", type=Path, metavar="FILE", help="the mean as RTDOSE for the patient's record")
+    add_dicom_options(run)
     run.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)")
     run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     _add_model_options(run)
+
+    add_dicom_commands(commands, seed, _progress_bar)
 
     observe = commands.add_parser("observe", help="absorb measurements of a patient's dose: before, after, the belief")
     observe.set_defaults(command=_observe)
@@ -117,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     pack.set_defaults(command=_pack)
     pack.add_argument("data", type=Path, metavar="DATA", help="folder with train-pats and validation-pats, or patients")
     pack.add_argument("--out", type=Path, required=True, help="file to write, ending in .cohort")
+
+    add_dosimetry_commands(commands)
 
     doctor = commands.add_parser("doctor", help="what is installed, GPU, weights, system libraries")
     doctor.set_defaults(command=_doctor)
@@ -175,7 +185,15 @@ def _run(options: argparse.Namespace) -> int:
 
     settings = RunSettings(options.samples, options.seed, options.device, options.weights)
     with _progress_bar() as shown:
-        summary = run_patient(options.patient, options.out, settings, overwrite=options.overwrite, progress=shown)
+        summary = run_patient(
+            options.patient,
+            options.out,
+            settings,
+            choice=dicom_choice(options),
+            dose_file=options.dose_dicom,
+            overwrite=options.overwrite,
+            progress=shown,
+        )
     _print_notes(summary["warnings"])
     _print_metrics(summary)
     print(f"{options.out}: {', '.join(summary['files'])}")
@@ -234,7 +252,7 @@ def _print_metrics(summary: dict) -> None:
         table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
     for row in rows:
         numbers = [row[key] for key in columns.values()]
-        cells = ["" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
+        cells = ["not known" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
         table.add_row(Text(row["structure"]), row["metric"], *cells)
     Console(highlight=False).print(table)
 

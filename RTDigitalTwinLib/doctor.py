@@ -11,7 +11,10 @@ from importlib import metadata
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.errors import RTDigitalTwinError, SceneError
 
-NEEDED_PACKAGES = ("torch", "monai", "numpy", "SimpleITK", "safetensors", "jinja2", "matplotlib", "rich")
+NEEDED_PACKAGES = (
+    "torch", "monai", "numpy", "scipy", "SimpleITK", "safetensors", "pymedphys", "jinja2", "matplotlib", "rich",
+    "pydicom", "contourpy",
+)  # fmt: skip
 SCENE_PACKAGES = ("slicer-core", "vtk")
 INSTALL = "pip install . -c constraints.txt"
 INSTALL_SCENE = 'pip install ".[scene]" -c constraints.txt'

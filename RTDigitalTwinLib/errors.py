@@ -34,6 +34,10 @@ class TrainingError(RTDigitalTwinError):
     """Training data, checkpoint or settings do not allow training."""
 
 
+class ProtocolError(RTDigitalTwinError):
+    """A protocol file (clinical goals, biology) is damaged, in other units or asks for what cannot be."""
+
+
 class OutputError(RTDigitalTwinError):
     """Results cannot be written where they were asked for."""
 

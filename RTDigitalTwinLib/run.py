@@ -8,18 +8,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
+from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
-from RTDigitalTwinLib.files import require_apart, whole_folder
+from RTDigitalTwinLib.files import require_apart, require_writable, whole_file, whole_folder
 from RTDigitalTwinLib.model.features import assumptions
+from RTDigitalTwinLib.patient.dicom_export import Origin, write_dose
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, recognises, source_origin
+from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.loading import require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.volume import write_nrrd
+from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import write_report
-from RTDigitalTwinLib.report.tables import Findings, write_dvh_csv, write_metrics_csv
+from RTDigitalTwinLib.report.tables import Findings, write_dvh_csv, write_goals_csv, write_metrics_csv
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
@@ -50,35 +56,42 @@ def run_patient(
     out: Path,
     settings: RunSettings | None = None,
     *,
+    choice: DicomChoice | None = None,
+    dose_file: Path | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Predict one patient and write everything there is to see of it; returns what ``summary.json`` holds.
 
-    ``source`` is a patient's folder, or the word ``sample`` for the built-in one. The folder ``out`` appears when all
-    of it is written, or not at all; it may neither lie in the patient's folder nor around it. Where slicer-core or
-    off-screen drawing is missing, the run ends without scene or pictures and says so in the summary's warnings.
+    ``source`` is a patient's folder, or the word ``sample`` for the built-in one, whose reference dose is planned here
+    (``dosimetry.planning``); ``choice`` says which of its DICOM files are meant. The dose of a patient that was
+    resampled for the network is written on its CT too. ``dose_file`` gets the mean as RTDOSE with the source's
+    identity, for its record; it may not lie among the other results.
+    The folder ``out`` appears when all of it is written, or not at all; it may neither lie in the patient's folder nor
+    around it. Where slicer-core or off-screen drawing is missing, the run ends without scene or pictures and says so
+    in the summary's warnings.
     Raises PatientDataError, ModelError or OutputError; Cancelled passes through from ``progress``.
     """
     settings = settings or RunSettings()
     check_places(source, out, overwrite)
+    origin = None if dose_file is None else _origin(source, out, dose_file, choice)
     watch = Stopwatch()
     with whole_folder(out, replaceable=is_earlier_result if overwrite else None) as folder:
-        with watch.stage("reading"):
-            progress(0.0, "reading the patient")
-            patient = Patient.sample() if source == SAMPLE else Patient.load(source)
+        patient = _read(source, choice, watch, part(progress, 0.0, 0.15))
         with watch.stage("weights"):
-            progress(0.02, "loading the network")
+            progress(0.15, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
             device = twin.dose_model.surrogate.device
         with watch.stage("prediction"):
-            prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.05, 0.6))
+            prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.17, 0.6))
         verdict = twin.familiarity
         unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
         findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)))
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
             write_tables(folder, findings)
+            if not prediction.mean.grid.same_as(patient.ct.grid):
+                write_nrrd(on_ct(prediction.mean, patient.ct.grid), str(folder / "dose_mean_on_ct.nrrd"))
         scene = _write_scene(folder, findings, watch, part(progress, 0.65, 0.95))
         provenance = collect_provenance(prediction, device, watch.seconds)
         with watch.stage("report"):
@@ -92,8 +105,34 @@ def run_patient(
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
         summary["files"] = sorted([*(path.name for path in folder.iterdir()), "summary.json"])
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        if dose_file is not None and origin is not None:
+            with whole_file(dose_file) as aside:
+                write_dose(prediction.mean, aside, origin, "Predicted dose, mean", predicted=True)
         progress(1.0, "done")
     return summary
+
+
+def _origin(source: str | Path, out: Path, dose_file: Path, choice: DicomChoice | None) -> Origin:
+    """Where a dose file belongs. Raises OutputError where it would lie among results or data."""
+    if source == SAMPLE or not recognises(Path(source)):
+        raise PatientDataError("Only the dose of a DICOM patient can go back as DICOM.", where=str(source))
+    if dose_file.resolve().is_relative_to(out.resolve()):
+        raise OutputError(
+            "The DICOM dose bears the patient's identity and may not lie among the results, which bear none.",
+            where=str(dose_file),
+            remedy="Choose another place for it.",
+        )
+    require_apart(dose_file, Path(source))
+    if dose_file.exists():
+        raise OutputError("The file exists.", where=str(dose_file), remedy="Choose another name.")
+    require_writable(dose_file)
+    return source_origin(Path(source), choice)
+
+
+def on_ct(dose: Volume, grid: Grid) -> Volume:
+    """A predicted dose on the grid of a CT: interpolated linearly, 0 Gy where the network says nothing."""
+    moved = dose.resampled(grid)
+    return Volume(np.nan_to_num(moved.values, nan=0.0), grid, dose.quantity)
 
 
 def check_places(source: str | Path, out: Path, overwrite: bool) -> None:
@@ -113,6 +152,17 @@ def check_places(source: str | Path, out: Path, overwrite: bool) -> None:
             where=str(out),
             remedy="Choose another, or pass --overwrite to replace them.",
         )
+
+
+def _read(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, progress: Progress) -> Patient:
+    """The patient in a folder, or the built-in one, for which a reference dose is planned."""
+    with watch.stage("reading"):
+        progress(0.0, "reading the patient")
+        patient = Patient.sample() if source == SAMPLE else Patient.load(source, choice)
+    if source == SAMPLE:
+        with watch.stage("planning"):
+            patient = planned(patient, progress=lambda done, _: progress(done, "planning the sample patient"))
+    return patient
 
 
 def is_earlier_result(folder: Path) -> bool:
@@ -140,6 +190,7 @@ def write_tables(folder: Path, findings: Findings) -> None:
         write_nrrd(prediction.half_width(findings.level), str(folder / "dose_half_width_95.nrrd"))
     write_dvh_csv(folder / "dvh.csv", prediction)
     write_metrics_csv(folder / "metrics.csv", findings.rows)
+    write_goals_csv(folder / "goals.csv", findings.goals)
     dvh_figure(prediction).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
 
 
@@ -191,6 +242,7 @@ def _summary(findings: Findings) -> dict[str, Any]:
         "bands": prediction.band_words(findings.level) if prediction.has_spread else None,
         "structures_cc": {name: round(s.volume_cc, 3) for name, s in patient.structures.items()},
         "metrics": [asdict(row) for row in findings.rows],
+        "goals": [asdict(row) for table in findings.goals for row in table.rows],
     }
     if (score := findings.score) is not None:
         summary["dose_error_gy"], summary["dvh_error_gy"] = round(score.dose_error_gy, 4), round(score.dvh_error_gy, 4)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError, TrainingError
 from RTDigitalTwinLib.progress import Progress, part, silent
 
@@ -136,6 +137,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m RTDigitalTwinLib.train", description="Train the dose network.")
     add_options(parser)
     options = parser.parse_args()
+    keep_freed_memory()
     try:
         return train_network(options)
     except RTDigitalTwinError as error:

@@ -84,7 +84,7 @@ class Twin:
     def familiarity(self) -> FamiliarityVerdict | None:
         """Whether the patient is like those the dose network was trained on; None where its weights do not tell."""
         known = self.dose_model.surrogate.familiarity
-        return None if known is None else known.judge(self.patient)
+        return None if known is None else known.judge(prior_of(self.dose_belief).prepared.seen)
 
     @property
     def dose_belief(self) -> Belief:
@@ -152,7 +152,11 @@ class Twin:
         return self._drawn[key]
 
     def predict(self, samples: int = 64, seed: int = 0, progress: Progress = silent) -> DoseEnsemble:
-        """Dose with its sampled spread; ``samples`` 0 is deterministic."""
+        """Dose with its sampled spread; ``samples`` 0 is deterministic.
+
+        It lies on the grid of its own ``patient``: this twin's, or that one at the network's resolution. Raises
+        PatientDataError where the prescription is too far from those the network knows.
+        """
         return self._sampled(self.dose_belief, samples, seed, progress)
 
     def forecast(self, state: str, days: Sequence[float], samples: int = 64, seed: int = 0) -> Forecast:

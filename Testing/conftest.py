@@ -19,6 +19,7 @@ from RTDigitalTwinLib.patient.patient import Image, Patient
 from RTDigitalTwinLib.patient.plan import Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from Testing.dicom_sets import small_set
 
 SHARED_VARIABLE = "RTDT_OPENKBP"
 SHARED_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "openkbp"
@@ -74,6 +75,19 @@ def sample_folder(sample: Patient, tmp_path_factory: pytest.TempPathFactory) -> 
 def damaged_folder(sample_folder: Path, tmp_path: Path) -> Path:
     """A copy of the sample folder to damage."""
     return Path(shutil.copytree(sample_folder, tmp_path / "pt_1"))
+
+
+@pytest.fixture(scope="session")
+def dicom_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Patient]:
+    """A small patient as a DICOM-RT set, and as it was before. Read only: copy before changing it."""
+    folder = tmp_path_factory.mktemp("dicom") / "set"
+    return folder, small_set(folder)
+
+
+@pytest.fixture
+def damaged_set(dicom_set: tuple[Path, Patient], tmp_path: Path) -> Path:
+    """A copy of the DICOM-RT set to damage."""
+    return Path(shutil.copytree(dicom_set[0], tmp_path / "set"))
 
 
 @pytest.fixture(scope="session")

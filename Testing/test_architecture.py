@@ -17,7 +17,7 @@ MODULE = ROOT / "RTDigitalTwin"
 
 # A room imports from its own level and those before it.
 LEVELS = (
-    ("errors", "progress", "stopwatch", "resources", "files"),
+    ("errors", "progress", "stopwatch", "resources", "files", "allocation"),
     ("patient",),
     ("dosimetry",),
     ("model",),
@@ -28,6 +28,7 @@ LEVELS = (
     ("report", "run", "scene", "doctor"),
     ("observe",),
     ("train",),
+    ("cli_dicom", "cli_dosimetry"),
     ("cli",),
     ("__main__",),
 )

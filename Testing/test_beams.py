@@ -87,6 +87,7 @@ def test_dose_is_linear_and_its_adjoint_true() -> None:
     a.requires_grad_()
     (gradient,) = torch.autograd.grad((beams.dose(a) * weights).sum(), a)
     assert float((gradient * b).sum()) == pytest.approx(float((beams.dose(b) * weights).sum()), rel=1e-4)
+    assert torch.allclose(beams.transposed(weights), gradient, rtol=1e-4, atol=1e-3)
 
 
 def test_a_window_gives_the_same_dose() -> None:

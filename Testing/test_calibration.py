@@ -62,7 +62,9 @@ def test_bands_that_are_too_narrow_come_to_hold_what_they_say(cohort: list[DoseE
     assert before["coverage_voxel_95"] < 0.85
     # 16 patients whose voxels move together: a standard error of about 4 % at patient level
     assert after["coverage_voxel_95"] == pytest.approx(0.95, abs=0.06)
-    assert after["coverage_dvh_95"] > max(0.85, before["coverage_dvh_95"])
+    # the other two have less than 0.5 Gy: a point or two of their curves
+    for name in ("PTV_7000", "Parotid_L"):
+        assert after["coverage_dvh_95_by_structure"][name] > max(0.85, before["coverage_dvh_95_by_structure"][name])
     assert after["coverage_metric_95"] > max(0.88, before["coverage_metric_95"])
     assert after["band_width_gy"] > 1.3 * before["band_width_gy"]
 

@@ -21,6 +21,7 @@ from RTDigitalTwinLib import cli, run as run_module
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.dosimetry.openkbp_score import score_patient
+from RTDigitalTwinLib.dosimetry.planning import NOT_CLINICAL
 from RTDigitalTwinLib.errors import Cancelled
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights
@@ -115,9 +116,11 @@ def test_same_seed_same_numbers(results: Path, sample_folder: Path, weights: Pat
     assert summary["metrics"] == json.loads((results / "summary.json").read_text())["metrics"]
 
 
-def test_deterministic_run_claims_no_spread(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_deterministic_run_claims_no_spread(
+    sample_folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "out"
-    assert main(["run", "sample", "--out", str(out), "--samples", "0", "--weights", str(weights)]) == 0
+    assert main(["run", str(sample_folder), "--out", str(out), "--samples", "0", "--weights", str(weights)]) == 0
     assert not (out / "dose_std.nrrd").exists()
     assert (out / "scene.mrb").is_file()
     summary = json.loads((out / "summary.json").read_text())
@@ -127,11 +130,29 @@ def test_deterministic_run_claims_no_spread(weights: Path, tmp_path: Path, capsy
     assert "mean of" not in printed and "sampled" not in printed
 
 
-def test_an_existing_output_is_kept_unless_told(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_sample_is_compared_with_a_planned_dose(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert main(["run", "sample", "--out", str(out), "--samples", "2", "--weights", str(weights)]) == 0
+    summary, report = json.loads((out / "summary.json").read_text()), unescape((out / "report.html").read_text())
+    assert all(row["reference"] is not None for row in summary["metrics"])
+    references = {(row["structure"], row["metric"]): row["reference"] for row in summary["metrics"]}
+    assert references["PTV_7000", "D95"] == pytest.approx(70, abs=0.1)
+    assert summary["dose_error_gy"] > 0 and summary["provenance"]["stage_seconds"]["planning"] > 0
+    said = capsys.readouterr()
+    assert NOT_CLINICAL in summary["warnings"] and NOT_CLINICAL in report and NOT_CLINICAL in said.err
+    assert "planning the sample patient" in said.err and "reference" in said.out
+    assert 'id="reference-1"' in report  # its dashed line in the chart
+
+
+def test_an_existing_output_is_kept_unless_told(
+    sample_folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("keep")
-    command = ["run", "sample", "--out", str(out), "--samples", "0", "--weights", str(weights)]
+    command = ["run", str(sample_folder), "--out", str(out), "--samples", "0", "--weights", str(weights)]
     assert main(command) == 1
     assert "exists and is not empty" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["out"] and (out / "mine.txt").read_text() == "keep"
@@ -287,12 +308,14 @@ def test_a_cancelled_run_leaves_nothing(sample_folder: Path, weights: Path, tmp_
         assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_is_a_cancel(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_ctrl_c_is_a_cancel(
+    sample_folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     def interrupted(*unused: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run_module, "write_nrrd", interrupted)
-    command = ["run", "sample", "--out", str(tmp_path / "out"), "--samples", "0", "--weights", str(weights)]
+    command = ["run", str(sample_folder), "--out", str(tmp_path / "out"), "--samples", "0", "--weights", str(weights)]
     assert main(command) == 130
     assert "Cancelled" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
@@ -307,12 +330,12 @@ def test_ctrl_c_is_a_cancel(weights: Path, tmp_path: Path, monkeypatch: pytest.M
     ids=["another slicer", "missing library", "broken"],
 )
 def test_a_run_finishes_where_slicer_core_does_not_work(
-    package: str, reason: str, weights: Path, tmp_path: Path
+    package: str, reason: str, sample_folder: Path, weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "slicer").mkdir()
     (tmp_path / "slicer" / "__init__.py").write_text(package)
     out = tmp_path / "out"
-    command = ["run", "sample", "--out", str(out), "--samples", "2", "--weights", str(weights)]
+    command = ["run", str(sample_folder), "--out", str(out), "--samples", "2", "--weights", str(weights)]
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from RTDigitalTwinLib.cli import main; main({command})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     summary, report = json.loads((out / "summary.json").read_text()), unescape((out / "report.html").read_text())
@@ -323,12 +346,12 @@ def test_a_run_finishes_where_slicer_core_does_not_work(
 
 
 def test_a_run_finishes_where_nothing_can_be_drawn(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample_folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from RTDigitalTwinLib.scene import snapshot
 
     monkeypatch.setattr(snapshot, "rendering_problem", lambda: "apt install libegl1")
-    summary = run_patient("sample", tmp_path / "out", RunSettings(2, 0, "cpu", weights))
+    summary = run_patient(sample_folder, tmp_path / "out", RunSettings(2, 0, "cpu", weights))
     assert any("libegl1" in warning for warning in summary["warnings"])
     assert "scene.mrb" in summary["files"] and "view3d.png" not in summary["files"]
 
@@ -381,7 +404,7 @@ def test_evaluate_names_what_is_missing(
 
 
 def test_altered_weights_stop_a_run(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    sample_folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     altered = tmp_path / "narrow.safetensors"
@@ -389,7 +412,7 @@ def test_altered_weights_stop_a_run(
     content[-1] ^= 1
     altered.write_bytes(content)
     shutil.copy(weights.with_suffix(".json"), tmp_path)
-    assert main(["run", "sample", "--out", str(tmp_path / "out"), "--weights", str(altered)]) == 1
+    assert main(["run", str(sample_folder), "--out", str(tmp_path / "out"), "--weights", str(altered)]) == 1
     assert "SHA-256" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 

@@ -18,13 +18,15 @@ from RTDigitalTwinLib.calibration.measuring import Wanted, measure_scalars, meas
 from RTDigitalTwinLib.calibration.persistence import Persistence
 from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import ModelError, PatientDataError
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
+from RTDigitalTwinLib.model.network_patient import network_patient
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.observation import DoseObservation, MetricObservation, Moment, NoiseModel, Observation
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
 from Testing.builders import hand_made_calibration, hand_made_ensemble, small_patient
 
@@ -70,7 +72,7 @@ def case() -> Case:
     bands = hand_made_calibration(samples=16)
     drawn = replace(hand_made_ensemble(patient, 16), calibration=bands)
     truth = delivered_dose(patient, Change(output_error_ratio=0.06))
-    return Case(patient, DoseBelief(surrogate, patient, bands), drawn, truth)
+    return Case(patient, DoseBelief(surrogate, network_patient(patient), bands), drawn, truth)
 
 
 @pytest.fixture(scope="module")
@@ -259,8 +261,9 @@ def test_beliefs_are_saved_loaded_and_compared(
     other = DoseSurrogate(case.belief.surrogate.network, torch.device("cpu"), "1" * 64)
     with pytest.raises(ModelError, match="other weights"):
         load_belief(path, replace(case.belief, surrogate=other))
+    prepared = network_patient(replace(case.patient, pseudonym="x"))
     with pytest.raises(ModelError, match="of patient small-patient, not x"):
-        load_belief(path, replace(case.belief, patient=replace(case.patient, pseudonym="x")))
+        load_belief(path, replace(case.belief, prepared=prepared))
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ModelError, match="cannot be read"):
         load_belief(path, case.belief)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from RTDigitalTwinLib import __version__
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.dosimetry.openkbp_score import score_patient
 from RTDigitalTwinLib.model.crop import crop_around
 from RTDigitalTwinLib.patient.grid import Grid
@@ -36,8 +37,15 @@ from RTDigitalTwinLib.report.charts import (
 )
 from RTDigitalTwinLib.report.provenance import LIBRARIES, Provenance, collect_provenance
 from RTDigitalTwinLib.report.report import render_report, write_report
-from RTDigitalTwinLib.report.tables import Findings, metric_rows, ordered_structures, write_dvh_csv, write_metrics_csv
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.report.tables import (
+    Findings,
+    metric_rows,
+    ordered_structures,
+    write_dvh_csv,
+    write_goals_csv,
+    write_metrics_csv,
+)
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from Testing.builders import hand_made_calibration
 
 SIDE = 28
@@ -375,3 +383,38 @@ def test_provenance(ensemble: DoseEnsemble, deterministic: DoseEnsemble) -> None
     for part in ("ab12" * 16, "Seed 5", f"Samples {SAMPLES}", "Time: predict 30.0 s", "2025-03-04 05:06:07 UTC",
                  f"numpy {np.__version__}"):  # fmt: skip
         assert part in text
+
+
+def test_goals_in_the_report_read_without_colour(ensemble: DoseEnsemble) -> None:
+    html = report_of(ensemble)
+    tables = Findings(ensemble).goals
+    rows = {row.goal: row for table in tables for row in table.rows}
+    text = text_of(html)
+    assert {table.title.partition(":")[0] for table in tables} == {"RTOG 0225", "QUANTEC head and neck"}
+    for row in rows.values():
+        assert f"{row.sign} {row.status}" in text and escape(row.goal) in html
+    spared = rows["Parotid_L mean ≤ 26 Gy or Parotid_R mean ≤ 26 Gy"]
+    expected = ensemble.metric("Parotid_L", "mean")
+    assert spared.value == pytest.approx(float(expected.mean))
+    assert spared.probability_met == pytest.approx((expected.samples <= 26).mean())
+    assert spared.calibrated is False and spared.note == "There is no structure Parotid_R."
+    assert rows["Brainstem max ≤ 54 Gy or Brainstem D1 ≤ 60 Gy"].status == "not evaluated"
+    assert "for here the spread is not calibrated and the probability too sure" in text
+    assert "The limits are meant for 33 fractions; the plan has 35." in text
+
+
+def test_goals_of_a_deterministic_prediction_have_no_probability(deterministic: DoseEnsemble) -> None:
+    rows = [row for table in Findings(deterministic).goals for row in table.rows]
+    assert all(row.probability_met is None and row.calibrated is None for row in rows)
+    assert "Supported by the samples" not in report_of(deterministic)
+
+
+def test_goals_csv(tmp_path: Path, patient: Patient, ensemble: DoseEnsemble) -> None:
+    calibrated = replace(ensemble, calibration=hand_made_calibration(SAMPLES))
+    write_goals_csv(tmp_path / "goals.csv", Findings(calibrated).goals)
+    rows = read_csv(tmp_path / "goals.csv")
+    assert len(rows) == sum(len(table.rows) for table in Findings(ensemble).goals)
+    coverage = next(row for row in rows if row["goal"] == "PTV_7000 V70 ≥ 95 %")
+    assert coverage["calibrated"] == "yes" and coverage["status"] in ("met", "violated")
+    assert 0 <= float(coverage["least_probability_met"]) <= float(coverage["probability_met"]) <= 1
+    assert next(row for row in rows if "Larynx" in row["goal"])["probability_met"] == ""

@@ -22,6 +22,7 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import OutputError, RTDigitalTwinError, SceneError
 from RTDigitalTwinLib.patient.colours import structure_colour
 from RTDigitalTwinLib.patient.volume import Quantity
@@ -31,7 +32,6 @@ from RTDigitalTwinLib.scene.hierarchy import hierarchy
 from RTDigitalTwinLib.scene.nodes import PredictionNodes, show_patient, show_prediction
 from RTDigitalTwinLib.scene.session import headless_session
 from RTDigitalTwinLib.scene.snapshot import rendering_problem, save_pictures
-from RTDigitalTwinLib.solver.dose_ensemble import structure_dose_of
 from Testing.builders import FRAME, hand_made_calibration, hand_made_ensemble, oblique_grid, small_patient
 
 STRUCTURES = ("PTV_7000", "SpinalCord", "Parotid_R", "Parotid_L")
@@ -71,6 +71,8 @@ def test_volumes_hold_the_prediction(nodes: PredictionNodes) -> None:
     prediction = nodes.prediction
     reference = prediction.patient.plan.dose
     assert reference is not None and nodes.std is not None and nodes.difference is not None
+    assert nodes.patient.reference_dose is not None
+    assert nodes.patient.reference_dose.GetDescription() == prediction.patient.plan.label
     shown = {
         nodes.mean: prediction.mean.values,
         nodes.std: prediction.std.values,

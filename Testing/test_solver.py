@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseState
 from RTDigitalTwinLib.solver.ensemble import Ensemble
 from RTDigitalTwinLib.solver.forecast import forecast

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from RTDigitalTwinLib.calibration.coverage import judged_structures, planned_dose
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.loading import load_patients
@@ -29,8 +30,8 @@ from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, LEVELS, BandCalibration, pooled_key
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
-from RTDigitalTwinLib.solver.ensemble import dose_at_volume_gy
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS
 from RTDigitalTwinLib.solver.sampling import sample_dose
 
 FEWEST_PATIENTS = 20
@@ -84,7 +85,7 @@ def scores_of(ensemble: DoseEnsemble) -> PatientScores:
             metrics[name, metric] = float(abs(planned.metric(parsed)[0] - predicted.mean) / scale)
         curve = ensemble.dvh(name)
         doses_gy = curve.dose_at_volume
-        expected_gy = dose_at_volume_gy(planned.volume_at_dose_ratio(curve.dose_gy)[0], curve.dose_gy)
+        expected_gy = planned.doses_at_volume_gy(VOLUME_RATIOS)[0]
         distance = np.abs(expected_gy - doses_gy.mean) / np.sqrt(doses_gy.std**2 + FLOORS["Gy"] ** 2)
         curves[name] = distance.astype(np.float32)
     kinds = {name: s.kind for name, s in patient.structures.items()}

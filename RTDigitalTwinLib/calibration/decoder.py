@@ -28,7 +28,7 @@ from RTDigitalTwinLib.calibration.belief import Belief, DecoderChange, Recalibra
 from RTDigitalTwinLib.calibration.calibrator import Evidence, gather
 from RTDigitalTwinLib.calibration.linear import CORRELATED_CC
 from RTDigitalTwinLib.calibration.readings import voxel_std
-from RTDigitalTwinLib.errors import ModelError
+from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded
 from RTDigitalTwinLib.patient.observation import Observation
@@ -86,6 +86,12 @@ class DecoderMap:
         progress: Progress = silent,
     ) -> RecalibratedBelief:
         evidence = gather(belief, observations, drawn)
+        if evidence.prior.prepared.is_extrapolated:
+            raise RTDigitalTwinError(
+                "The decoder cannot be recalibrated under a prescription that the network does not know.",
+                where=evidence.prior.patient.pseudonym,
+                remedy="Choose another method.",
+            )
         if not evidence.observations:
             self.fits.append(DecoderFit((0.0,), "there is nothing to absorb"))
             return RecalibratedBelief(evidence.prior, self.name, ())
@@ -170,7 +176,7 @@ class _Objective:
     def __init__(self, evidence: Evidence) -> None:
         surrogate = evidence.prior.surrogate
         self.evidence, self.device = evidence, surrogate.device
-        features: Features = surrogate.features(evidence.prior.patient)
+        features: Features = surrogate.features(evidence.prior.prepared.seen)
         encoded = surrogate.encode(features)
         # Cloned outside inference mode, so that gradients may pass beside them.
         baseline = None if encoded.baseline is None else encoded.baseline.clone()

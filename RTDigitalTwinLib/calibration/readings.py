@@ -27,8 +27,9 @@ from RTDigitalTwinLib.patient.observation import (
     course_ratio,
 )
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import to_sitk
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, doses_in_structure
 
 SOFT_VOLUME_RATIO = 0.01  # a differentiable D95 is the mean over D94 to D96
 SOFT_POINTS = 5
@@ -45,6 +46,8 @@ class Reading:
     metric : of the course; None for a point.
     places : position of each voxel among the mask's; -1 outside it, where there is no dose.
     weights : occupancy of a structure's voxels, or a point's interpolation weights.
+    structure : of the metric; None for a point.
+    place_in_mask : (voxels of the grid,) position among the mask's; -1 outside.
     """
 
     observation: ScalarObservation
@@ -54,13 +57,23 @@ class Reading:
     places: NDArray[np.int64]
     weights: NDArray[np.float32]
     voxel_volume_cc: float
+    structure: Structure | None
+    place_in_mask: NDArray[np.int64]
 
     def of(self, doses_gy: NDArray[np.float32]) -> NDArray[np.float64]:
         """(samples,) values that doses (samples, mask voxels) give."""
-        inside = np.where(self.places >= 0, doses_gy[:, self.places], np.float32(0))
         if self.metric is None:
+            inside = np.where(self.places >= 0, doses_gy[:, self.places], np.float32(0))
             return inside.astype(float) @ self.weights
-        return StructureDose(inside, self.weights, self.voxel_volume_cc).metric(self.metric)
+        return self._in_structure(doses_gy).metric(self.metric)
+
+    def _in_structure(self, doses_gy: NDArray[np.float32]) -> StructureDose:
+        assert self.structure is not None
+
+        def gy(rows: slice, needed: NDArray) -> Tensor:
+            return torch.from_numpy(doses_gy[rows][:, needed])
+
+        return doses_in_structure(self.structure, self.place_in_mask, len(doses_gy), gy)
 
     def soft(self, dose_gy: Tensor) -> Tensor:
         """The same of one dose (mask voxels,), smoothed so that a gradient reaches more than two voxels."""
@@ -142,6 +155,7 @@ def read_scalars(observations: Sequence[Observation], patient: Patient, crop: Cr
             continue
         times = 1 / course_ratio(observation, patient)
         metric: DvhMetric | None = None
+        structure: Structure | None = None
         std = float(observation.noise.std(observation.value))
         value = observation.value
         if isinstance(observation, MetricObservation):
@@ -156,7 +170,9 @@ def read_scalars(observations: Sequence[Observation], patient: Patient, crop: Cr
                 times = 1.0
         else:
             places, weights = _corners(observation, place_grid, crop)
-        readings.append(Reading(observation, value * times, std * times, metric, places, weights, voxel_cc))
+        readings.append(
+            Reading(observation, value * times, std * times, metric, places, weights, voxel_cc, structure, place)
+        )
     return readings
 
 

@@ -7,7 +7,7 @@ scatter that depends on density. Linear in the fluence and differentiable.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from RTDigitalTwinLib.errors import GeometryError
 from RTDigitalTwinLib.patient.grid import Box, Grid, Shape
+from RTDigitalTwinLib.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class CoplanarBeams:
         self._across, self._along = across[:, rows, columns], along[:, rows, columns]
         density = relative_density(hu)
         self.transmission = torch.stack([self._transmission(density, k, a) for k, a in enumerate(gantry_angles_deg)])
-        self.weights = self._ray_weights()
+        self._rays_seen, self._ray_weights = self._interpolation()
         self.shape = tuple(self.transmission.shape[1:])
 
     @property
@@ -131,11 +132,12 @@ class CoplanarBeams:
         where = torch.stack([2 * x / columns, 2 * y / rows], dim=-1)[None]
         return functional.grid_sample(slices[None], where, mode="bilinear", align_corners=False)[0]
 
-    def _ray_weights(self) -> Tensor:
-        """(beams, rays, rows * columns): linear interpolation between rays, the same in every slice."""
+    def _interpolation(self) -> tuple[list[slice], list[Tensor]]:
+        """For each beam the rays that reach the window, and their linear weights there, (rays, rows * columns)."""
         position = (self._across + (self.rays - 1) / 2).flatten(1)
-        rays = torch.arange(self.rays, device=position.device)[None, :, None]
-        return (1 - (position[:, None] - rays).abs()).clamp(min=0)
+        every = torch.arange(self.rays, device=position.device)
+        seen = [slice(int(p.min()), min(int(p.max()) + 2, self.rays)) for p in position]
+        return seen, [(1 - (p - every[s, None]).abs()).clamp(min=0) for p, s in zip(position, seen, strict=True)]
 
     def _blurred(self, fluence: Tensor) -> Tensor:
         """Penumbra and scatter over slices and rays."""
@@ -156,12 +158,28 @@ class CoplanarBeams:
 
     def dose(self, fluence: Tensor) -> Tensor:
         """Dose (slices, rows, columns) of a fluence (beams, slices, rays), in its units."""
-        return self.dose_by_beam(fluence).sum(0)
+        total = torch.zeros(self.shape, device=fluence.device)
+        for beam, rays in enumerate(self._blurred(fluence)):
+            total = total + self._beam_dose(beam, rays)
+        return total
 
     def dose_by_beam(self, fluence: Tensor) -> Tensor:
         """Dose of each beam (beams, slices, rows, columns)."""
-        spread = torch.bmm(self._blurred(fluence), self.weights)
-        return spread.view(self.transmission.shape) * self.transmission
+        return torch.stack([self._beam_dose(beam, rays) for beam, rays in enumerate(self._blurred(fluence))])
+
+    def _beam_dose(self, beam: int, rays: Tensor) -> Tensor:
+        spread = rays[:, self._rays_seen[beam]] @ self._ray_weights[beam]
+        return spread.view(self.shape) * self.transmission[beam]
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """The adjoint of ``dose``: values (slices, rows, columns) gathered along the rays, (beams, slices, rays)."""
+        gathered = torch.zeros(self.fluence_shape, device=values.device)
+        for beam, transmission in enumerate(self.transmission):
+            given = (transmission * values).flatten(1)
+            gathered[beam, :, self._rays_seen[beam]] = given @ self._ray_weights[beam].T
+        q = self.quality
+        scattered = self._gaussian(gathered, q.scatter_mm)
+        return self._gaussian((1 - q.scatter_ratio) * gathered + q.scatter_ratio * scattered, q.penumbra_mm)
 
     def projection(self, values: Tensor) -> Tensor:
         """The highest of non-negative ``values`` (slices, rows, columns) along each ray: (beams, slices, rays)."""
@@ -209,7 +227,7 @@ def fitted_fluence(
     goal: FluenceGoal = FLUENCE_GOAL,
     iterations: int = 12,
 ) -> Tensor:
-    """Non-negative fluence by accelerated, diagonally scaled projected gradient (Beck and Teboulle 2009).
+    """Non-negative fluence whose dose is nearest to the prescription in the targets and to none elsewhere.
 
     Parameters
     ----------
@@ -221,20 +239,36 @@ def fitted_fluence(
     target = prescribed_gy > 0
     weight = goal.target * target + ~target * (goal.organ_at_risk * organs_at_risk + goal.other * reach)
 
-    def transposed(dose: Tensor) -> Tensor:
-        with torch.enable_grad():
-            fluence = torch.zeros(beams.fluence_shape, device=dose.device, requires_grad=True)
-            return torch.autograd.grad(beams.dose(fluence), fluence, dose)[0]
+    def gradient(fluence: Tensor) -> Tensor:
+        return beams.transposed(weight * (beams.dose(fluence) - prescribed_gy))
 
     with torch.no_grad():
-        majoriser = transposed(weight * beams.dose(torch.ones(beams.fluence_shape, device=weight.device)))
-        majoriser = majoriser.clamp(min=1e-3 * float(majoriser.max()))
-        fluence = ahead = start
-        momentum = 1.0
-        for _ in range(iterations):
-            step = transposed(weight * (beams.dose(ahead) - prescribed_gy)) / majoriser
-            after = (ahead - step).clamp(min=0)
-            faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-            ahead = after + (momentum - 1) / faster * (after - fluence)
-            fluence, momentum = after, faster
+        majoriser = beams.transposed(weight * beams.dose(torch.ones(beams.fluence_shape, device=weight.device)))
+        return non_negative_minimum(start, gradient, majoriser, iterations)
+
+
+def non_negative_minimum(
+    start: Tensor,
+    gradient: Callable[[Tensor], Tensor],
+    majoriser: Tensor,
+    iterations: int,
+    progress: Progress = silent,
+) -> Tensor:
+    """Fluence of least cost by accelerated, diagonally scaled projected gradient (Beck and Teboulle 2009).
+
+    Parameters
+    ----------
+    start : fluence to begin with.
+    gradient : of a convex cost, at a fluence.
+    majoriser : as the fluence, non-negative; as a diagonal matrix it bounds the cost's curvature.
+    """
+    majoriser = majoriser.clamp(min=1e-3 * float(majoriser.max()))
+    fluence = ahead = start
+    momentum = 1.0
+    for iteration in range(iterations):
+        progress(iteration / iterations, "optimising the fluence")
+        after = (ahead - gradient(ahead) / majoriser).clamp(min=0)
+        faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = after + (momentum - 1) / faster * (after - fluence)
+        fluence, momentum = after, faster
     return fluence

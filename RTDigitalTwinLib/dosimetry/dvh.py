@@ -1,21 +1,30 @@
-"""Dose-volume histograms and their metrics, for any number of dose samples at once.
+"""Dose-volume histograms and their metrics, exact, for any number of dose samples at once.
 
-A structure's voxels count by their occupancy, so partial volumes enter every value.
+A structure's voxels count by their occupancy. Inside a voxel the dose is spread evenly over a range (see
+``inside_voxels``), so a cumulative DVH is a chain of straight lines: volumes at a dose and doses at a volume are read
+off it exactly, without bins.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
-from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 
 BIN_GY = 0.1
+LEAST_COVERED_RATIO = 0.99  # of a structure's volume, for a metric to be given
+SAME_DOSE_GY = 1e-4
+_SAME_RATIO = 1e-9
+_SORTED_TOGETHER = 4_000_000
 
 
 class DvhMetricKind(Enum):
@@ -24,36 +33,54 @@ class DvhMetricKind(Enum):
     DOSE_AT_PERCENT = "D%"
     DOSE_AT_CC = "Dcc"
     VOLUME_AT_DOSE = "V"
+    CC_AT_DOSE = "Vcc"
     MEAN = "mean"
+    MIN = "min"
+    MAX = "max"
+
+
+_UNITS = {DvhMetricKind.VOLUME_AT_DOSE: "%", DvhMetricKind.CC_AT_DOSE: "cc"}
+_PLAIN = {kind.value: kind for kind in (DvhMetricKind.MEAN, DvhMetricKind.MIN, DvhMetricKind.MAX)}
 
 
 @dataclass(frozen=True)
 class DvhMetric:
-    """A metric such as D95 (dose to the hottest 95 % of the volume), D0.1cc, V20 (% receiving 20 Gy) or mean."""
+    """D95 (dose to the hottest 95 % of the volume), D0.1cc, V20 (% receiving 20 Gy), V20[cc], mean, min or max."""
 
     kind: DvhMetricKind
     argument: float = 0.0
 
     @classmethod
     def parse(cls, text: str) -> DvhMetric:
-        """Raises RTDigitalTwinError where the text is none of D95, D0.1cc, V20, mean."""
-        if text.lower() == "mean":
-            return cls(DvhMetricKind.MEAN)
-        match = re.fullmatch(r"([DV])(\d+(?:\.\d+)?)(cc)?", text)
-        if match is None or (match[1] == "V" and match[3]):
-            raise RTDigitalTwinError(f"{text!r} is no DVH metric.", remedy="Write D95, D0.1cc, V20 (Gy) or mean.")
-        value = float(match[2])
-        if match[1] == "V":
-            return cls(DvhMetricKind.VOLUME_AT_DOSE, value)
-        if match[3]:
-            return cls(DvhMetricKind.DOSE_AT_CC, value)
-        if value > 100:
+        """Also takes D95%, V20Gy, V20Gy[%] and V20Gy[cc]. Raises RTDigitalTwinError where the text is no metric."""
+        if text.lower() in _PLAIN:
+            return cls(_PLAIN[text.lower()])
+        dose = re.fullmatch(r"D(\d+(?:\.\d+)?)(cc|%)?", text)
+        volume = re.fullmatch(r"V(\d+(?:\.\d+)?)(?:Gy)?(?:\[(%|cc)\])?", text)
+        if volume is not None:
+            kind = DvhMetricKind.CC_AT_DOSE if volume[2] == "cc" else DvhMetricKind.VOLUME_AT_DOSE
+            return cls(kind, float(volume[1]))
+        if dose is None:
+            raise RTDigitalTwinError(
+                f"{text!r} is no DVH metric.", remedy="Write D95, D0.1cc, V20 (Gy), V20[cc], mean, min or max."
+            )
+        if dose[2] == "cc":
+            return cls(DvhMetricKind.DOSE_AT_CC, float(dose[1]))
+        if float(dose[1]) > 100:
             raise RTDigitalTwinError(f"{text!r}: a volume cannot exceed 100 %.")
-        return cls(DvhMetricKind.DOSE_AT_PERCENT, value)
+        return cls(DvhMetricKind.DOSE_AT_PERCENT, float(dose[1]))
 
     @property
     def unit(self) -> str:
-        return "%" if self.kind is DvhMetricKind.VOLUME_AT_DOSE else "Gy"
+        return _UNITS.get(self.kind, "Gy")
+
+    def __str__(self) -> str:
+        """The shortest way to write it, as tables and calibrations do."""
+        if self.kind.value in _PLAIN:
+            return self.kind.value
+        letter = "V" if self.kind in _UNITS else "D"
+        suffix = {DvhMetricKind.DOSE_AT_CC: "cc", DvhMetricKind.CC_AT_DOSE: "[cc]"}.get(self.kind, "")
+        return f"{letter}{self.argument:g}{suffix}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,60 +89,175 @@ class StructureDose:
 
     Attributes
     ----------
-    doses_gy : (samples, voxels).
+    doses_gy : (samples, voxels), the mean dose of the part of each voxel that the structure fills; an array, or a
+        tensor on whichever device is to do the work.
     occupancy : (voxels,), each in 0..1 and above 0.
     voxel_volume_cc : of a whole voxel.
+    half_widths_gy : (samples, voxels), how far the dose of the part reaches to both sides of its mean; None where it
+        is the same all over each voxel.
+    covered_ratio : share of the structure's volume where the dose is known. The voxels are of this part.
+    name : of the structure.
     """
 
-    doses_gy: NDArray[np.float32]
+    doses_gy: NDArray[np.float32] | Tensor
     occupancy: NDArray[np.float32]
     voxel_volume_cc: float
+    half_widths_gy: NDArray[np.float32] | Tensor | None = None
+    covered_ratio: float = 1.0
+    name: str = ""
 
     @property
     def volume_cc(self) -> float:
-        return float(self.occupancy.sum(dtype=float) * self.voxel_volume_cc)
+        """Of the whole structure, covered or not."""
+        return float(self.occupancy.sum(dtype=float) * self.voxel_volume_cc) / max(self.covered_ratio, 1e-12)
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether the dose is known in so much of the structure that metrics can be given."""
+        return self.covered_ratio >= LEAST_COVERED_RATIO and self.occupancy.size > 0
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self.doses_gy)
+
+    def sample(self, index: int) -> StructureDose:
+        """One of the samples alone."""
+        row = slice(index, index + 1)
+        half = None if self.half_widths_gy is None else self.half_widths_gy[row]
+        return replace(self, doses_gy=self.doses_gy[row], half_widths_gy=half)
 
     @cached_property
-    def _descending(self) -> tuple[NDArray, NDArray]:
-        """Doses (samples, voxels) from the hottest down, and the share of volume at least as hot as each."""
-        order = np.argsort(-self.doses_gy, axis=1, kind="stable")
-        share = np.cumsum(self.occupancy.astype(float)[order], axis=1)
-        return np.take_along_axis(self.doses_gy, order, axis=1), share / share[:, -1:]
+    def _weights(self) -> Tensor:
+        """(voxels,) share of the known volume in each."""
+        occupancy = torch.as_tensor(self.occupancy, dtype=torch.float64, device=self._middle.device)
+        return occupancy / occupancy.sum()
+
+    @cached_property
+    def _middle(self) -> Tensor:
+        """Raises PatientDataError where too little of the structure has a dose for any metric."""
+        if not self.is_covered:
+            raise PatientDataError(
+                f"The dose covers {100 * self.covered_ratio:.1f} % of the structure; metrics need "
+                f"{100 * LEAST_COVERED_RATIO:g} %.",
+                where=self.name,
+                remedy="Use a dose grid that holds the whole structure.",
+            )
+        return torch.as_tensor(self.doses_gy)
+
+    @cached_property
+    def _half(self) -> Tensor:
+        return torch.zeros_like(self._middle) if self.half_widths_gy is None else torch.as_tensor(self.half_widths_gy)
+
+    @cached_property
+    def _curve(self) -> tuple[Tensor, Tensor]:
+        """Knots of the cumulative DVHs: doses (samples, knots) ascending, and the share of volume above each.
+
+        Voxels without a range get one of 0.0002 Gy.
+        """
+        samples, voxels = self._middle.shape
+        knots = self._middle.new_empty((samples, 2 * voxels), dtype=torch.float64)
+        above = torch.empty_like(knots)
+        together = max(1, _SORTED_TOGETHER // (2 * voxels))
+        for first in range(0, samples, together):
+            part = slice(first, first + together)
+            middle, half = self._middle[part].double(), self._half[part].double().clamp_min(SAME_DOSE_GY)
+            density = self._weights / (2 * half)
+            ends, order = _sorted(torch.cat([middle - half, middle + half], dim=1))
+            falls = torch.cat([density, -density], dim=1).gather(1, order).cumsum(dim=1)
+            lost = (falls[:, :-1] * ends.diff(dim=1)).cumsum(dim=1)
+            knots[part], above[part, 0], above[part, 1:] = ends, 1.0, 1 - lost
+        # rounding must not let a curve rise
+        return knots, torch.cummin(above.clamp_(0, 1), dim=1).values
 
     def volume_at_dose_ratio(self, dose_gy: ArrayLike) -> NDArray[np.float64]:
-        """Share of the volume receiving at least each dose: (samples, doses)."""
-        wanted = np.atleast_1d(np.asarray(dose_gy, dtype=np.float32))
-        doses, share = self._descending
-        result = np.empty((len(doses), wanted.size))
-        for k, (row, row_share) in enumerate(zip(doses, share, strict=True)):
-            hotter = row.size - np.searchsorted(row[::-1], wanted, side="left")
-            result[k] = np.where(hotter > 0, row_share[np.maximum(hotter - 1, 0)], 0.0)
-        return result
+        """Share of the volume receiving at least each dose (to 0.0001 Gy): (samples, doses)."""
+        knots, above = self._curve
+        wanted = torch.as_tensor(np.atleast_1d(np.asarray(dose_gy, dtype=float)), device=knots.device) - SAME_DOSE_GY
+        wanted = wanted.expand(len(knots), -1).contiguous()
+        upper = torch.searchsorted(knots, wanted).clamp(1, knots.shape[1] - 1)
+        x0, x1 = knots.gather(1, upper - 1), knots.gather(1, upper)
+        y0, y1 = above.gather(1, upper - 1), above.gather(1, upper)
+        share = ((wanted - x0) / (x1 - x0).clamp_min(1e-12)).clamp(0, 1)
+        return (y0 + share * (y1 - y0)).where(wanted < knots[:, -1:], 0.0).cpu().numpy()
+
+    def doses_at_volume_gy(self, volume_ratio: ArrayLike) -> NDArray[np.float64]:
+        """Dose that the hottest share of the volume receives at least, for each share in 0..1: (samples, shares)."""
+        knots, above = self._curve
+        wanted = torch.as_tensor(np.atleast_1d(np.asarray(volume_ratio, dtype=float)), device=knots.device)
+        # the hottest knot with at least the share above it
+        rising = (1 - above).contiguous()
+        target = (1 - wanted + _SAME_RATIO).expand(len(knots), -1).contiguous()
+        upper = torch.searchsorted(rising, target, right=True).clamp(1, knots.shape[1] - 1)
+        x0, x1 = knots.gather(1, upper - 1), knots.gather(1, upper)
+        y0, y1 = above.gather(1, upper - 1), above.gather(1, upper)
+        fall = y0 - y1
+        share = torch.where(fall > 0, (y0 - wanted) / fall.clamp_min(1e-300), 0.0).clamp(0, 1)
+        found = (x0 + share * (x1 - x0)).cpu().numpy()
+        return np.clip(found, self.min_gy()[:, None], self.max_gy()[:, None])
 
     def dose_at_volume_gy(self, volume_ratio: float) -> NDArray[np.float64]:
-        """Dose that the hottest share of the volume receives at least: (samples,).
+        """Dose that the hottest share of the volume receives at least: (samples,)."""
+        return self.doses_at_volume_gy(volume_ratio)[:, 0]
 
-        Interpolated linearly between the middles of the voxels' shares.
-        """
-        doses, share = self._descending
-        before = np.concatenate([np.zeros((len(share), 1)), share[:, :-1]], axis=1)
-        middle = (share + before) / 2
-        return np.array([np.interp(volume_ratio, m, d) for m, d in zip(middle, doses, strict=True)])
+    def differential(self, edges_gy: ArrayLike) -> NDArray[np.float64]:
+        """Share of the volume between each two neighbouring doses, the lower one included: (samples, doses - 1)."""
+        return -np.diff(self.volume_at_dose_ratio(edges_gy), axis=1)
 
     def mean_gy(self) -> NDArray[np.float64]:
         """Mean dose: (samples,)."""
-        weights = self.occupancy.astype(float)
-        return self.doses_gy @ weights / weights.sum()
+        return (self._middle.double() @ self._weights).cpu().numpy()
+
+    def min_gy(self) -> NDArray[np.float64]:
+        """Lowest dose anywhere in the structure: (samples,)."""
+        return (self._middle - self._half).amin(dim=1).double().clamp_min(0).cpu().numpy()
+
+    def max_gy(self) -> NDArray[np.float64]:
+        """Highest dose anywhere in the structure: (samples,)."""
+        return (self._middle + self._half).amax(dim=1).double().cpu().numpy()
+
+    def average(self, function: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
+        """Mean over the volume of a function of the dose in Gy: (samples,).
+
+        The function takes and gives tensors of any shape. Inside the voxels it is integrated with Gauss-Legendre's
+        three points, exact up to the fifth power of the dose.
+        """
+        reach = self._half.double() * 0.6**0.5
+        middle = self._middle.double()
+        result = (8 / 18) * (function(middle) @ self._weights)
+        for end in (middle - reach, middle + reach):
+            result = result + (5 / 18) * (function(end.clamp_min_(0)) @ self._weights)
+        return result.cpu().numpy()
 
     def metric(self, metric: DvhMetric) -> NDArray[np.float64]:
-        """A metric of every sample: (samples,), in the metric's unit."""
-        if metric.kind is DvhMetricKind.MEAN:
-            return self.mean_gy()
-        if metric.kind is DvhMetricKind.VOLUME_AT_DOSE:
-            return 100 * self.volume_at_dose_ratio(metric.argument)[:, 0]
-        if metric.kind is DvhMetricKind.DOSE_AT_CC:
-            return self.dose_at_volume_gy(min(1.0, metric.argument / self.volume_cc))
-        return self.dose_at_volume_gy(metric.argument / 100)
+        """A metric of every sample: (samples,), in the metric's unit.
+
+        D of more cc than the structure has is its lowest dose. Raises PatientDataError where the dose covers too
+        little of the structure.
+        """
+        match metric.kind:
+            case DvhMetricKind.MEAN:
+                return self.mean_gy()
+            case DvhMetricKind.MIN:
+                return self.min_gy()
+            case DvhMetricKind.MAX:
+                return self.max_gy()
+            case DvhMetricKind.VOLUME_AT_DOSE:
+                return 100 * self.volume_at_dose_ratio(metric.argument)[:, 0]
+            case DvhMetricKind.CC_AT_DOSE:
+                return self.volume_cc * self.volume_at_dose_ratio(metric.argument)[:, 0]
+            case DvhMetricKind.DOSE_AT_CC:
+                return self.dose_at_volume_gy(min(1.0, metric.argument / self.volume_cc))
+            case _:
+                return self.dose_at_volume_gy(metric.argument / 100)
+
+
+def _sorted(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in ascending order, and where each value was."""
+    if values.device.type == "cpu":  # NumPy sorts with the processor's vector instructions, in a third of the time
+        order = torch.from_numpy(np.argsort(values.numpy(), axis=1))
+        return values.gather(1, order), order
+    return values.sort(dim=1)
 
 
 def dose_axis_gy(highest_gy: float) -> NDArray[np.float64]:

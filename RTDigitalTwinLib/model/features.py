@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.beams import CoplanarBeams, fitted_fluence, prescribed_fluence
+from RTDigitalTwinLib.dosimetry.customary import prescribed_dose
 from RTDigitalTwinLib.dosimetry.distance import signed_distance_mm
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.model.crop import Crop, crop_around
@@ -109,23 +110,14 @@ def beam_estimates(
     Nine equally spaced fields where the plan names none; 0 outside the dose mask.
     """
     box = patient.dose_mask.box
-    target_dose_gy = dict(patient.plan.prescription.target_dose_gy) if patient.plans else {}
-    without = [name for name in TARGETS if name in patient.structures and name not in target_dose_gy]
-    if without:
-        raise PatientDataError(
-            f"No dose is prescribed to {', '.join(without)}.",
-            where=patient.pseudonym,
-            remedy="Give the plan a dose level for each target.",
-        )
+    targets = [name for name in TARGETS if name in patient.structures]
+    prescribed_gy = torch.from_numpy(prescribed_dose(patient, targets, box)).to(device)
     angles_deg = patient.plan.gantry_angles_deg or OPENKBP_GANTRY_ANGLES_DEG
     beams = CoplanarBeams(patient.ct.values, patient.ct.grid, angles_deg, window=box, device=device)
-    prescribed_gy, organs = (torch.zeros(beams.shape, device=device) for _ in range(2))
-    for name, structure in patient.structures.items():
-        occupancy = torch.from_numpy(structure.occupancy[box]).to(device)
-        if name in TARGETS:
-            prescribed_gy = torch.maximum(prescribed_gy, target_dose_gy[name] * (occupancy >= 0.5))
-        elif name in ORGANS_AT_RISK:
-            organs = torch.maximum(organs, occupancy)
+    organs = torch.zeros(beams.shape, device=device)
+    for name in ORGANS_AT_RISK:
+        if name in patient.structures:
+            organs = torch.maximum(organs, torch.from_numpy(patient.structures[name].occupancy[box]).to(device))
     if not bool((beams.transmission.sum(0)[prescribed_gy > 0] > 0).any()):
         raise PatientDataError("There is no tissue in the targets.", where=patient.pseudonym, remedy="Check the CT.")
     mask = torch.from_numpy(patient.dose_mask.mask[box]).to(device)

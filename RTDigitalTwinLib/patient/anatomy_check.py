@@ -9,6 +9,7 @@ from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient.structure import Structure
 
 _SMALLEST_DISTANCE_MM = 5.0
+_MIDLINE = ("SpinalCord", "Brainstem", "Larynx", "Bone_Mandible", "Esophagus")
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,25 @@ def check_orientation(structures: Mapping[str, Structure]) -> list[str]:
     names = ("left-right", "front-back", "head-foot")
     open_axes = [name for axis, name in enumerate(names) if axis not in confirmed]
     return [f"Orientation could not be confirmed from the anatomy: {', '.join(open_axes)}."] if open_axes else []
+
+
+def check_sides(structures: Mapping[str, Structure]) -> None:
+    """Check that organs named left or right lie on that side of those in the middle.
+
+    Raises PatientDataError where one lies more than 5 mm on the other side: its name or the images are mirrored.
+    """
+    middle = [structures[name].centroid_mm[0] for name in _MIDLINE if name in structures]
+    if not middle:
+        return
+    middle_mm = sum(middle) / len(middle)
+    for name, structure in structures.items():
+        towards_left = {"_L": 1, "_R": -1}.get(name[-2:])
+        if towards_left is None:
+            continue
+        distance = (structure.centroid_mm[0] - middle_mm) * towards_left
+        if distance < -_SMALLEST_DISTANCE_MM:
+            raise PatientDataError(
+                f"It counts as {name}, but lies {-distance:.0f} mm on the other side of the middle.",
+                where=structure.source_name,
+                remedy="Check its name, or whether the images are mirrored.",
+            )

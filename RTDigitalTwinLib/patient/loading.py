@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, RTDigitalTwinError
-from RTDigitalTwinLib.patient import openkbp
+from RTDigitalTwinLib.patient import dicom_patient, openkbp
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
-
-_DICOM_PREAMBLE_BYTES = 128
 
 
 class Reader(Protocol):
@@ -26,10 +25,16 @@ class Reader(Protocol):
 READERS: tuple[Reader, ...] = (openkbp,)
 
 
-def load_patient(path: str | PathLike[str]) -> Patient:
+def load_patient(path: str | PathLike[str], choice: DicomChoice | None = None, progress: Progress = silent) -> Patient:
     """Read the patient in a folder, whichever known layout it has.
 
-    Raises PatientDataError where there is no folder, or its content is not recognised.
+    Parameters
+    ----------
+    choice : of DICOM, which patient and plan are meant and what the names of its structures mean.
+
+    Raises
+    ------
+    PatientDataError : there is no folder, its content is not recognised or damaged, or names wait to be confirmed.
     """
     folder = Path(os.path.abspath(path))  # "." has no name to say
     if not folder.is_dir():
@@ -45,16 +50,12 @@ def load_patient(path: str | PathLike[str]) -> Patient:
             where=folder.name,
             remedy=f"Give one of them, for example {inside[0].relative_to(folder)}.",
         )
-    if any(_is_dicom(child) for child in sorted(folder.rglob("*"))[:50] if child.is_file()):
-        raise PatientDataError(
-            "The folder holds DICOM, which this version cannot read yet.",
-            where=folder.name,
-            remedy="Convert it to the OpenKBP CSV layout.",
-        )
+    if dicom_patient.recognises(folder):
+        return dicom_patient.read_patient(folder, choice, progress)
     raise PatientDataError(
         "The folder holds nothing known.",
         where=folder.name,
-        remedy="An OpenKBP patient has ct.csv, possible_dose_mask.csv and more.",
+        remedy="An OpenKBP patient has ct.csv, possible_dose_mask.csv and more; other patients are DICOM files.",
     )
 
 
@@ -92,12 +93,3 @@ def load_patients(folders: list[Path], progress: Progress = silent) -> list[Pati
             where = "/".join(filter(None, (folder.name, error.where)))
             raise type(error)(error.what, where=where, remedy=error.remedy) from error
     return patients
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            file.seek(_DICOM_PREAMBLE_BYTES)
-            return file.read(4) == b"DICM"
-    except OSError:
-        return False

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient.plan import Plan
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Volume
+
+if TYPE_CHECKING:
+    from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,19 @@ class Patient:
                 self.ct.grid.require_same(plan.dose.grid, f"The planning CT and the dose of {plan.label or 'the plan'}")
 
     @staticmethod
-    def load(path: str | PathLike[str]) -> Patient:
-        """Read a patient from a folder whose layout is recognised by its content.
+    def load(path: str | PathLike[str], choice: DicomChoice | None = None) -> Patient:
+        """Read a patient from a folder whose layout is recognised by its content: OpenKBP or DICOM-RT.
 
-        Raises PatientDataError where it is not recognised, damaged or contradictory.
+        ``choice`` says of DICOM which patient is meant and what its structures' names mean. Raises PatientDataError
+        where the content is not recognised, damaged or contradictory.
         """
         from RTDigitalTwinLib.patient.loading import load_patient
 
-        return load_patient(path)
+        return load_patient(path, choice)
 
     @staticmethod
     def sample(seed: int = 0) -> Patient:
-        """The built-in procedurally made head-and-neck patient."""
+        """The built-in procedurally made head-and-neck patient, without a dose: ``dosimetry.planning`` makes one."""
         from RTDigitalTwinLib.patient.sample_anatomy import sample_patient
 
         return sample_patient(seed)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
+QUANTITY_KEY = "quantity"  # of image files that we write
+
+
 class Quantity(Enum):
     """What the numbers of a volume are, with their unit."""
 
@@ -111,10 +114,11 @@ def resample(values: ArrayLike, source: Grid, target: Grid, outside: float) -> N
 
 
 def write_nrrd(volume: Volume, path: str) -> None:
-    """Write a volume as compressed NRRD in LPS."""
+    """Write a volume as compressed NRRD in LPS, with its quantity and unit as a key."""
     import SimpleITK as sitk
 
     image = to_sitk(np.asarray(volume.values, dtype=np.float32), volume.grid)
+    image.SetMetaData(QUANTITY_KEY, volume.quantity.value)
     try:
         sitk.WriteImage(image, path, useCompression=True)
     except RuntimeError as error:

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
+from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.patient.colours import Colour, structure_colour
 from RTDigitalTwinLib.report.tables import ordered_structures
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 SIZE_INCHES = (8.4, 4.7)
 POINTS_EVERY = 4  # of the DVH's 0.1 Gy: finer than a line is wide
@@ -49,9 +50,10 @@ def dvh_figure(prediction: DoseEnsemble, level: float = 0.95, *, legend: bool = 
         if prediction.has_spread:
             low, high = (100 * limit[::POINTS_EVERY] for limit in dvh.band(level))
             axes.fill_between(dose_gy, low, high, color=colour, alpha=BAND_OPACITY, linewidth=0, gid=f"band-{number}")
-        if plan_dose is not None:
-            planned = structure_dose_of(plan_dose, structure).volume_at_dose_ratio(dose_gy)[0]
-            axes.plot(dose_gy, 100 * planned, color=colour, linewidth=1.3, dashes=(4, 2.2), gid=f"reference-{number}")
+        planned = covered_dose_of(plan_dose, structure)
+        if planned is not None:
+            share = planned.volume_at_dose_ratio(dose_gy)[0]
+            axes.plot(dose_gy, 100 * share, color=colour, linewidth=1.3, dashes=(4, 2.2), gid=f"reference-{number}")
         mean = 100 * dvh.mean[::POINTS_EVERY]
         axes.plot(dose_gy, mean, color=colour, linewidth=1.9, gid=f"mean-{number}",
                   label=f"{number}  {structure.name}".replace("$", r"\$"))  # fmt: skip

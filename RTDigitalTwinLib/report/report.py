@@ -110,6 +110,8 @@ def render_report(
             samples=prediction.count,
             level_percent=f"{100 * level:g}",
             score=findings.score,
+            goals=findings.goals,
+            uncalibrated_goals=any(row.calibrated is False for table in findings.goals for row in table.rows),
             covered=sum(covered),
             compared=len(covered),
             provenance=provenance,
@@ -146,12 +148,19 @@ def _picture(caption: str, file: Path) -> ReportPicture:
 
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(one_decimal=_one_decimal, signed=_signed)
+    environment.filters.update(one_decimal=_one_decimal, signed=_signed, percent=_percent)
     return environment
 
 
 def _one_decimal(value: float | None) -> str:
     return NOT_KNOWN if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
+
+
+def _percent(ratio: float) -> str:
+    """A probability in whole percent, never rounded to certainty."""
+    if 0 < ratio < 0.01:
+        return "below 1 %"
+    return "above 99 %" if 0.99 < ratio < 1 else f"{100 * ratio:.0f} %"
 
 
 def _signed(value: float | None) -> str:

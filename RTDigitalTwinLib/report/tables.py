@@ -7,16 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, score_patient
+from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.report.goal_table import GoalRow, GoalTable, goal_sets, goal_tables, metrics_of_prediction
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 CSV_DECIMALS = 6
 
@@ -31,7 +35,7 @@ class MetricRow:
     unit : Gy, or % of the structure's volume.
     mean : over the samples; of the single dose in deterministic mode.
     low, high : limits of the band; None where there are fewer than two samples.
-    reference : of the plan's dose; None where that is not known.
+    reference : of the plan's dose; None where that is not known all over the structure.
     """
 
     structure: str
@@ -86,19 +90,32 @@ class Findings:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user must see."""
-        return (*self.prediction.patient.warnings, *self.more_notes)
+        partly: tuple[str, ...] = ()
+        if self.score is not None and self.score.known_ratio < 1:
+            partly = (
+                f"The reference dose is known in {100 * self.score.known_ratio:.1f} % of the volume that can receive "
+                "dose: scores are of that part, and structures beyond it have no reference.",
+            )
+        return (*self.prediction.patient.warnings, *self.more_notes, *partly)
 
     @cached_property
     def rows(self) -> tuple[MetricRow, ...]:
         return tuple(metric_rows(self.prediction, self.level))
 
     @cached_property
-    def score(self) -> PatientScore | None:
-        """Against the plan's dose; None where that is not known."""
+    def goals(self) -> tuple[GoalTable, ...]:
+        """Clinical goals of the protocols that come with the software."""
         patient = self.prediction.patient
-        if not patient.plans or patient.plan.dose is None:
+        fractions = patient.plan.prescription.fractions if patient.plans else None
+        return tuple(goal_tables(patient, metrics_of_prediction(self.prediction), goal_sets(), fractions))
+
+    @cached_property
+    def score(self) -> PatientScore | None:
+        """Against the plan's dose, where it is known; None where it is known in no structure."""
+        try:
+            return score_patient(self.prediction.patient, self.prediction.mean.values)
+        except PatientDataError:
             return None
-        return score_patient(patient, self.prediction.mean.values)
 
 
 def ordered_structures(patient: Patient) -> tuple[Structure, ...]:
@@ -117,7 +134,7 @@ def metric_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[MetricRow
     rows = []
     for structure in ordered_structures(patient):
         sampled = prediction.structure_dose(structure.name)
-        planned = None if plan_dose is None else structure_dose_of(plan_dose, structure)
+        planned = covered_dose_of(plan_dose, structure)
         for name in metrics_of(structure, levels.get(structure.name)):
             metric = DvhMetric.parse(name)
             ensemble = prediction.metric(structure.name, name, sampled)
@@ -147,7 +164,12 @@ def write_metrics_csv(path: Path, rows: Iterable[MetricRow]) -> None:
 
     Raises OutputError where it cannot be written.
     """
-    _write_csv(path, MetricRow, rows)
+    write_rows(path, MetricRow, rows)
+
+
+def write_goals_csv(path: Path, tables: Iterable[GoalTable]) -> None:
+    """Write a row for every goal of every protocol. Raises OutputError where it cannot be written."""
+    write_rows(path, GoalRow, [row for table in tables for row in table.rows])
 
 
 def write_dvh_csv(path: Path, prediction: DoseEnsemble, level: float = 0.95) -> None:
@@ -156,10 +178,14 @@ def write_dvh_csv(path: Path, prediction: DoseEnsemble, level: float = 0.95) -> 
     In deterministic mode volume_low and volume_high stay empty: one dose says nothing of its spread.
     Raises OutputError where it cannot be written.
     """
-    _write_csv(path, DvhRow, dvh_rows(prediction, level))
+    write_rows(path, DvhRow, dvh_rows(prediction, level))
 
 
-def _write_csv(path: Path, row_type: type, rows: Iterable[MetricRow] | Iterable[DvhRow]) -> None:
+def write_rows(path: Path, row_type: type, rows: Iterable[Any]) -> None:
+    """Write dataclasses of one type as CSV, a column a field; a cell is empty where there is nothing to claim.
+
+    Raises OutputError where it cannot be written.
+    """
     names = [field.name for field in fields(row_type)]
     with whole_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out, lineterminator="\n")
@@ -170,6 +196,8 @@ def _write_csv(path: Path, row_type: type, rows: Iterable[MetricRow] | Iterable[
 def _cell(value: str | float | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, str):
         return value
     return f"{round(value, CSV_DECIMALS) + 0.0:.10g}"  # + 0.0 turns a negative zero positive

@@ -11,11 +11,12 @@ import vtk
 from numpy.typing import ArrayLike
 from vtk.util import numpy_support
 
+from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.patient.colours import structure_colour
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.scene import slicerrt_names as names
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, structure_dose_of
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 BAND_LEVEL = 0.95
 LOW_COLUMN, HIGH_COLUMN, REFERENCE_COLUMN = "Volume band low", "Volume band high", "Volume reference"
@@ -74,8 +75,8 @@ def _dvh_table(scene: Any, prediction: DoseEnsemble, reference: Volume | None, n
     if prediction.has_spread:
         low, high = dvh.band(BAND_LEVEL)
         columns += [(LOW_COLUMN, 100 * low), (HIGH_COLUMN, 100 * high)]
-    if reference is not None:
-        dose = structure_dose_of(reference, prediction.patient.structures[name])
+    dose = covered_dose_of(reference, prediction.patient.structures[name])
+    if dose is not None:
         columns.append((REFERENCE_COLUMN, 100 * dose.volume_at_dose_ratio(dvh.dose_gy)[0]))
     return _table(scene, f"DVH {name}", columns)
 
@@ -89,8 +90,8 @@ def _metrics_table(scene: Any, prediction: DoseEnsemble, dose_node: Any) -> Any:
         ("Dose volume", [dose_node.GetName()] * len(structures)),
         (names.METRIC_VOLUME_CC, [s.volume_cc for s in structures.values()]),
         ("Mean dose (Gy)", [float(m.mean) for m in mean.values()]),
-        ("Min dose (Gy)", [float(d.doses_gy.mean(axis=0).min()) for d in dose.values()]),
-        ("Max dose (Gy)", [float(d.doses_gy.mean(axis=0).max()) for d in dose.values()]),
+        ("Min dose (Gy)", [float(d.min_gy().mean()) for d in dose.values()]),
+        ("Max dose (Gy)", [float(d.max_gy().mean()) for d in dose.values()]),
     ]
     for metric in ("D95", "D2"):
         columns.append(

@@ -96,6 +96,7 @@ def show_patient(scene: Any, patient: Patient, progress: Progress = silent) -> P
     dose = reference_dose(patient)
     if dose is not None:
         reference = volume_nodes.add_dose(scene, dose, "Reference dose", highest_prescription_gy(patient))
+        reference.SetDescription(patient.plan.label)
         ct.SetNodeReferenceID(_REFERENCE_DOSE_REFERENCE, reference.GetID())
     put_under(scene, study, [node for node in (ct, segmentation, reference) if node is not None])
     progress(1.0, "Patient shown")

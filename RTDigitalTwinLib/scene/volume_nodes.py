@@ -76,10 +76,11 @@ def add_spread(scene: Any, spread: Volume, name: str, shown: np.ndarray, legend:
 
 
 def add_difference(scene: Any, difference: Volume, name: str, shown: np.ndarray) -> Any:
-    """A signed difference in Gy, white at 0, to the same height on both sides."""
+    """A signed difference in Gy, white at 0, to the same height on both sides; unpainted where it is not known."""
     node = add_volume(scene, difference, name)
     highest = _percentile(np.abs(difference.values), shown)
-    _paint(node, colours.DIFFERENCE, (-highest, highest), None, "Difference [Gy]")
+    threshold = (-np.inf, np.inf) if np.isnan(difference.values).any() else None  # no NaN lies between them
+    _paint(node, colours.DIFFERENCE, (-highest, highest), threshold, "Difference [Gy]")
     return node
 
 
@@ -94,7 +95,8 @@ def add_absolute_difference(scene: Any, difference: Volume, name: str, shown: np
 
 def _percentile(values: np.ndarray, shown: np.ndarray) -> float:
     chosen = values[shown] if shown.any() else values
-    return max(float(np.ceil(np.percentile(chosen, 99.5))), 1.0)
+    known = chosen[np.isfinite(chosen)]
+    return max(float(np.ceil(np.percentile(known, 99.5))), 1.0) if known.size else 1.0
 
 
 def _paint(
@@ -106,9 +108,9 @@ def _paint(
     display.SetWindowLevelMinMax(*limits)
     display.InterpolateOn()
     if threshold is not None:
-        lowest, highest = threshold
+        most = float(np.finfo(np.float32).max)
         display.AutoThresholdOff()
-        display.SetThreshold(lowest, float(np.finfo(np.float32).max) if np.isinf(highest) else highest)
+        display.SetThreshold(*(float(np.clip(limit, -most, most)) for limit in threshold))
         display.ApplyThresholdOn()
     legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
     legend.SetTitleText(title)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
@@ -40,6 +41,34 @@ class BandScale:
     def factor(self, level: float) -> float:
         """Factor at a level, linear between those measured. Raises RTDigitalTwinError beyond them."""
         return float(factors_at(np.asarray(self.factors), level))
+
+    def times(self, unit: float) -> BandScale:
+        """For the same value in another unit, ``unit`` times as large."""
+        return BandScale(self.factors, self.floor * unit, self.highest * unit)
+
+    def calibrated(self, samples: NDArray) -> NDArray[np.float64]:
+        """Samples (samples,) of a scalar, moved away from their mean until their central bands are the calibrated ones.
+
+        Each keeps its side and its rank, so that samples of several values stay together. Between no deviation and the
+        lowest level, factors rise linearly; beyond the highest they go on as those of a normal distribution do.
+        Raises RTDigitalTwinError with fewer than two samples.
+        """
+        values = np.asarray(samples, float)
+        n = values.size
+        if n < 2:
+            raise RTDigitalTwinError("A spread needs at least two samples.", remedy="Ask for more samples.")
+        mean = values.mean()
+        away = values - mean
+        rank = np.empty(n)
+        rank[np.argsort(np.abs(away), kind="stable")] = (np.arange(n) + 0.5) / n
+        known = LEVELS[: len(self.factors)]
+        factor = np.interp(rank, (0.0, *known), (0.0, *self.factors))
+        beyond = rank > known[-1]
+        normal = torch.special.ndtri(torch.from_numpy((1 + np.maximum(rank, known[-1])) / 2)).numpy()
+        factor[beyond] *= (normal / normal[~beyond].min())[beyond] if (~beyond).any() else 1.0
+        side = np.where(away == 0, np.where(np.arange(n) % 2, 1.0, -1.0), np.sign(away))
+        moved = mean + side * factor * np.sqrt(values.var(ddof=1) + self.floor**2)
+        return np.clip(moved, 0, self.highest)
 
     def band(self, mean: NDArray, spread: NDArray, level: float) -> tuple[NDArray, NDArray]:
         """(low, high) within the value's limits."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, StructureDose, dose_axis_gy
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, DvhMetricKind, StructureDose, dose_axis_gy
+from RTDigitalTwinLib.dosimetry.goals import MetricSamples
+from RTDigitalTwinLib.dosimetry.inside_voxels import SAMPLES_TOGETHER, StructureVoxels, doses_inside
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.crop import Crop
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
-from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, REMAINDER, BandCalibration
-from RTDigitalTwinLib.solver.ensemble import DvhEnsemble, Ensemble, band_quantiles
+from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, REMAINDER, BandCalibration, BandScale
+from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS, DvhEnsemble, Ensemble, band_quantiles
 
 BAND_REACH_GY = 5.0  # calibrated bands go beyond the highest sample
 
@@ -160,10 +165,11 @@ class DoseEnsemble:
         """Cumulative DVH of every sample in a structure of the patient."""
         if name not in self._curves:
             axis = dose_axis_gy(self.highest_gy + (BAND_REACH_GY if self.is_calibrated else 0.0))
-            curves = self.structure_dose(name).volume_at_dose_ratio(axis)
+            inside = self.structure_dose(name)
+            curves, doses = inside.volume_at_dose_ratio(axis), inside.doses_at_volume_gy(VOLUME_RATIOS)
             kind = self.patient.structure(name).kind
             scale = self._bands.curve_scale(name, kind) if self._bands else None
-            self._curves[name] = DvhEnsemble(curves, "ratio", scale, name, axis)
+            self._curves[name] = DvhEnsemble(curves, "ratio", scale, name, axis, doses)
         return self._curves[name]
 
     def metric(self, name: str, metric: str, inside: StructureDose | None = None) -> Ensemble:
@@ -172,9 +178,25 @@ class DoseEnsemble:
         ``inside`` is its ``structure_dose``, where several metrics are wanted of it.
         """
         parsed = DvhMetric.parse(metric)
-        kind = self.patient.structure(name).kind
-        scale = self._bands.metric_scale(name, kind, metric, parsed.unit) if self._bands else None
-        return Ensemble((inside or self.structure_dose(name)).metric(parsed), parsed.unit, scale)
+        samples = (inside or self.structure_dose(name)).metric(parsed)
+        return Ensemble(samples, parsed.unit, self._metric_scale(name, parsed))
+
+    def metric_samples(self, name: str, metric: DvhMetric, inside: StructureDose | None = None) -> MetricSamples:
+        """A metric with its samples, calibrated where that was measured, as clinical goals are judged on."""
+        values = self.metric(name, str(metric), inside)
+        samples = values.calibrated_samples() if self.has_spread else values.samples
+        return MetricSamples(float(values.mean), samples, values.is_calibrated)
+
+    def _metric_scale(self, name: str, metric: DvhMetric) -> BandScale | None:
+        if self._bands is None:
+            return None
+        structure = self.patient.structure(name)
+        if metric.kind is not DvhMetricKind.CC_AT_DOSE:
+            return self._bands.metric_scale(name, structure.kind, str(metric), metric.unit)
+        # a volume in cc is its share of the structure in other words
+        share = replace(metric, kind=DvhMetricKind.VOLUME_AT_DOSE)
+        scale = self._bands.metric_scale(name, structure.kind, str(share), share.unit)
+        return None if scale is None else scale.times(structure.volume_cc / 100)
 
     @cached_property
     def highest_gy(self) -> float:
@@ -183,7 +205,7 @@ class DoseEnsemble:
         if self.count:
             highest = max(float((self.deterministic_gy + row).max()) for row in self.deviations_gy)
         if self.patient.plans and self.patient.plan.dose is not None:
-            highest = max(highest, float(self.patient.plan.dose.values.max()))
+            highest = max(highest, float(np.nan_to_num(self.patient.plan.dose.values, nan=0.0).max()))
         return highest
 
     def _volume(self, values: NDArray, quantity: Quantity) -> Volume:
@@ -197,22 +219,33 @@ class DoseEnsemble:
         return place
 
     def _in_structure(self, structure: Structure) -> StructureDose:
-        place = self._place_in_mask.reshape(self.crop.grid.shape)[structure.box]
-        inside = structure.box_occupancy > 0
-        place = place[inside]
-        doses = np.zeros((max(self.count, 1), place.size), np.float32)
-        known = place >= 0
-        doses[:, known] = self.deterministic_gy[place[known]]
-        if self.count:
-            doses[:, known] += self.deviations_gy[:, place[known]]
-            np.maximum(doses, 0, out=doses)
-        volume_cc = self.crop.grid.voxel_volume_mm3 / 1000
-        return StructureDose(doses, structure.box_occupancy[inside], volume_cc)
+        def gy(rows: slice, needed: NDArray) -> Tensor:
+            deterministic = torch.from_numpy(self.deterministic_gy[needed])[None]
+            if not self.count:
+                return deterministic
+            return (deterministic + torch.from_numpy(self.deviations_gy[rows][:, needed])).clamp_min_(0)
+
+        return doses_in_structure(structure, self._place_in_mask, max(self.count, 1), gy)
 
 
-def structure_dose_of(dose: Volume, structure: Structure) -> StructureDose:
-    """A single dose, such as the reference, in a structure on the same grid."""
-    dose.grid.require_same(structure.grid, f"The dose and {structure.name}")
-    inside = structure.box_occupancy > 0
-    values = dose.values[structure.box][inside].astype(np.float32)
-    return StructureDose(values[None], structure.box_occupancy[inside], dose.grid.voxel_volume_mm3 / 1000)
+def doses_in_structure(
+    structure: Structure, place_in_mask: NDArray, count: int, gy: Callable[[slice, NDArray], Tensor]
+) -> StructureDose:
+    """Doses known at a mask's voxels, in a structure; 0 Gy outside the mask.
+
+    Parameters
+    ----------
+    place_in_mask : (voxels of the grid,) position among the mask's; -1 outside.
+    count : of doses.
+    gy : doses (rows, needed) in Gy, for a slice of them and positions in the mask.
+    """
+    voxels = StructureVoxels.of(structure)
+    known = place_in_mask[voxels.index] >= 0
+    needed, reached = voxels.only(known).placed(place_in_mask).gathered()
+    middle = torch.zeros((count, known.size))
+    half = torch.zeros_like(middle)
+    inside = torch.from_numpy(np.flatnonzero(known))
+    for first in range(0, count, SAMPLES_TOGETHER):
+        rows = slice(first, first + SAMPLES_TOGETHER)
+        middle[rows, inside], half[rows, inside] = doses_inside(gy(rows, needed), reached)
+    return StructureDose(middle, voxels.occupancy, voxels.voxel_volume_cc, half, name=structure.name)

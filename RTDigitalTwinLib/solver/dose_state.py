@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from RTDigitalTwinLib.model.network_patient import NetworkPatient, network_patient
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
@@ -16,14 +19,32 @@ from RTDigitalTwinLib.solver.sampling import sample_dose
 
 @dataclass(frozen=True, eq=False)
 class DoseBelief:
-    """What the network and its dropout say of a patient's dose."""
+    """What the network and its dropout say of a patient's dose.
+
+    Attributes
+    ----------
+    prepared : the patient as the network sees it, and as the dose is told.
+    calibration : of the bands; None where it was not measured, or the prescription is none the network knows.
+    """
 
     surrogate: DoseSurrogate
-    patient: Patient
+    prepared: NetworkPatient
     calibration: BandCalibration | None = None
 
+    @property
+    def patient(self) -> Patient:
+        return self.prepared.shown
+
     def sample(self, samples: int, seed: int, progress: Progress = silent) -> DoseEnsemble:
-        drawn = sample_dose(self.surrogate, self.patient, samples, seed, progress)
+        drawn = sample_dose(self.surrogate, self.prepared.seen, samples, seed, progress)
+        if self.prepared.is_extrapolated:
+            factor = self.prepared.dose_factor
+            drawn = replace(
+                drawn,
+                patient=self.prepared.shown,
+                deterministic_gy=drawn.deterministic_gy * np.float32(factor),
+                deviations_gy=(drawn.deviations_gy * np.float32(factor)).astype(np.float16),
+            )
         return replace(drawn, calibration=self.calibration)
 
 
@@ -35,8 +56,12 @@ class DoseState:
     calibration: StoredCalibration | None = None
 
     def initial(self, patient: Patient) -> DoseBelief:
-        bands = None if self.calibration is None else self.calibration.for_patient(patient.pseudonym)
-        return DoseBelief(self.surrogate, patient, bands)
+        """The first belief. Raises PatientDataError where the network cannot take the patient."""
+        prepared = network_patient(patient)
+        bands = None
+        if self.calibration is not None and not prepared.is_extrapolated:
+            bands = self.calibration.for_patient(patient.pseudonym)
+        return DoseBelief(self.surrogate, prepared, bands)
 
     def transition(self, state: DoseEnsemble, action: object, days: float, seed: int) -> DoseEnsemble:
         return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,12 +60,22 @@ class Ensemble:
             return self.sampled_band(level)
         return self.scale.band(self.mean, self.std, level)
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the spread of these values was measured against known ones."""
+        return self.scale is not None
+
+    def calibrated_samples(self) -> NDArray:
+        """Samples of a scalar with the calibrated spread; as they are where it was not measured."""
+        return self.samples if self.scale is None else self.scale.calibrated(self.samples)
+
     def sampled_band(self, level: float = 0.95) -> tuple[NDArray, NDArray]:
         """Pointwise central band of the *sampled* spread: (low, high). Too narrow."""
         low, high = band_quantiles(level)
         return self.quantile(low), self.quantile(high)
 
 
+SMALLEST_STD_GY = 0.01
 VOLUME_RATIOS = np.concatenate([[0.001, 0.005], np.linspace(0.01, 0.99, 99), [0.995, 0.999]])
 
 
@@ -72,25 +83,36 @@ VOLUME_RATIOS = np.concatenate([[0.001, 0.005], np.linspace(0.01, 0.99, 99), [0.
 class DvhEnsemble(Ensemble):
     """Cumulative DVHs: samples (samples, doses) of the volume's share in 0..1 at ``dose_gy`` (doses,).
 
+    ``doses_at_volume_gy`` (samples, volumes) are the same curves at ``VOLUME_RATIOS``, not read off the axis.
     ``scale`` is of the dose at a volume, in Gy.
     """
 
     structure: str = ""
     dose_gy: NDArray = None  # type: ignore[assignment]
+    doses_at_volume_gy: NDArray = None  # type: ignore[assignment]
 
     @cached_property
     def dose_at_volume(self) -> Ensemble:
         """The curves turned about: dose in Gy that each of ``VOLUME_RATIOS`` of the volume receives at least."""
-        return Ensemble(np.stack([dose_at_volume_gy(curve, self.dose_gy) for curve in self.samples]), "Gy", self.scale)
+        return Ensemble(self.doses_at_volume_gy, "Gy", self.scale)
 
-    def band(self, level: float = 0.95) -> tuple[NDArray, NDArray]:
-        """Pointwise band of the volume's share (low, high); each limit falls with the dose, as a DVH does.
+    def band(self, level: float = 0.95, *, simultaneous: bool = False) -> tuple[NDArray, NDArray]:
+        """Band of the volume's share (low, high); each limit falls with the dose, as a DVH does.
 
-        Calibrated bands are bands of the dose at each volume, so they close where all of the volume has the dose.
+        Pointwise by default: at each point it holds ``level`` of the curves. Simultaneous: it holds ``level`` of the
+        curves over their whole length. Calibrated bands are bands of the dose at each volume, so they close where all
+        of the volume has the dose; simultaneous ones are so much wider than these as simultaneous bands of the
+        samples are than pointwise ones, and their own coverage was not measured.
+        Raises RTDigitalTwinError where the samples are too few for a simultaneous band at this level.
         """
+        if simultaneous:
+            return self._of_dose_band(*self._simultaneous_gy(level))
         if self.scale is None:
             return self.sampled_band(level)
-        low_gy, high_gy = self.dose_at_volume.band(level)
+        return self._of_dose_band(*self.dose_at_volume.band(level))
+
+    def _of_dose_band(self, low_gy: NDArray, high_gy: NDArray) -> tuple[NDArray, NDArray]:
+        """A band of the dose at each volume, as one of the volume at each dose."""
         low_gy, high_gy = np.minimum.accumulate(low_gy), np.maximum.accumulate(high_gy[::-1])[::-1]
         low, high = (
             np.interp(self.dose_gy, limit[::-1], VOLUME_RATIOS[::-1], left=1.0, right=0.0)
@@ -98,10 +120,32 @@ class DvhEnsemble(Ensemble):
         )
         return np.minimum(low, self.mean), np.maximum(high, self.mean)
 
+    def _simultaneous_gy(self, level: float) -> tuple[NDArray, NDArray]:
+        """Mean +- k standard deviations of the dose at each volume, k the conformal quantile of the largest deviation.
 
-def dose_at_volume_gy(volume_ratio: NDArray, dose_gy: NDArray) -> NDArray:
-    """Dose at ``VOLUME_RATIOS`` of one cumulative DVH (doses,) over ``dose_gy``."""
-    return np.interp(VOLUME_RATIOS, volume_ratio[::-1], dose_gy[::-1])
+        Each sample is judged by the mean and spread of the others (sup-t band: Montiel Olea and Plagborg-Moller,
+        Journal of Applied Econometrics 34, 1, 2019).
+        """
+        band_quantiles(level)
+        doses, n = self.dose_at_volume, self.count
+        rank = math.ceil(level * (n + 1))
+        if n < 3 or rank > n:
+            fewest = max(3, math.ceil(level / (1 - level)))
+            raise RTDigitalTwinError(
+                f"A simultaneous {100 * level:g} % band needs at least {fewest} samples, not {n}.",
+                remedy="Predict with more samples, or take the pointwise band.",
+            )
+        away = doses.samples - doses.mean
+        left_out = away * n / (n - 1)
+        variance = (np.square(away).sum(axis=0) - np.square(away) * n / (n - 1)) / (n - 2)
+        score = np.abs(left_out) / np.sqrt(np.maximum(variance, 0) + SMALLEST_STD_GY**2)
+        k = float(np.sort(score.max(axis=1))[rank - 1])
+        spread = np.sqrt(doses.std**2 + SMALLEST_STD_GY**2)
+        if self.scale is None:
+            return np.maximum(doses.mean - k * spread, 0), doses.mean + k * spread
+        low, high = doses.band(level)
+        wider = max(1.0, k / float(np.quantile(score, level)))
+        return np.maximum(doses.mean - wider * (doses.mean - low), 0), doses.mean + wider * (high - doses.mean)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
-DECODED_TOGETHER = {"cpu": 2, "cuda": 16}
+DECODED_TOGETHER = {"cuda": 16}
 
 
 def sample_dose(

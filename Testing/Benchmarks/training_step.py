@@ -10,18 +10,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.model.crop import cut
 from RTDigitalTwinLib.model.network import CONFIGURATIONS
 from RTDigitalTwinLib.model.training import Training, TrainingSettings, masked_l1
 from RTDigitalTwinLib.model.training_data import TrainingCase
 from RTDigitalTwinLib.model.weights import choose_device
-from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from Testing.Benchmarks.sampling import FULL_SIDE, median_patient
 
 REPEATS = 5
@@ -29,10 +28,8 @@ REPEATS = 5
 
 def main() -> None:
     patient = median_patient()
-    if patient.plan.dose is None:  # the sample has none; any dose costs the same
-        gy = 70.0 * patient.dose_mask.mask.astype(np.float32)
-        plan = replace(patient.plan, dose=Volume(gy, patient.ct.grid, Quantity.DOSE_GY))
-        patient = replace(patient, plans=(plan,))
+    if patient.plan.dose is None:
+        patient = planned(patient)
     case, device = TrainingCase.of(patient), choose_device("auto")
     with tempfile.TemporaryDirectory() as folder:
         training = Training(TrainingSettings(60), Path(folder), device, CONFIGURATIONS["default"])

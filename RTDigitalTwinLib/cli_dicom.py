@@ -1,0 +1,129 @@
+"""What the command line offers for DICOM: options to choose and confirm, and the commands inspect and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from RTDigitalTwinLib.errors import OutputError, PatientDataError
+from RTDigitalTwinLib.progress import Progress, part
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+
+MOST_FRACTIONS = 100
+EXIT_UNUSABLE = 1
+ProgressBar = Callable[[], AbstractContextManager[Progress]]
+
+
+def add_dicom_commands(commands: Any, seed: Callable[[str], int], progress_bar: ProgressBar) -> None:
+    """Add the commands to a parser's commands; ``seed`` reads one, ``progress_bar`` shows what is done."""
+    inspect = commands.add_parser("inspect", help="what a folder of DICOM files holds, and what is wrong with it")
+    inspect.set_defaults(command=lambda options: _inspect(options, progress_bar))
+    inspect.add_argument("folder", type=Path, metavar="FOLDER")
+    inspect.add_argument("--show-identity", action="store_true", help="show patients' identifiers beside pseudonyms")
+    inspect.add_argument(
+        "--write-map", type=Path, metavar="FILE", help="write what the names may mean, to be confirmed"
+    )
+    add_dicom_options(inspect)
+
+    sample = commands.add_parser("sample", help="write the built-in sample patient as a DICOM-RT set")
+    sample.set_defaults(command=lambda options: _sample(options, progress_bar))
+    sample.add_argument("--out", type=Path, required=True, help="folder for the set; new or empty")
+    sample.add_argument("--seed", type=seed, default=0, help="of the anatomy (default 0)")
+
+
+def add_dicom_options(parser: ArgumentParser) -> None:
+    """Options to choose among DICOM files and to confirm what their names mean."""
+    from RTDigitalTwinLib.patient.overrides import OVERRIDES
+
+    dicom = parser.add_argument_group("of DICOM folders")
+    dicom.add_argument("--patient", dest="person", default="", metavar="WHO", help="pseudonym or identifier")
+    dicom.add_argument("--structure-set", default="", metavar="LABEL", help="one of several structure sets")
+    dicom.add_argument("--plan", default="", metavar="LABEL", help="one of several plans")
+    dicom.add_argument(
+        "--map", action="append", default=[], metavar="NAME=TG263", help='confirm a name: "Parotida Izq=Parotid_L"'
+    )
+    dicom.add_argument("--map-file", type=Path, metavar="FILE", help="confirmed names, as inspect --write-map writes")
+    dicom.add_argument("--fractions", type=int, help="where no plan says them")
+    dicom.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        choices=sorted(OVERRIDES),
+        help="pass over a failed check, recorded in the results: "
+        + "; ".join(f"{name}: {meaning}" for name, meaning in sorted(OVERRIDES.items())),
+    )
+
+
+def dicom_choice(options: Namespace) -> DicomChoice:
+    """The options as the reader takes them. Raises PatientDataError for a mapping that cannot be read."""
+    from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+    from RTDigitalTwinLib.patient.overrides import Overrides
+    from RTDigitalTwinLib.patient.structure_map import parse_mappings, read_mapping
+
+    if options.fractions is not None and not 1 <= options.fractions <= MOST_FRACTIONS:
+        raise PatientDataError(
+            f"Fractions must be 1 to {MOST_FRACTIONS}, not {options.fractions}.", where="--fractions"
+        )
+    return DicomChoice(
+        options.person,
+        options.structure_set,
+        options.plan,
+        parse_mappings(options.map),
+        read_mapping(options.map_file) if options.map_file else {},
+        options.fractions,
+        Overrides(frozenset(options.accept)),
+    )
+
+
+def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
+    from RTDigitalTwinLib.patient.dicom_inspection import Line, Weight, inspect_folder
+    from RTDigitalTwinLib.patient.structure_map import write_mapping
+
+    colours = {Weight.PLAIN: "", Weight.GOOD: "green", Weight.WARNING: "yellow", Weight.PROBLEM: "bold red"}
+    words = {Weight.PLAIN: "", Weight.GOOD: "", Weight.WARNING: "Note: ", Weight.PROBLEM: "Problem: "}
+
+    def grown(line: Line, tree: Tree) -> Tree:
+        for child in line.below:
+            grown(child, tree.add(Text(words[child.weight] + " ".join(child.text.split()), colours[child.weight])))
+        return tree
+
+    with progress_bar() as shown:
+        found = inspect_folder(
+            options.folder, dicom_choice(options), show_identity=options.show_identity, progress=shown
+        )
+    Console(highlight=False).print(grown(found.tree, Tree(Text(found.tree.text))))
+    if options.write_map:
+        who = options.person if options.person in found.matches else next(iter(found.matches), None)
+        if who is None or (len(found.matches) > 1 and not options.person):
+            raise OutputError(
+                f"The names of one patient can be written; structures of {len(found.matches)} were read.",
+                where=options.write_map.name,
+                remedy="Choose one with --patient.",
+            )
+        write_mapping(found.matches[who], options.write_map)
+        print(f"Names to confirm: {options.write_map}")
+    return 0 if found.usable else EXIT_UNUSABLE
+
+
+def _sample(options: Namespace, progress_bar: ProgressBar) -> int:
+    from RTDigitalTwinLib.dosimetry.planning import planned
+    from RTDigitalTwinLib.patient.dicom_export import write_patient
+    from RTDigitalTwinLib.patient.patient import Patient
+
+    with progress_bar() as shown:
+        shown(0.0, "making the patient")
+        patient = planned(Patient.sample(options.seed), progress=part(shown, 0.1, 0.6))
+        write_patient(patient, options.out, part(shown, 0.6, 1.0))
+    print(f"{options.out}: CT, RTSTRUCT, RTPLAN and RTDOSE of {patient.pseudonym}, no person's data.")
+    print("Research use only. Not for clinical decisions.")
+    return 0

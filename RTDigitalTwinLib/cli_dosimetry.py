@@ -1,0 +1,287 @@
+"""The commands that judge doses and need no network: dose and compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from RTDigitalTwinLib import __version__
+from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from RTDigitalTwinLib.dosimetry.goals import GoalSet
+    from RTDigitalTwinLib.patient.patient import Patient
+    from RTDigitalTwinLib.patient.volume import Volume
+    from RTDigitalTwinLib.report.dose_comparison import DoseComparison
+    from RTDigitalTwinLib.report.dose_review import DoseReview
+    from RTDigitalTwinLib.report.goal_table import GoalTable
+
+STYLES = {"met": "green", "acceptable": "yellow", "violated": "bold red", "not evaluated": "dim"}
+RESEARCH_USE = "Research use only. Not for clinical decisions."
+
+
+def add_dosimetry_commands(commands: Any) -> None:
+    """Add ``dose`` and ``compare`` to a parser's commands."""
+    dose = commands.add_parser("dose", help="judge a dose with structures: DVH metrics, plan quality, goals, biology")
+    dose.set_defaults(command=_dose)
+    dose.add_argument("folder", type=Path, metavar="FOLDER", help="a patient's folder")
+    dose.add_argument("--dose", type=Path, metavar="FILE", help="another dose than the plan's, as an image file")
+    dose.add_argument("--out", type=Path, metavar="DIR", help="write the tables and DVHs as CSV and JSON; new or empty")
+    _add_shared(dose)
+
+    compare = commands.add_parser("compare", help="two doses: difference, gamma, DVH metrics and goals side by side")
+    compare.set_defaults(command=_compare)
+    compare.add_argument("a", type=Path, metavar="A", help="a patient's folder with a dose: the reference")
+    compare.add_argument("b", type=Path, metavar="B", help="another folder of the patient, or a dose as an image file")
+    compare.add_argument("--gamma", default="3/2", metavar="PERCENT/MM", help="criteria (default 3/2)")
+    compare.add_argument("--cutoff", type=float, default=10.0, metavar="PERCENT", help="of gamma (default 10)")
+    compare.add_argument("--local", action="store_true", help="gamma with the dose difference local, not global")
+    compare.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    _add_shared(compare)
+
+
+def _add_shared(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--goals", action="append", metavar="WHICH", help="protocol by name or TOML file; may be repeated (default all)"
+    )
+    parser.add_argument("--unit", choices=("Gy", "cGy"), help="of a dose file that does not say it")
+
+
+def _dose(options: Namespace) -> int:
+    from RTDigitalTwinLib.patient.patient import Patient
+    from RTDigitalTwinLib.report.dose_review import review_dose
+
+    goals = _chosen_goals(options.goals)
+    if options.out is not None:
+        _require_place(options.out, options.folder)
+    patient = Patient.load(options.folder)
+    dose = _dose_of(patient) if options.dose is None else _dose_file(options.dose, patient, options.unit)
+    dose = dose.resampled(patient.ct.grid)
+    review = review_dose(patient, dose, goals)
+    console = Console(highlight=False)
+    _print_review(console, patient, review)
+    if options.out is not None:
+        _write_review(options.out, patient, dose, review)
+        console.print(f"{options.out}: written", markup=False)
+    console.print(RESEARCH_USE)
+    return 0
+
+
+def _compare(options: Namespace) -> int:
+    from RTDigitalTwinLib.dosimetry.comparison import GammaCriteria
+    from RTDigitalTwinLib.files import require_writable, whole_file
+    from RTDigitalTwinLib.patient.loading import require_outside_patients
+    from RTDigitalTwinLib.patient.patient import Patient
+    from RTDigitalTwinLib.report.dose_comparison import compare_doses
+
+    goals = _chosen_goals(options.goals)
+    percent, mm = _gamma_numbers(options.gamma)
+    criteria = GammaCriteria(percent, mm, options.cutoff, options.local)
+    if options.out is not None:
+        require_outside_patients(options.out)
+        require_writable(options.out)
+    patient = Patient.load(options.a)
+    a = _dose_of(patient)
+    if options.b.is_dir():
+        other = Patient.load(options.b)
+        b = _dose_of(other)
+    else:
+        b = _dose_file(options.b, patient, options.unit)
+    found = compare_doses(patient, a, b, criteria, goals)
+    console = Console(highlight=False)
+    _print_comparison(console, patient, found)
+    if options.out is not None:
+        with whole_file(options.out) as aside:
+            aside.write_text(json.dumps(_comparison_dict(patient, found), indent=1, allow_nan=False) + "\n")
+    console.print(RESEARCH_USE)
+    return 0
+
+
+def _gamma_numbers(text: str) -> tuple[float, float]:
+    try:
+        percent, mm = (float(part) for part in text.split("/"))
+    except ValueError as error:
+        raise RTDigitalTwinError(f"{text!r} are no gamma criteria.", remedy="Write 3/2 for 3 % and 2 mm.") from error
+    return percent, mm
+
+
+def _chosen_goals(chosen: list[str] | None) -> list[GoalSet] | None:
+    from RTDigitalTwinLib.dosimetry.goals import available_goals, load_goals
+
+    if chosen is None:
+        return None
+    known = available_goals()
+    for word in chosen:
+        if word not in known and not Path(word).is_file():
+            raise RTDigitalTwinError(
+                f"There are no goals of this name, and no such file; there are {', '.join(known)}.", where=word
+            )
+    return [load_goals(known[word] if word in known else Path(word)) for word in chosen]
+
+
+def _dose_of(patient: Patient) -> Volume:
+    if not patient.plans or patient.plan.dose is None:
+        raise PatientDataError(
+            "The folder holds no dose.", where=patient.pseudonym, remedy="Add it, or name an image file of it."
+        )
+    return patient.plan.dose
+
+
+def _dose_file(path: Path, patient: Patient, unit: str | None) -> Volume:
+    from RTDigitalTwinLib.patient.dose_file import read_dose_image
+
+    return read_dose_image(path, patient.ct.grid.frame_of_reference, unit)
+
+
+def _require_place(out: Path, source: Path) -> None:
+    from RTDigitalTwinLib.files import require_apart
+    from RTDigitalTwinLib.patient.loading import require_outside_patients
+
+    require_outside_patients(out)
+    require_apart(out, source)
+
+
+def _print_review(console: Console, patient: Patient, review: DoseReview) -> None:
+    rows = [
+        (r.structure, f"{r.volume_cc:.1f}", r.metric, _with_error(r.value, r.discretisation, r.unit))
+        for r in review.metrics
+    ]
+    _print_table(console, f"{patient.pseudonym}: dose in structures", ("structure", "cc", "metric", "value"), rows)
+    quality = [
+        (
+            q.structure,
+            f"{q.prescribed_gy:g}",
+            _number(q.conformity, 2),
+            _number(q.homogeneity, 3),
+            _number(q.gradient, 1),
+        )
+        for q in review.quality
+    ]
+    if quality:
+        headings = ("target", "prescribed (Gy)", "conformity (Paddick)", "homogeneity", "gradient index")
+        _print_table(console, "plan quality", headings, quality)
+    if review.integral_dose_gy_l is not None:
+        console.print(f"Integral dose: {review.integral_dose_gy_l:.1f} Gy l")
+    for table in review.goals:
+        _print_goals(console, table)
+    biology = [
+        (b.structure, b.effect, b.endpoint, f"{b.eud_gy:.1f} Gy", _percent(b.probability), _range(b.low, b.high))
+        for b in review.biology
+    ]
+    if biology:
+        biology_headings = ("structure", "effect", "endpoint", "EUD", "probability", "95 % by parameters")
+        _print_table(console, "biology (to rank, not to predict)", biology_headings, biology)
+    _print_notes(console, review.notes)
+
+
+def _print_goals(console: Console, goals: GoalTable) -> None:
+    table = Table(title=Text(f"{goals.title}: {goals.words}"))
+    for heading in ("", "outcome", "priority", "goal", "value", "note"):
+        table.add_column(heading)
+    for row in goals.rows:
+        style = STYLES[row.status]
+        value = "" if row.value is None else f"{row.value:.1f} {row.unit}"
+        table.add_row(
+            Text(row.sign, style), Text(row.status, style), str(row.priority), Text(row.goal), value, row.note
+        )
+    console.print(table)
+    _print_notes(console, goals.notes)
+
+
+def _print_comparison(console: Console, patient: Patient, found: DoseComparison) -> None:
+    rows = [
+        (m.structure, m.metric, m.unit, _number(m.a, 1), _number(m.b, 1), _number(m.difference, 1, "+"))
+        for m in found.metrics
+    ]
+    _print_table(console, f"{patient.pseudonym}: B against A", ("structure", "metric", "unit", "A", "B", "B - A"), rows)
+    table = Table(title="goals")
+    for heading in ("goal", "A", "", "B", ""):
+        table.add_column(heading)
+    for g in found.goals:
+        sides = [
+            part
+            for value, status in ((g.a_value, g.a_status), (g.b_value, g.b_status))
+            for part in (_number(value, 1), Text(status, STYLES[status]))
+        ]
+        table.add_row(Text(f"{g.protocol}: {g.goal}"), *sides)
+    console.print(table)
+    difference, gamma = found.difference, found.gamma
+    console.print(
+        f"Difference above 10 % of the highest dose: mean {difference.mean_gy:+.2f} Gy, mean absolute "
+        f"{difference.mean_absolute_gy:.2f} Gy, largest {difference.largest_gy:+.2f} Gy"
+    )
+    console.print(f"Gamma {gamma.criteria}: {gamma.pass_ratio:.1%} of {gamma.judged_voxels} voxels at or below 1")
+    _print_notes(console, found.notes)
+
+
+def _print_notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print("Note:", end=" ", style="yellow")
+        console.print(note, markup=False, soft_wrap=True)
+
+
+def _print_table(console: Console, title: str, headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    table = Table(title=Text(title))
+    for heading in headings:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _with_error(value: float, error: float | None, unit: str) -> str:
+    return f"{value:.1f} {unit}" if error is None else f"{value:.1f} ± {error:.1f} {unit} (voxel size)"
+
+
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "–" if value is None else format(value, f"{sign}.{digits}f")
+
+
+def _percent(probability: float) -> str:
+    return "below 0.1 %" if probability < 0.001 else f"{100 * probability:.1f} %"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "not published" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def _write_review(out: Path, patient: Patient, dose: Volume, review: DoseReview) -> None:
+    from RTDigitalTwinLib.files import whole_folder
+    from RTDigitalTwinLib.report.dose_review import BiologyRow, DoseMetricRow, QualityRow, SingleDvhRow, single_dvh_rows
+    from RTDigitalTwinLib.report.goal_table import GoalRow
+    from RTDigitalTwinLib.report.tables import write_rows
+
+    write: Callable[[Path, type, Iterable[Any]], None] = write_rows
+    with whole_folder(out) as folder:
+        write(folder / "metrics.csv", DoseMetricRow, review.metrics)
+        write(folder / "plan_quality.csv", QualityRow, review.quality)
+        write(folder / "goals.csv", GoalRow, [row for table in review.goals for row in table.rows])
+        write(folder / "biology.csv", BiologyRow, review.biology)
+        write(folder / "dvh.csv", SingleDvhRow, single_dvh_rows(patient, dose))
+        summary = {"patient": patient.pseudonym, "notice": RESEARCH_USE, "software_version": __version__}
+        (folder / "summary.json").write_text(json.dumps(summary | asdict(review), indent=1, allow_nan=False) + "\n")
+
+
+def _comparison_dict(patient: Patient, found: DoseComparison) -> dict[str, Any]:
+    difference, gamma = found.difference, found.gamma
+    return {
+        "patient": patient.pseudonym,
+        "notice": RESEARCH_USE,
+        "software_version": __version__,
+        "mean_difference_gy": difference.mean_gy,
+        "mean_absolute_difference_gy": difference.mean_absolute_gy,
+        "largest_difference_gy": difference.largest_gy,
+        "gamma": {"criteria": str(gamma.criteria), "pass_ratio": gamma.pass_ratio, "voxels": gamma.judged_voxels},
+        "metrics": [asdict(m) | {"difference": m.difference} for m in found.metrics],
+        "goals": [asdict(g) for g in found.goals],
+        "notes": list(found.notes),
+    }

@@ -1,0 +1,254 @@
+"""Clinical goals: read from protocol files, judged on doses with what is known of their uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.protocol_file import (
+    HIGHEST_DOSE_GY,
+    names_of,
+    read_protocol,
+    reading,
+    require_known,
+    text_of,
+)
+from RTDigitalTwinLib.errors import ProtocolError, RTDigitalTwinError
+from RTDigitalTwinLib.resources import resource_path
+
+CONFIDENCE = 0.95
+GOAL_FILES = "goals_*.toml"
+
+
+class Status(Enum):
+    """What became of a goal."""
+
+    MET = "met"
+    ACCEPTABLE = "acceptable"
+    VIOLATED = "violated"
+    NOT_EVALUATED = "not evaluated"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A limit that a metric of all ``structures`` must keep.
+
+    Attributes
+    ----------
+    upper : whether the metric must stay at or below ``limit``; else at or above.
+    limit, acceptable : in the metric's unit; the second is the variation accepted, None where there is none.
+    """
+
+    structures: tuple[str, ...]
+    metric: DvhMetric
+    upper: bool
+    limit: float
+    acceptable: float | None = None
+
+    def keeps(self, values: NDArray, limit: float) -> NDArray[np.bool_]:
+        return values <= limit if self.upper else values >= limit
+
+    def worst(self, values: NDArray) -> NDArray:
+        """Of several structures (structures, ...), along the first axis."""
+        return values.max(axis=0) if self.upper else values.min(axis=0)
+
+    def __str__(self) -> str:
+        sign = "≤" if self.upper else "≥"
+        return f"{' and '.join(self.structures)} {self.metric} {sign} {self.limit:g} {self.metric.unit}"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Met where any of its criteria is. Priority 1 goes first."""
+
+    label: str
+    priority: int
+    criteria: tuple[Criterion, ...]
+    citation: str = ""
+
+    def __str__(self) -> str:
+        return " or ".join(str(criterion) for criterion in self.criteria)
+
+
+@dataclass(frozen=True)
+class GoalSet:
+    """The goals of a protocol; ``fractions`` that its limits are meant for, None where it does not say."""
+
+    name: str
+    title: str
+    citation: str
+    goals: tuple[Goal, ...]
+    fractions: int | None = None
+
+
+@dataclass(frozen=True)
+class GoalResult:
+    """A goal on one dose or an ensemble.
+
+    Attributes
+    ----------
+    status : of the dose, or of the mean of every metric over the samples.
+    criterion : the one it rests on: the first that holds, else the first that could be read; None where none could.
+    value : of that criterion's metric, the worst of its structures.
+    samples : number of samples; 1 of a single dose, for which there are no probabilities.
+    probability_met, probability_acceptable : share of the samples that meet the goal, and that at least keep the
+        accepted variation.
+    least_probability_met : that the number of samples supports with 95 % confidence (Clopper and Pearson, Biometrika
+        26, 404, 1934).
+    is_calibrated : whether the samples of every metric have a measured spread; else the probabilities are too sure.
+    reason : why it was not evaluated, or what of it was not.
+    """
+
+    goal: Goal
+    status: Status
+    criterion: Criterion | None = None
+    value: float | None = None
+    samples: int = 1
+    probability_met: float | None = None
+    probability_acceptable: float | None = None
+    least_probability_met: float | None = None
+    is_calibrated: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class MetricSamples:
+    """A metric of one structure: samples (samples,), and whether their spread was measured.
+
+    ``nominal`` is the value to show: of the single dose, or the samples' mean.
+    """
+
+    nominal: float
+    samples: NDArray[np.float64]
+    is_calibrated: bool = False
+
+
+Metrics = Callable[[str, DvhMetric], MetricSamples]
+
+
+def evaluate_goal(goal: Goal, structures: Sequence[str], metrics: Metrics) -> GoalResult:
+    """Judge a goal. ``metrics`` gives a metric of one of ``structures``; its errors become the reason."""
+    reasons = []
+    read: list[tuple[Criterion, float, NDArray, bool]] = []
+    for criterion in goal.criteria:
+        absent = [name for name in criterion.structures if name not in structures]
+        if absent:
+            reasons.append(f"There is no structure {' or '.join(absent)}.")
+            continue
+        try:
+            found = [metrics(name, criterion.metric) for name in criterion.structures]
+        except RTDigitalTwinError as error:
+            reasons.append(str(error))
+            continue
+        nominal = float(criterion.worst(np.array([f.nominal for f in found])))
+        samples = criterion.worst(np.stack([f.samples for f in found]))
+        read.append((criterion, nominal, samples, all(f.is_calibrated for f in found)))
+    reason = " ".join(dict.fromkeys(reasons))
+    if not read:
+        return GoalResult(goal, Status.NOT_EVALUATED, reason=reason)
+    status, criterion, value = _status(read)
+    count = read[0][2].size
+    if count < 2:
+        return GoalResult(goal, status, criterion, value, count, reason=reason)
+    met = np.logical_or.reduce([c.keeps(s, c.limit) for c, _, s, _ in read])
+    accepted = met | np.logical_or.reduce([c.keeps(s, _accepted(c)) for c, _, s, _ in read])
+    kept = int(met.sum())
+    return GoalResult(
+        goal, status, criterion, value, count, kept / count, float(accepted.mean()), least_probability(kept, count),
+        all(calibrated for *_, calibrated in read), reason,
+    )  # fmt: skip
+
+
+def _status(read: Sequence[tuple[Criterion, float, NDArray, bool]]) -> tuple[Status, Criterion, float]:
+    for status in (Status.MET, Status.ACCEPTABLE):
+        for criterion, value, _, _ in read:
+            limit = criterion.limit if status is Status.MET else _accepted(criterion)
+            if criterion.keeps(np.asarray(value), limit):
+                return status, criterion, value
+    return Status.VIOLATED, read[0][0], read[0][1]
+
+
+def _accepted(criterion: Criterion) -> float:
+    return criterion.limit if criterion.acceptable is None else criterion.acceptable
+
+
+def evaluate_goals(goals: GoalSet, structures: Sequence[str], metrics: Metrics) -> list[GoalResult]:
+    """Every goal of a set, by priority; none is left out."""
+    ordered = sorted(goals.goals, key=lambda goal: goal.priority)
+    return [evaluate_goal(goal, structures, metrics) for goal in ordered]
+
+
+def least_probability(kept: int, count: int, confidence: float = CONFIDENCE) -> float:
+    """Lower bound of a probability of which ``kept`` of ``count`` draws came true: 59 of 59 support 95 %."""
+    from scipy.special import betaincinv  # only here: a prediction needs no SciPy
+
+    return float(betaincinv(kept, count - kept + 1, 1 - confidence)) if kept else 0.0
+
+
+def available_goals() -> dict[str, Path]:
+    """Files of goals that come with the software, by the word that chooses them (rtog0225)."""
+    folder = resource_path("Protocols")
+    return {path.stem.removeprefix("goals_"): path for path in sorted(folder.glob(GOAL_FILES))}
+
+
+def load_goals(path: Path) -> GoalSet:
+    """Raises ProtocolError that names file and goal where something is missing, of another unit or impossible."""
+    content = read_protocol(path)
+    entries = content.get("goals")
+    if not isinstance(entries, list) or not entries:
+        raise ProtocolError("There are no goals.", where=path.name, remedy="Write each under [[goals]].")
+    goals = tuple(_goal(entry, f"{path.name}, goal {k}") for k, entry in enumerate(entries, start=1))
+    with reading(path.name):
+        texts = [text_of(content[key]) for key in ("name", "title", "citation")]
+        fractions = content.get("fractions")
+        if fractions is not None and (not isinstance(fractions, int) or fractions < 1):
+            raise ValueError(f"fractions is {fractions!r}")
+    return GoalSet(texts[0], texts[1], texts[2], goals, fractions)
+
+
+def _goal(entry: Mapping[str, Any], where: str) -> Goal:
+    with reading(where):
+        require_known(entry, {"label", "priority", "citation", "criteria"})
+        priority = entry["priority"]
+        if not isinstance(priority, int) or priority < 1:
+            raise ValueError(f"priority is {priority!r}; 1 goes first")
+        criteria = tuple(_criterion(criterion, where) for criterion in entry["criteria"])
+        if not criteria:
+            raise ValueError("it has no criteria")
+        return Goal(text_of(entry["label"]), priority, criteria, str(entry.get("citation", "")))
+
+
+def _criterion(entry: Mapping[str, Any], where: str) -> Criterion:
+    require_known(entry, {"structures", "metric", "at_most", "at_least", "acceptable", "unit"})
+    try:
+        metric = DvhMetric.parse(text_of(entry["metric"]))
+    except RTDigitalTwinError as error:
+        raise ProtocolError(error.what, where=where, remedy=error.remedy) from error
+    if (unit := entry["unit"]) != metric.unit:
+        raise ProtocolError(f"{metric} is in {metric.unit}, but its limit is given in {unit!r}.", where=where)
+    if ("at_most" in entry) == ("at_least" in entry):
+        raise ValueError("write either at_most or at_least")
+    upper = "at_most" in entry
+    limit = _limit(entry["at_most" if upper else "at_least"], metric, where)
+    acceptable = _limit(entry["acceptable"], metric, where) if "acceptable" in entry else None
+    if acceptable is not None and (acceptable < limit if upper else acceptable > limit):
+        raise ValueError(f"the accepted variation {acceptable:g} is stricter than the limit {limit:g}")
+    return Criterion(names_of(entry["structures"]), metric, upper, limit, acceptable)
+
+
+def _limit(value: object, metric: DvhMetric, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{value!r} is no limit")
+    if metric.unit == "Gy" and value > HIGHEST_DOSE_GY:
+        raise ProtocolError(f"{metric} {value:g} Gy is no limit in Gy.", where=where, remedy="Is it in cGy?")
+    if metric.unit == "%" and value > 100:
+        raise ProtocolError(f"{metric} {value:g} %: a volume cannot exceed 100 %.", where=where)
+    return float(value)

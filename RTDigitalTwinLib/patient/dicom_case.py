@@ -1,0 +1,218 @@
+"""Which files of a patient belong together: structure set, CT, plan and dose, checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.patient.dicom_index import (
+    CT,
+    RTDOSE,
+    RTPLAN,
+    RTSTRUCT,
+    DicomIndex,
+    IndexedFile,
+    PatientFiles,
+)
+from RTDigitalTwinLib.patient.overrides import Overrides
+
+
+@dataclass(frozen=True, eq=False)
+class CaseFiles:
+    """The files of one planned treatment.
+
+    Attributes
+    ----------
+    ct : one series.
+    plan, doses : None, empty where there are none.
+    """
+
+    pseudonym: str
+    ct: tuple[IndexedFile, ...]
+    structure_set: IndexedFile
+    plan: IndexedFile | None
+    doses: tuple[IndexedFile, ...]
+
+
+def choose_files(
+    index: DicomIndex,
+    patient: str,
+    overrides: Overrides,
+    warnings: list[str],
+    *,
+    structure_set: str = "",
+    plan: str = "",
+) -> CaseFiles:
+    """The files that belong together, of a patient of the index.
+
+    Parameters
+    ----------
+    patient : pseudonym or identifier; "" for the only one.
+    structure_set, plan : labels, to choose among several.
+
+    Raises
+    ------
+    PatientDataError : something is missing, several sets leave the choice open, or identities, studies or frames of
+        reference contradict each other without an override.
+    """
+    chosen = index.patient(patient)
+    files = _with_strays(index, chosen, overrides, warnings)
+    _require_one_person(chosen, overrides, warnings)
+    the_plan = _one(files, RTPLAN, plan, index)
+    set_ = _structure_set(files, the_plan, structure_set, index)
+    ct = _ct_of(files, set_, index)
+    _require_frame(set_, ct[0], "structure set", overrides, warnings)
+    _require_study(set_, ct[0], "structure set", ct[0].series_uid in set_.references, overrides, warnings)
+    if the_plan is not None:
+        _require_frame(the_plan, ct[0], "plan", overrides, warnings)
+        _require_study(the_plan, set_, "plan", set_.sop_uid in the_plan.references, overrides, warnings)
+    doses = _doses_of(files, the_plan, ct[0], overrides, warnings)
+    _require_undisputed((*ct, set_, *([the_plan] if the_plan else []), *doses), overrides, warnings)
+    return CaseFiles(chosen.pseudonym, tuple(ct), set_, the_plan, tuple(doses))
+
+
+def _with_strays(
+    index: DicomIndex, chosen: PatientFiles, overrides: Overrides, warnings: list[str]
+) -> Sequence[IndexedFile]:
+    """The patient's files, and those that refer to them under another identity: only where that is overridden."""
+    mine = {uid for file in chosen.files for uid in (file.sop_uid, file.series_uid)}
+    wanted = {uid for file in chosen.files for uid in file.references} - mine
+    strays = [
+        file
+        for other in index.patients.values()
+        if other is not chosen
+        for file in other.files
+        if mine & set(file.references) or wanted & {file.sop_uid, file.series_uid}
+    ]
+    if not strays:
+        return chosen.files
+    overrides.settle(
+        "identity",
+        f"{len(strays)} files refer to this patient's files, or are referred to by them, but bear another patient's "
+        f"identity ({', '.join(sorted({file.kind for file in strays}))}).",
+        strays[0].where,
+        warnings,
+    )
+    return (*chosen.files, *strays)
+
+
+def _require_one_person(chosen: PatientFiles, overrides: Overrides, warnings: list[str]) -> None:
+    for file in chosen.files:
+        if file.identity.contradicts(chosen.identity):
+            overrides.settle("identity", "Files of one identifier differ in name or birth date.", file.where, warnings)
+            return
+
+
+def _require_undisputed(used: Sequence[IndexedFile], overrides: Overrides, warnings: list[str]) -> None:
+    disputed = [file for file in used if file.is_disputed]
+    if disputed:
+        overrides.settle(
+            "copies",
+            f"{len(disputed)} objects are there in several files of different content ({disputed[0].kind}).",
+            disputed[0].where,
+            warnings,
+        )
+
+
+def _one(files: Sequence[IndexedFile], kind: str, label: str, index: DicomIndex) -> IndexedFile | None:
+    """The only file of a kind, or the one with the label; None where there are none."""
+    found = [file for file in files if file.kind == kind and (not label or file.label == label)]
+    option = {RTPLAN: "--plan", RTSTRUCT: "--structure-set"}[kind]
+    if len(found) > 1:
+        raise PatientDataError(
+            f"There are {len(found)} {kind} files: {', '.join(file.label or file.where for file in found)}.",
+            where=index.folder.name,
+            remedy=f"Choose one by its label with {option}.",
+        )
+    if not found and label:
+        there = ", ".join(file.label for file in files if file.kind == kind) or "none"
+        raise PatientDataError(f"There is no {kind} of the label {label!r}; there is {there}.", where=index.folder.name)
+    return found[0] if found else None
+
+
+def _structure_set(
+    files: Sequence[IndexedFile], plan: IndexedFile | None, label: str, index: DicomIndex
+) -> IndexedFile:
+    sets = [file for file in files if file.kind == RTSTRUCT]
+    if not label and plan is not None and plan.references:
+        meant = [file for file in sets if file.sop_uid in plan.references]
+        if meant:
+            return meant[0]
+        if sets:
+            raise plan.header.error(
+                "The plan refers to a structure set that is not here.",
+                "Export plan and structure set together, or choose one with --structure-set.",
+            )
+    chosen = _one(files, RTSTRUCT, label, index)
+    if chosen is None:
+        raise PatientDataError(
+            "There is no structure set (RTSTRUCT).", where=index.folder.name, remedy="Export it with the CT."
+        )
+    return chosen
+
+
+def _ct_of(files: Sequence[IndexedFile], set_: IndexedFile, index: DicomIndex) -> list[IndexedFile]:
+    series: dict[str, list[IndexedFile]] = {}
+    for file in files:
+        if file.kind == CT:
+            series.setdefault(file.series_uid, []).append(file)
+    if not series:
+        raise PatientDataError("There is no CT.", where=index.folder.name, remedy="Export it with the structure set.")
+    meant = [uid for uid in set_.references if uid in series]
+    if not meant:
+        meant = [uid for uid, slices in series.items() if set_.frame_uid and slices[0].frame_uid == set_.frame_uid]
+    if not meant and len(series) == 1:
+        meant = list(series)  # whether it fits is judged by frame and study
+    if len(set(meant)) != 1:
+        raise set_.header.error(
+            f"Of {len(series)} CT series, {len(set(meant))} belong to the structure set.",
+            "Give a folder with the one series that the structures were drawn on.",
+        )
+    return series[meant[0]]
+
+
+def _require_frame(file: IndexedFile, ct: IndexedFile, what: str, overrides: Overrides, warnings: list[str]) -> None:
+    if file.frame_uid and ct.frame_uid and file.frame_uid != ct.frame_uid:
+        overrides.settle(
+            "frame",
+            f"The {what} has another frame of reference than the CT: without a registration their positions mean "
+            "nothing to each other.",
+            file.where,
+            warnings,
+        )
+
+
+def _require_study(
+    file: IndexedFile, other: IndexedFile, what: str, tied: bool, overrides: Overrides, warnings: list[str]
+) -> None:
+    if file.study_uid == other.study_uid:
+        return
+    if tied:
+        warnings.append(f"The {what} is of another study than the {other.kind} it refers to.")
+        return
+    overrides.settle(
+        "study",
+        f"The {what} is of another study than the {other.kind} and does not refer to it.",
+        file.where,
+        warnings,
+    )
+
+
+def _doses_of(
+    files: Sequence[IndexedFile],
+    plan: IndexedFile | None,
+    ct: IndexedFile,
+    overrides: Overrides,
+    warnings: list[str],
+) -> list[IndexedFile]:
+    doses = [file for file in files if file.kind == RTDOSE]
+    if plan is not None:
+        fitting = [file for file in doses if not file.references or plan.sop_uid in file.references]
+        if len(fitting) < len(doses):
+            warnings.append(f"{len(doses) - len(fitting)} dose files of other plans were left out.")
+        doses = fitting
+    for file in doses:
+        _require_frame(file, ct, "dose", overrides, warnings)
+        _require_study(file, ct, "dose", bool(plan and plan.sop_uid in file.references), overrides, warnings)
+    return doses

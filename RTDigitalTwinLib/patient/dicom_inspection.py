@@ -1,0 +1,253 @@
+"""What a folder of DICOM files holds and what is wrong with it, as a tree to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.patient.dicom_case import choose_files
+from RTDigitalTwinLib.patient.dicom_ct import read_ct
+from RTDigitalTwinLib.patient.dicom_dose import read_dose
+from RTDigitalTwinLib.patient.dicom_index import (
+    CT,
+    RTDOSE,
+    RTPLAN,
+    RTSTRUCT,
+    DicomIndex,
+    IndexedFile,
+    PatientFiles,
+    index_folder,
+)
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, match_rois
+from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
+from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
+from RTDigitalTwinLib.patient.grid import Grid
+from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.structure_matching import Match, MatchState
+from RTDigitalTwinLib.patient.volume import Volume
+from RTDigitalTwinLib.progress import Progress, part, silent
+
+Source = TypeVar("Source")
+Result = TypeVar("Result")
+
+
+class Weight(Enum):
+    """How much a line of the tree matters."""
+
+    PLAIN = "plain"
+    GOOD = "good"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass
+class Line:
+    """A line of the tree with what hangs on it."""
+
+    text: str
+    weight: Weight = Weight.PLAIN
+    below: list[Line] = field(default_factory=list)
+    was_read: bool = False  # of a file or series: whether it could be
+
+    def add(self, text: str, weight: Weight = Weight.PLAIN) -> Line:
+        line = Line(text, weight)
+        self.below.append(line)
+        return line
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes
+    ----------
+    usable : whether any CT, structure set, plan or dose could be read.
+    matches : what the names of structures may mean, by pseudonym.
+    """
+
+    tree: Line
+    usable: bool
+    matches: dict[str, list[Match]]
+
+
+def inspect_folder(
+    folder: Path, choice: DicomChoice | None = None, *, show_identity: bool = False, progress: Progress = silent
+) -> Inspection:
+    """Read everything in a folder as far as it goes; patients by pseudonym, with identifier where asked.
+
+    Raises PatientDataError only where there is no such folder.
+    """
+    choice = choice or DicomChoice()
+    index = index_folder(folder, part(progress, 0.0, 0.3))
+    tree = Line(f"{folder.name or folder}: {len(index.patients)} patients, {index.other_files} files that are no DICOM")
+    matches: dict[str, list[Match]] = {}
+    for i, patient in enumerate(index.patients.values()):
+        who = f" (identifier {patient.identity.patient_id!r})" if show_identity else ""
+        line = tree.add(f"{patient.pseudonym}{who}: {len(patient.files)} files")
+        _inspect_patient(index, patient, line, choice, matches)
+        progress(0.3 + 0.7 * (i + 1) / len(index.patients), "inspecting")
+    for problem in index.problems:
+        where = f"{problem.where}: " if problem.where else ""
+        tree.add(f"{where}{problem.what} {problem.remedy}".strip(), Weight.PROBLEM)
+    return Inspection(tree, any(line.was_read for line in _all(tree)), matches)
+
+
+def _all(line: Line) -> Iterator[Line]:
+    yield line
+    for child in line.below:
+        yield from _all(child)
+
+
+def _inspect_patient(
+    index: DicomIndex, patient: PatientFiles, line: Line, choice: DicomChoice, matches: dict[str, list[Match]]
+) -> None:
+    if choice.patient not in ("", patient.pseudonym, patient.identity.patient_id):
+        choice = replace(choice, names={}, structure_set="", plan="")  # said of another patient
+    volumes: dict[str, Volume] = {}
+    plans: dict[str, DicomPlan] = {}
+    for study in sorted({file.study_uid for file in patient.files}):
+        branch = line.add(f"Study {1 + sorted({f.study_uid for f in patient.files}).index(study)}")
+        mine = [file for file in patient.files if file.study_uid == study]
+        for uid, series in patient.ct_series.items():
+            if series[0].study_uid == study:
+                volume = _guarded(branch, f"CT, {len(series)} slices", lambda s, node: _ct(s, node, choice), series)
+                if volume is not None:
+                    volumes[uid] = volume
+        for file in mine:
+            if file.kind == RTPLAN:
+                plan = _guarded(branch, "RTPLAN", _plan, file)
+                if plan is not None:
+                    plans[file.sop_uid] = plan
+            elif file.kind == RTDOSE:
+                _guarded(branch, "RTDOSE", _dose, file)
+            elif file.kind not in (CT, RTSTRUCT):
+                branch.add(f"{file.kind}: not used")
+        for file in mine:
+            if file.kind == RTSTRUCT:
+                read = _guarded(branch, "RTSTRUCT", _structure_set, file)
+                if read is not None:
+                    node, rois = read
+                    frames = {uid: v for uid, v in volumes.items() if uid in file.references}
+                    grid = next(iter(frames.values())).grid if frames else None
+                    plan = next((plans[p.sop_uid] for p in patient.of_kind(RTPLAN)
+                                 if file.sop_uid in p.references and p.sop_uid in plans), None)  # fmt: skip
+                    found = _structures(node, rois, grid, plan, choice)
+                    if found and choice.structure_set in ("", file.label):
+                        matches[patient.pseudonym] = found
+    warnings: list[str] = []
+    try:
+        files = choose_files(
+            index, patient.pseudonym, choice.overrides, warnings,
+            structure_set=choice.structure_set, plan=choice.plan,
+        )  # fmt: skip
+    except RTDigitalTwinError as error:
+        line.add(str(error), Weight.PROBLEM)
+        return
+    for warning in warnings:
+        line.add(warning, Weight.WARNING)
+    ready = files.ct[0].series_uid in volumes and patient.pseudonym in matches
+    if not ready:
+        line.add("Cannot be used: CT or structures could not be read.", Weight.PROBLEM)
+    elif any(match.waits for match in matches[patient.pseudonym]):
+        line.add("Can be used once the proposed names are confirmed.", Weight.WARNING)
+    else:
+        line.add("CT and structures fit together.", Weight.GOOD)
+
+
+def _guarded(parent: Line, title: str, read: Callable[[Source, Line], Result], source: Source) -> Result | None:
+    node = parent.add(title)
+    try:
+        result = read(source, node)
+        node.was_read = True
+        return result
+    except RTDigitalTwinError as error:
+        node.add(str(error), Weight.PROBLEM)
+        return None
+
+
+def _ct(series: list[IndexedFile], node: Line, choice: DicomChoice) -> Volume:
+    warnings: list[str] = []
+    try:
+        volume = read_ct(series, choice.overrides, warnings)
+    finally:
+        for warning in warnings:
+            node.add(warning, Weight.WARNING)
+    node.add(f"{_described(volume.grid)}; {volume.values.min():g} to {volume.values.max():g} HU")
+    return volume
+
+
+def _described(grid: Grid) -> str:
+    columns, rows, slices = grid.shape[::-1]
+    sizes = " x ".join(f"{s:.3g}" for s in grid.spacing_mm)
+    axes = np.reshape(grid.direction, (3, 3))
+    straight = np.allclose(np.abs(axes).max(axis=0), 1, atol=1e-3)
+    names = [("L", "R"), ("P", "A"), ("S", "I")]
+    sense = ""
+    for axis in axes.T:
+        lps = int(np.argmax(np.abs(axis)))
+        sense += names[lps][0 if axis[lps] > 0 else 1]
+    return f"{columns} x {rows} x {slices} voxels of {sizes} mm, axes {sense}{'' if straight else ', oblique'}"
+
+
+def _plan(file: IndexedFile, node: Line) -> DicomPlan:
+    plan = read_plan(file)
+    doses = sorted({gy for _, gy in plan.roi_dose_gy} | set(plan.site_doses_gy), reverse=True)
+    node.add(
+        f"{', '.join(f'{gy:g}' for gy in doses) or 'no'} Gy to targets in "
+        f"{plan.fractions if plan.fractions is not None else 'an unknown number of'} fractions, "
+        f"{len(plan.gantry_angles_deg) or 'no'} fixed coplanar fields, {plan.approval.value}"
+    )
+    for remark in plan.remarks:
+        node.add(remark, Weight.WARNING)
+    return plan
+
+
+def _dose(file: IndexedFile, node: Line) -> None:
+    dose = read_dose(file)
+    highest = float(dose.dose.values.max())
+    node.add(f"{dose.summation}: up to {highest:.1f} Gy; {_described(dose.dose.grid)}")
+    if not dose.is_plan:
+        node.add("Not the dose of a whole plan: it is not used.", Weight.WARNING)
+    for remark in dose.remarks:
+        node.add(remark, Weight.WARNING)
+
+
+def _structure_set(file: IndexedFile, node: Line) -> tuple[Line, list[Roi]]:
+    rois = read_rois(file)
+    node.text = f"RTSTRUCT, {len(rois)} structures"
+    return node, rois
+
+
+def _structures(
+    node: Line,
+    rois: list[Roi],
+    grid: Grid | None,
+    plan: DicomPlan | None,
+    choice: DicomChoice,
+) -> list[Match]:
+    warnings: list[str] = []
+    drawn: dict[int, Structure] = {}
+    if grid is None:
+        node.add("The CT it was drawn on is not here or cannot be read.", Weight.PROBLEM)
+    else:
+        drawn = occupancies(rois, grid, warnings)
+    try:
+        found = match_rois(rois, drawn, plan, choice)
+    except RTDigitalTwinError as error:
+        node.add(str(error), Weight.PROBLEM)
+        return []
+    for roi, match in zip(rois, found, strict=True):
+        size = f", {drawn[roi.number].volume_cc:.1f} cc" if roi.number in drawn else ""
+        meaning = f" = {match.name}" if match.name else ""
+        weight = Weight.WARNING if match.waits else Weight.PLAIN
+        sure = f" {match.confidence:.2f}" if match.state is MatchState.PROPOSED else ""
+        node.add(f"{roi.name}{meaning}: {match.state.value}{sure} ({match.reason}){size}", weight)
+    for warning in warnings:
+        node.add(warning, Weight.WARNING)
+    return found

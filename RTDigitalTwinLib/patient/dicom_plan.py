@@ -1,0 +1,113 @@
+"""RTPLAN: what was prescribed, in how many fractions, by which beams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from RTDigitalTwinLib.patient.dicom_file import DicomItem, open_dicom
+from RTDigitalTwinLib.patient.dicom_index import IndexedFile
+from RTDigitalTwinLib.patient.plan import Approval
+
+_HIGHEST_DOSE_GY = 200.0
+_MOST_FRACTIONS = 100
+
+
+@dataclass(frozen=True)
+class DicomPlan:
+    """What a plan file says.
+
+    Attributes
+    ----------
+    fractions : None where the plan does not say.
+    roi_dose_gy : (ROI number, prescribed dose in Gy) where the plan ties doses to structures.
+    site_doses_gy : prescribed doses in Gy tied to no structure.
+    gantry_angles_deg : of fixed coplanar fields of a head-first supine patient; empty where that does not describe it.
+    remarks : what the user should know.
+    """
+
+    fractions: int | None
+    roi_dose_gy: tuple[tuple[int, float], ...]
+    site_doses_gy: tuple[float, ...]
+    gantry_angles_deg: tuple[float, ...]
+    approval: Approval
+    remarks: tuple[str, ...]
+
+
+def read_plan(file: IndexedFile) -> DicomPlan:
+    """Read a plan. Raises PatientDataError naming the tag."""
+    item = open_dicom(file.path, file.where)
+    remarks: list[str] = []
+    by_roi: dict[int, float] = {}
+    sites: list[float] = []
+    for reference in item.items("DoseReferenceSequence"):
+        if reference.text("DoseReferenceType", "").upper() != "TARGET":
+            continue
+        if not reference.has("TargetPrescriptionDose"):
+            continue
+        gy = reference.number("TargetPrescriptionDose", 0, _HIGHEST_DOSE_GY)
+        if gy == 0:
+            continue
+        if reference.has("ReferencedROINumber"):
+            number = reference.whole("ReferencedROINumber", -(2**31), 2**31)
+            if by_roi.setdefault(number, gy) != gy:
+                raise item.error(
+                    f"(300A,0010) DoseReferenceSequence: one structure has two doses, {by_roi[number]:g} and {gy:g} Gy."
+                )
+        elif reference.text("DoseReferenceStructureType", "").upper() in ("SITE", "VOLUME", ""):
+            sites.append(gy)
+    return DicomPlan(
+        _fractions(item, remarks),
+        tuple(by_roi.items()),
+        tuple(sites),
+        _angles(item, remarks),
+        _approval(item),
+        tuple(remarks),
+    )
+
+
+def _fractions(item: DicomItem, remarks: list[str]) -> int | None:
+    groups = item.items("FractionGroupSequence")
+    if len(groups) > 1:
+        raise item.error(
+            f"(300A,0070) FractionGroupSequence: the plan has {len(groups)} parts.",
+            "Give a plan of one fraction group.",
+        )
+    if not groups or not groups[0].has("NumberOfFractionsPlanned"):
+        remarks.append("The plan does not say in how many fractions.")
+        return None
+    return groups[0].whole("NumberOfFractionsPlanned", 1, _MOST_FRACTIONS)
+
+
+def _angles(item: DicomItem, remarks: list[str]) -> tuple[float, ...]:
+    angles: list[float] = []
+    arcs = turned = 0
+    for beam in item.items("BeamSequence"):
+        if beam.text("TreatmentDeliveryType", "TREATMENT").upper() not in ("TREATMENT", "CONTINUATION"):
+            continue
+        points = beam.items("ControlPointSequence")
+        if not points or not points[0].has("GantryAngle"):
+            remarks.append("A beam of the plan names no gantry angle.")
+            return ()
+        arcs += any(p.text("GantryRotationDirection", "NONE").upper() not in ("NONE", "") for p in points)
+        if points[0].has("PatientSupportAngle"):
+            couch = points[0].number("PatientSupportAngle", -360, 360) % 360
+            turned += min(couch, 360 - couch) > 1
+        angles.append(points[0].number("GantryAngle", -360, 360) % 360)
+    if arcs:
+        remarks.append(f"{arcs} beams of the plan are arcs, which are no fixed fields.")
+    if turned:
+        remarks.append(f"{turned} beams of the plan are not coplanar.")
+    positions = {setup.text("PatientPosition", "").upper() for setup in item.items("PatientSetupSequence")} - {
+        "",
+        "HFS",
+    }
+    if positions and angles:
+        remarks.append(
+            f"The plan treats in position {', '.join(sorted(positions))}; gantry angles are read for HFS only."
+        )
+    return () if arcs or turned or positions else tuple(sorted(set(angles)))
+
+
+def _approval(item: DicomItem) -> Approval:
+    text = item.text("ApprovalStatus", "").upper()
+    return next((state for state in Approval if state.value == text), Approval.UNKNOWN)

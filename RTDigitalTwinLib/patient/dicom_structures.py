@@ -1,0 +1,187 @@
+"""RTSTRUCT: regions of interest as contours in patient coordinates, and as partial-volume structures on a grid."""
+
+from __future__ import annotations
+
+import warnings as python_warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.errors import GeometryError, RTDigitalTwinError
+from RTDigitalTwinLib.patient.contours import rasterise
+from RTDigitalTwinLib.patient.dicom_file import DicomItem, decoding, open_dicom
+from RTDigitalTwinLib.patient.dicom_index import IndexedFile
+from RTDigitalTwinLib.patient.grid import Grid, bounding_box
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
+
+CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_TARGET_TYPES = ("PTV", "CTV", "GTV", "TREATED_VOLUME", "IRRAD_VOLUME", "BOLUS_TARGET")
+_FARTHEST_MM = 1e5
+# A contour spread over more of a slice than this is not drawn parallel to the slices.
+_PLANAR_RATIO = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Roi:
+    """A region of interest of a structure set.
+
+    Attributes
+    ----------
+    contours : closed ones, each (points, 3) in LPS mm.
+    frame_uid : frame of reference of its coordinates; "" where the file names none.
+    interpreted_type : such as PTV, ORGAN, EXTERNAL; "" where not given.
+    remarks : what was left out, in words with counts.
+    problem : why it cannot be used; "" where it can.
+    """
+
+    number: int
+    name: str
+    interpreted_type: str
+    frame_uid: str
+    contours: tuple[NDArray[np.float64], ...]
+    remarks: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def kind(self) -> StructureKind:
+        if self.interpreted_type in _TARGET_TYPES:
+            return StructureKind.TARGET
+        return StructureKind.REGION if self.interpreted_type == "EXTERNAL" else StructureKind.ORGAN
+
+
+def read_rois(file: IndexedFile) -> list[Roi]:
+    """All regions of a structure set; one that is damaged costs only itself. Raises PatientDataError."""
+    item = open_dicom(file.path, file.where)
+    sequences: dict[int, DicomItem] = {}
+    repeated = set()
+    for one in item.items("ROIContourSequence"):
+        number = one.whole("ReferencedROINumber", -(2**31), 2**31)
+        repeated |= {number} & sequences.keys()
+        sequences[number] = one
+    types = {}
+    for one in item.items("RTROIObservationsSequence"):
+        if one.has("ReferencedROINumber"):
+            number = one.whole("ReferencedROINumber", -(2**31), 2**31)
+            types[number] = one.text("RTROIInterpretedType", "").upper()
+    rois = []
+    for one in item.items("StructureSetROISequence"):
+        number = one.whole("ROINumber", -(2**31), 2**31)
+        name = one.text("ROIName", "") or f"ROI {number}"
+        frame = one.text("ReferencedFrameOfReferenceUID", "") or file.frame_uid
+        contours: list[NDArray[np.float64]] = []
+        remarks: tuple[str, ...] = ()
+        problem = "" if number in sequences else "It has no contours."
+        if number in repeated:
+            problem = "Two sets of contours claim its number."
+        elif number in sequences:
+            try:
+                contours, remarks = _contours(sequences[number])
+            except RTDigitalTwinError as error:
+                problem = error.what
+            if not contours and not problem:
+                problem = "It has no closed contours."
+        rois.append(Roi(number, name, types.get(number, ""), frame, tuple(contours), remarks, problem))
+    if not rois:
+        raise item.error("(3006,0020) StructureSetROISequence: the structure set is empty.", "Export it anew.")
+    numbers = [roi.number for roi in rois]
+    if len(set(numbers)) < len(numbers):
+        raise item.error("(3006,0022) ROINumber: two structures have one number.", "Export it anew.")
+    return rois
+
+
+def _contours(sequence: DicomItem) -> tuple[list[NDArray[np.float64]], tuple[str, ...]]:
+    kept: list[NDArray[np.float64]] = []
+    seen: set[bytes] = set()
+    short = other = copies = 0
+    for contour in sequence.items("ContourSequence"):
+        points = _points(contour)
+        if contour.text("ContourGeometricType", "CLOSED_PLANAR").upper() not in CLOSED_TYPES:
+            other += 1
+        elif len(points) < 3:
+            short += 1
+        elif points.tobytes() in seen:
+            copies += 1  # even-odd would cancel it with its original
+        else:
+            seen.add(points.tobytes())
+            kept.append(points)
+    remarks = []
+    if short:
+        remarks.append(f"{short} contours of one or two points were left out")
+    if other:
+        remarks.append(f"{other} points or open contours were left out")
+    if copies:
+        remarks.append(f"{copies} contours were there twice")
+    return kept, tuple(remarks)
+
+
+def _points(contour: DicomItem) -> NDArray[np.float64]:
+    """Points (points, 3) of a contour; parsed at once, for pydicom's decimal strings take most of the time."""
+    raw = contour.raw("ContourData")
+    if raw is None:
+        values = contour.numbers("ContourData") if contour.has("ContourData") else np.zeros(0)
+    else:
+        with decoding(contour.where, "ContourData"), python_warnings.catch_warnings():
+            python_warnings.simplefilter("error")
+            text = raw.decode("ascii").strip(" \0")
+            values = np.fromstring(text, sep="\\") if text else np.zeros(0)
+    if values.size % 3 or not np.isfinite(values).all() or (np.abs(values) > _FARTHEST_MM).any():
+        raise contour.error("(3006,0050) ContourData holds no valid triples of coordinates.", "Export it anew.")
+    points = values.reshape(-1, 3)
+    if contour.has("NumberOfContourPoints"):
+        told = contour.whole("NumberOfContourPoints", 0, 2**31)
+        if told != len(points):
+            raise contour.error(f"(3006,0046) NumberOfContourPoints is {told}, but there are {len(points)} points.")
+    return points
+
+
+def roi_structure(roi: Roi, grid: Grid, warnings: list[str]) -> Structure:
+    """A region as occupancy on the grid of a CT. Adds warnings with counts.
+
+    Contours must be parallel to the grid's slices, whatever their direction in space. Raises GeometryError where none
+    are, or nothing of it lies on the grid.
+    """
+    if roi.problem:
+        raise GeometryError(roi.problem, where=roi.name)
+    counted = list(roi.remarks)
+    in_index = [grid.to_index(points) for points in roi.contours]
+    flat = [points for points in in_index if np.ptp(points[:, 0]) <= _PLANAR_RATIO]
+    if not flat:
+        raise GeometryError(
+            "Its contours are not drawn parallel to the CT slices.",
+            where=roi.name,
+            remedy="Export it as contours on the CT's slices.",
+        )
+    if len(flat) < len(in_index):
+        counted.append(f"{len(in_index) - len(flat)} contours not parallel to the CT slices were left out")
+    try:
+        drawn = rasterise(flat, grid.shape)
+    except GeometryError as error:
+        raise GeometryError(error.what, where=roi.name, remedy=error.remedy) from error
+    tight = None if drawn.box is None else bounding_box(drawn.occupancy > 0)
+    if drawn.box is None or tight is None:
+        raise GeometryError("No part of it lies on the CT.", where=roi.name)
+    if drawn.off_slice_planes:
+        counted.append(f"{drawn.off_slice_planes} contour planes between CT slices count by their overlap")
+    if drawn.beyond_planes:
+        counted.append(f"{drawn.beyond_planes} contour planes lie beyond the CT")
+    if drawn.gaps:
+        counted.append(f"{drawn.gaps} gaps between its contours were left empty")
+    if counted:
+        warnings.append(f"{roi.name}: {'; '.join(counted)}.")
+    box = tuple(
+        slice(part.start + inner.start, part.start + inner.stop) for part, inner in zip(drawn.box, tight, strict=True)
+    )
+    return Structure(roi.name, grid, (box[0], box[1], box[2]), drawn.occupancy[tight], roi.kind, roi.name)
+
+
+def occupancies(rois: Sequence[Roi], grid: Grid, warnings: list[str]) -> dict[int, Structure]:
+    """Structures by ROI number; a region that cannot be drawn is left out with a warning."""
+    drawn = {}
+    for roi in rois:
+        try:
+            drawn[roi.number] = roi_structure(roi, grid, warnings)
+        except GeometryError as error:
+            warnings.append(f"{roi.name} was left out: {error.what}")
+    return drawn

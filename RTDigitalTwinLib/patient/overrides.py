@@ -1,0 +1,33 @@
+"""Checks that a user may pass over, explicitly and on record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from RTDigitalTwinLib.errors import PatientDataError
+
+OVERRIDES = {
+    "identity": "files of one patient that contradict each other",
+    "copies": "files of one object that differ in content, of which the first by name is taken",
+    "frame": "frames of reference that differ",
+    "study": "studies that differ without a reference between the files",
+    "gaps": "missing CT slices, filled by interpolation",
+}
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Checks the user chose to pass over, each recorded in the patient's warnings.
+
+    Attributes
+    ----------
+    accepted : out of ``OVERRIDES``.
+    """
+
+    accepted: frozenset[str] = field(default_factory=frozenset)
+
+    def settle(self, check: str, what: str, where: str, warnings: list[str]) -> None:
+        """Raise PatientDataError, or record that the check was overridden."""
+        if check not in self.accepted:
+            raise PatientDataError(what, where=where, remedy=f"If you know better, say --accept {check}.")
+        warnings.append(f"Overridden by the user ({check}): {what}")

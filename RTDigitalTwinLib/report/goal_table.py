@@ -1,0 +1,139 @@
+"""Clinical goals as rows: what the report, the command line and the CSV file all show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, StructureDose
+from RTDigitalTwinLib.dosimetry.goals import (
+    GoalResult,
+    GoalSet,
+    Metrics,
+    MetricSamples,
+    Status,
+    available_goals,
+    evaluate_goals,
+    load_goals,
+)
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.volume import Volume
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+
+# A sign beside every word, so that a row reads without its colour.
+SIGNS = {Status.MET: "✓", Status.ACCEPTABLE: "~", Status.VIOLATED: "✗", Status.NOT_EVALUATED: "–"}
+
+
+@dataclass(frozen=True)
+class GoalRow:
+    """One goal of one protocol.
+
+    Attributes
+    ----------
+    goal : its criteria in words; ``criterion`` the one that ``value`` and ``status`` rest on.
+    probability_met, probability_acceptable : 0..1; None for a single dose.
+    least_probability_met : that the samples support with 95 % confidence.
+    calibrated : whether the probabilities are of calibrated samples; None for a single dose.
+    note : what could not be evaluated, and why.
+    """
+
+    protocol: str
+    priority: int
+    label: str
+    goal: str
+    criterion: str
+    value: float | None
+    unit: str
+    status: str
+    sign: str
+    probability_met: float | None
+    least_probability_met: float | None
+    probability_acceptable: float | None
+    calibrated: bool | None
+    note: str
+
+
+@dataclass(frozen=True)
+class GoalTable:
+    """The rows of a protocol with what must be said of it."""
+
+    title: str
+    citation: str
+    rows: tuple[GoalRow, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """How many goals ended how, such as ``5 met, 1 violated``."""
+        counted = {s: sum(row.status == s.value for row in self.rows) for s in Status}
+        return ", ".join(f"{n} {s.value}" for s, n in counted.items() if n)
+
+
+def goal_sets(chosen: Sequence[GoalSet] | None = None) -> tuple[GoalSet, ...]:
+    """Those chosen; by default all that come with the software."""
+    return tuple(chosen) if chosen is not None else tuple(load_goals(path) for path in available_goals().values())
+
+
+def goal_tables(patient: Patient, metrics: Metrics, sets: Sequence[GoalSet], fractions: int | None) -> list[GoalTable]:
+    """Judge every goal of the sets; ``fractions`` of the plan, None where not known."""
+    tables = []
+    for goals in sets:
+        results = evaluate_goals(goals, list(patient.structures), metrics)
+        rows = tuple(_row(goals, result) for result in results)
+        notes = []
+        if goals.fractions is not None and fractions != goals.fractions:
+            given = "an unknown number" if fractions is None else str(fractions)
+            notes.append(f"The limits are meant for {goals.fractions} fractions; the plan has {given}.")
+        tables.append(GoalTable(f"{goals.name}: {goals.title}", goals.citation, rows, tuple(notes)))
+    return tables
+
+
+def metrics_of_prediction(prediction: DoseEnsemble) -> Metrics:
+    """Metrics of a prediction's samples, each structure taken once."""
+    inside: dict[str, StructureDose] = {}
+
+    @cache
+    def read(name: str, metric: DvhMetric) -> MetricSamples:
+        if name not in inside:
+            inside[name] = prediction.structure_dose(name)
+        return prediction.metric_samples(name, metric, inside[name])
+
+    return read
+
+
+def metrics_of_dose(dose: Volume, patient: Patient) -> Metrics:
+    """Metrics of a single dose, each structure taken once."""
+    inside: dict[str, StructureDose] = {}
+
+    def read(name: str, metric: DvhMetric) -> MetricSamples:
+        if name not in inside:
+            inside[name] = structure_dose_of(dose, patient.structure(name))
+        values = np.asarray(inside[name].metric(metric), float)
+        return MetricSamples(float(values[0]), values)
+
+    return read
+
+
+def _row(goals: GoalSet, result: GoalResult) -> GoalRow:
+    criterion = result.criterion
+    single = result.probability_met is None
+    return GoalRow(
+        goals.name,
+        result.goal.priority,
+        result.goal.label,
+        str(result.goal),
+        "" if criterion is None else str(criterion),
+        result.value,
+        "" if criterion is None else criterion.metric.unit,
+        result.status.value,
+        SIGNS[result.status],
+        result.probability_met,
+        result.least_probability_met,
+        result.probability_acceptable,
+        None if single else result.is_calibrated,
+        result.reason,
+    )

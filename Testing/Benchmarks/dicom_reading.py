@@ -1,0 +1,107 @@
+"""Reading and drawing 120 slices of 512 x 512 with 25 structures, beside plastimatch where that is installed."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.patient.dicom_ct import read_ct
+from RTDigitalTwinLib.patient.dicom_export import write_patient
+from RTDigitalTwinLib.patient.dicom_index import RTSTRUCT, index_folder
+from RTDigitalTwinLib.patient.dicom_structures import occupancies, read_rois
+from RTDigitalTwinLib.patient.grid import Grid
+from RTDigitalTwinLib.patient.overrides import Overrides
+from RTDigitalTwinLib.patient.patient import Image, Patient
+from RTDigitalTwinLib.patient.plan import Plan, Prescription
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
+from RTDigitalTwinLib.patient.volume import Quantity, Volume
+
+GRID = Grid((120, 512, 512), (0.9765625, 0.9765625, 2.5), (-249.5, -249.5, -148.75))
+STRUCTURES = 25
+REPEATS = 3
+
+
+def ellipsoid(centre_mm: NDArray, radii_mm: NDArray) -> NDArray[np.float32]:
+    """Occupancy with a soft edge of about a pixel."""
+    slices, rows, columns = (np.arange(n, dtype=np.float32) for n in GRID.shape)
+    z = (GRID.origin_mm[2] + GRID.spacing_mm[2] * slices)[:, None, None]
+    y = (GRID.origin_mm[1] + GRID.spacing_mm[1] * rows)[:, None]
+    x = GRID.origin_mm[0] + GRID.spacing_mm[0] * columns
+    (a, b, c), (r, s, t) = centre_mm.astype(np.float32), radii_mm.astype(np.float32)
+    out = np.sqrt(((x - a) / r) ** 2 + ((y - b) / s) ** 2 + ((z - c) / t) ** 2) - 1
+    return np.clip(0.5 - out * min(r, s, t) / 2, 0, 1).astype(np.float32)
+
+
+def made_patient() -> Patient:
+    rng = np.random.default_rng(0)
+    body = ellipsoid(np.zeros(3), np.array([200.0, 140, 400]))
+    hu = np.where(body >= 0.5, 30, -1000) + rng.normal(0, 10, GRID.shape)
+    structures = {}
+    for i in range(STRUCTURES - 1):
+        name = f"organ {i}" if i else "PTV_7000"
+        occupancy = ellipsoid(rng.uniform([-100, -70, -60], [100, 70, 60]), rng.uniform(15, 70, 3))
+        kind = StructureKind.ORGAN if i else StructureKind.TARGET
+        structures[name] = Structure.from_array(name, occupancy, GRID, kind)
+    return Patient(
+        "benchmark",
+        (Image("CT", Volume(hu.astype(np.int16), GRID, Quantity.HU)),),
+        structures,
+        Structure.from_array("FeasibleDose", body, GRID, StructureKind.REGION),
+        (Plan(Prescription((("PTV_7000", 70.0),), 35)),),
+    )
+
+
+def read_all(folder: Path) -> dict[str, float]:
+    """Seconds of each stage."""
+    seconds = {}
+    start = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal start
+        now = time.perf_counter()
+        seconds[name], start = now - start, now
+
+    patient = index_folder(folder).patient()
+    lap("index")
+    (series,) = patient.ct_series.values()
+    ct = read_ct(series, Overrides(), [])
+    lap("CT")
+    rois = read_rois(patient.of_kind(RTSTRUCT)[0])
+    lap("contours")
+    assert len(occupancies(rois, ct.grid, [])) == STRUCTURES
+    lap("drawing")
+    return seconds
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "set"
+        write_patient(made_patient(), folder)
+        runs = [read_all(folder) for _ in range(REPEATS)]
+        best = min(runs, key=lambda run: sum(run.values()))
+        stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in best.items())
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"ours: {sum(best.values()):.2f} s ({stages}); peak {peak:.0f} MiB with the making of the set")
+        if shutil.which("plastimatch") is None:
+            print("plastimatch is not installed")
+            return
+        command = ["plastimatch", "convert", "--input", str(folder), "--output-img", str(Path(place) / "ct.mha"),
+                   "--output-prefix", str(Path(place) / "masks"), "--prefix-format", "mha"]  # fmt: skip
+        times = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            times.append(time.perf_counter() - start)
+        ratio = sum(best.values()) / min(times)
+        print(f"plastimatch: {min(times):.2f} s with writing its masks; ours takes {ratio:.2f} times that")
+
+
+if __name__ == "__main__":
+    main()

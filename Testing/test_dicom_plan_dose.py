@@ -1,0 +1,179 @@
+"""RTDOSE and RTPLAN: units, scaling, frame offsets, parts of plans, fractions and beams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+
+from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.patient.dicom_patient import read_patient
+from Testing.dicom_sets import dose_in, dose_of, edited, plan_in
+
+# The dose
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "message"),
+    [
+        ("DoseGridScaling", None, "DoseGridScaling is missing"),
+        ("DoseGridScaling", 0, "must be above 0"),
+        ("DoseGridScaling", "1000", "reaches"),
+        ("DoseUnits", "RELATIVE", "DoseUnits is RELATIVE"),
+        ("DoseUnits", None, "DoseUnits is missing"),
+        ("DoseType", "ERROR", "DoseType is ERROR"),
+        ("GridFrameOffsetVector", None, "GridFrameOffsetVector is missing"),
+        ("GridFrameOffsetVector", [5.0 * i + 3 for i in range(24)], "neither 0 nor the position"),
+        ("GridFrameOffsetVector", [0.0] + [5.0 * i + 1 for i in range(1, 24)], "not evenly"),
+        ("GridFrameOffsetVector", [5.0 * i for i in range(23)], "23 entries for 24 frames"),
+    ],
+)
+def test_a_dose_of_open_meaning_is_refused(damaged_set: Path, tag: str, value: object, message: str) -> None:
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        if value is None:
+            del ds[tag]
+        else:
+            setattr(ds, tag, value)
+    with pytest.raises(PatientDataError, match=message):
+        dose_in(damaged_set)
+    patient = read_patient(damaged_set)  # the rest is read, and it is told
+    assert patient.plan.dose is None
+    assert any(text.startswith("A dose was left out") for text in patient.warnings)
+
+
+@pytest.mark.parametrize("summation", ["BEAM", "FRACTION", "MULTI_PLAN"])
+def test_a_part_is_not_taken_for_the_plan(damaged_set: Path, summation: str) -> None:
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        ds.DoseSummationType = summation
+    assert dose_in(damaged_set).summation == summation
+    patient = read_patient(damaged_set)
+    assert patient.plan.dose is None
+    assert any(f"summation {summation} was left out" in text for text in patient.warnings)
+
+
+def test_effective_dose_is_labelled(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        ds.DoseType = "EFFECTIVE"
+    assert any("EFFECTIVE" in text for text in read_patient(damaged_set).warnings)
+
+
+def test_both_kinds_of_frame_offsets_and_either_sense(damaged_set: Path) -> None:
+    relative = dose_in(damaged_set).dose
+    z = relative.grid.origin_mm[2]
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        ds.GridFrameOffsetVector = [z + 5.0 * i for i in range(24)]
+    absolute = dose_in(damaged_set).dose
+    assert absolute.grid.same_as(relative.grid)
+    np.testing.assert_array_equal(absolute.values, relative.values)
+    with edited(damaged_set / "RTDOSE.dcm") as ds:  # top frame first
+        ds.ImagePositionPatient[2] = z + 5.0 * 23
+        ds.GridFrameOffsetVector = [-5.0 * i for i in range(24)]
+        ds.PixelData = ds.pixel_array[::-1].tobytes()
+    downwards = dose_in(damaged_set).dose
+    assert downwards.grid.same_as(relative.grid)
+    np.testing.assert_array_equal(downwards.values, relative.values)
+
+
+def test_a_dose_on_a_smaller_grid_is_undefined_beyond_it(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        pixels = ds.pixel_array[6:18]
+        ds.ImagePositionPatient[2] = float(ds.ImagePositionPatient[2]) + 6 * 5.0
+        ds.NumberOfFrames, ds.GridFrameOffsetVector = 12, [5.0 * i for i in range(12)]
+        ds.PixelData = pixels.tobytes()
+    patient = read_patient(damaged_set)
+    dose = dose_of(patient)
+    assert np.isnan(dose[:5]).all() and np.isfinite(dose[6:18]).all()
+    assert any("of SpinalCord; beyond it the dose is not known" in text for text in patient.warnings)
+    assert not any("of PTV_7000; beyond" in text for text in patient.warnings)
+
+
+def test_a_dose_of_other_axes_and_spacing_is_resampled_in_the_patient(damaged_set: Path) -> None:
+    """A ramp along all three axes, stored with rows along the patient's columns and slices towards the feet."""
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        origin = np.array([-70.0, -60.0, 45.0])
+        shape, steps = (20, 30, 26), (4.5, 5.0, 4.0)  # frames down, rows along x, columns along y
+        frames, rows, columns = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+        x, y, z = origin[0] + steps[1] * rows, origin[1] + steps[2] * columns, origin[2] - steps[0] * frames
+        gy = 30 + 0.1 * x + 0.15 * y - 0.2 * z
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = list(origin), [0, 1, 0, 1, 0, 0]
+        ds.PixelSpacing, ds.NumberOfFrames = [steps[1], steps[2]], shape[0]
+        ds.Rows, ds.Columns = shape[1:]
+        ds.GridFrameOffsetVector = [steps[0] * k for k in range(shape[0])]
+        ds.DoseGridScaling = "0.001"
+        ds.PixelData = np.round(gy / 0.001).astype("<u2").tobytes()
+    patient = read_patient(damaged_set)
+    grid, values = patient.ct.grid, dose_of(patient)
+    positions = grid.to_lps_mm(np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), axis=-1))
+    wanted = 30 + positions @ (0.1, 0.15, -0.2)
+    ends = np.stack([origin, origin + (steps[1] * 29, steps[2] * 25, -steps[0] * 19)])
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    between_centres = ((positions >= low) & (positions <= high)).all(axis=-1)
+    assert 0.3 < between_centres.mean() < 0.6
+    np.testing.assert_allclose(values[between_centres], wanted[between_centres], atol=0.002)
+    half = np.array([steps[1], steps[2], steps[0]]) / 2 + 1e-3  # the outer voxels reach so far beyond their centres
+    beyond = ((positions < low - half) | (positions > high + half)).any(axis=-1)
+    assert np.isnan(values[beyond]).all()
+
+
+def test_a_dose_that_misses_its_prescription_is_doubted(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        ds.DoseGridScaling = f"{float(ds.DoseGridScaling) / 35:.10g}"
+    assert any("does not fit its 70 Gy" in text for text in read_patient(damaged_set).warnings)
+
+
+# The plan
+
+
+def test_a_plan_of_two_parts_is_refused(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        ds.FractionGroupSequence.append(ds.FractionGroupSequence[0])
+    with pytest.raises(PatientDataError, match="the plan has 2 parts"):
+        read_patient(damaged_set)
+
+
+def test_names_and_plan_that_disagree_on_a_level(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        ds.DoseReferenceSequence[0].TargetPrescriptionDose = 60
+    with pytest.raises(PatientDataError, match=r"open what they are: PTV_7000 \(the name says 70 Gy, the plan 60 Gy"):
+        read_patient(damaged_set)
+
+
+def beam(angle: float, **more: object) -> Dataset:
+    item, point = Dataset(), Dataset()
+    point.GantryAngle, point.GantryRotationDirection = angle, more.get("rotation", "NONE")
+    point.PatientSupportAngle = more.get("couch", 0)
+    item.TreatmentDeliveryType = more.get("delivery", "TREATMENT")
+    item.ControlPointSequence = [point]
+    return item
+
+
+def test_beam_angles(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        ds.BeamSequence = [beam(40), beam(320), beam(-40), beam(90, delivery="SETUP")]
+    assert plan_in(damaged_set).gantry_angles_deg == (40.0, 320.0)
+
+
+@pytest.mark.parametrize(
+    ("beams", "message"),
+    [
+        ([beam(10, rotation="CW")], "1 beams of the plan are arcs"),
+        ([beam(10, couch=20)], "not coplanar"),
+    ],
+)
+def test_beams_that_are_no_fixed_coplanar_fields(damaged_set: Path, beams: list[Dataset], message: str) -> None:
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        ds.BeamSequence = beams
+    plan = plan_in(damaged_set)
+    assert plan.gantry_angles_deg == () and message in plan.remarks[0]
+
+
+def test_angles_of_a_patient_lying_otherwise_are_not_used(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        ds.BeamSequence = [beam(40)]
+        setup = Dataset()
+        setup.PatientPosition = "FFS"
+        ds.PatientSetupSequence = [setup]
+    plan = plan_in(damaged_set)
+    assert plan.gantry_angles_deg == () and "position FFS" in plan.remarks[0]

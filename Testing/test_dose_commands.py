@@ -1,0 +1,198 @@
+"""The commands dose and compare from end to end, and the files and errors around them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
+from RTDigitalTwinLib.errors import GeometryError, PatientDataError
+from RTDigitalTwinLib.model.biology import load_biology, models_for
+from RTDigitalTwinLib.patient import openkbp
+from RTDigitalTwinLib.patient.dose_file import read_dose_image
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.volume import Quantity, Volume, write_nrrd
+from RTDigitalTwinLib.report.dose_comparison import compare_doses
+from RTDigitalTwinLib.report.dose_review import review_dose
+from Testing.builders import ball, small_patient
+
+
+@pytest.fixture(scope="module")
+def reviewed(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reviewed") / "out"
+    assert main(["dose", str(sample_folder), "--out", str(out), "--goals", "rtog0225"]) == 0
+    return out
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_dose_writes_what_the_engine_says(reviewed: Path, sample_folder: Path) -> None:
+    patient = Patient.load(sample_folder)
+    assert {p.name for p in reviewed.iterdir()} == {
+        "metrics.csv", "plan_quality.csv", "goals.csv", "biology.csv", "dvh.csv", "summary.json",
+    }  # fmt: skip
+    assert patient.plan.dose is not None
+    inside = structure_dose_of(patient.plan.dose, patient.structures["Parotid_L"])
+    rows = {(r["structure"], r["metric"]): r for r in rows_of(reviewed / "metrics.csv")}
+    for metric in ("mean", "V20", "D0.1cc", "max"):
+        expected = inside.metric(DvhMetric.parse(metric))[0]
+        assert float(rows["Parotid_L", metric]["value"]) == pytest.approx(expected, abs=1e-5)
+    goals = rows_of(reviewed / "goals.csv")
+    assert {row["protocol"] for row in goals} == {"RTOG 0225"} and len(goals) == 8
+    assert {row["probability_met"] for row in goals} == {""}
+    (model,) = models_for(load_biology(), "Parotid_L")
+    (ntcp,) = [row for row in rows_of(reviewed / "biology.csv") if row["structure"] == "Parotid_L"]
+    assert float(ntcp["probability"]) == pytest.approx(model.of(inside, 35)[0], abs=1e-5)
+    curve = [row for row in rows_of(reviewed / "dvh.csv") if row["structure"] == "Parotid_L"]
+    at_20 = next(row for row in curve if float(row["dose_gy"]) == 20)
+    assert float(at_20["volume_ratio"]) == pytest.approx(inside.volume_at_dose_ratio(20)[0, 0], abs=1e-5)
+
+
+def test_dose_says_what_biology_is_not(reviewed: Path) -> None:
+    summary = json.loads((reviewed / "summary.json").read_text())
+    assert any("not calibrated outcome probabilities" in note for note in summary["notes"])
+    assert summary["notice"].startswith("Research use only")
+
+
+def test_the_outcome_reads_without_colour(sample_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dose", str(sample_folder), "--goals", "quantec_head_and_neck"]) == 0
+    printed = capsys.readouterr().out
+    assert "✓" in printed and "met" in printed and "Research use only" in printed
+
+
+def test_compare_a_dose_with_a_warmer_one(sample_folder: Path, tmp_path: Path) -> None:
+    patient = Patient.load(sample_folder)
+    dose = patient.plan.dose
+    assert dose is not None
+    write_nrrd(replace(dose, values=dose.values * 1.02), str(tmp_path / "b.nrrd"))
+    out = tmp_path / "compared.json"
+    command = ["compare", str(sample_folder), str(tmp_path / "b.nrrd"), "--out", str(out), "--gamma", "1/2"]
+    assert main(command) == 0
+    found = json.loads(out.read_text())
+    mean = next(m for m in found["metrics"] if (m["structure"], m["metric"]) == ("PTV_7000", "mean"))
+    assert mean["b"] == pytest.approx(1.02 * mean["a"], rel=1e-4)
+    assert mean["difference"] == pytest.approx(0.02 * mean["a"], rel=1e-3)
+    assert found["largest_difference_gy"] == pytest.approx(0.02 * float(dose.values.max()), rel=1e-3)
+    assert 0.5 < found["gamma"]["pass_ratio"] <= 1  # the gradient makes up for 2 % nearly everywhere
+    assert [g["a_status"] for g in found["goals"]]
+
+
+def test_compare_a_folder_with_itself(sample_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "same.json"
+    assert main(["compare", str(sample_folder), str(sample_folder), "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["gamma"]["pass_ratio"] == 1 and found["largest_difference_gy"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dose", "{folder}", "--goals", "rtog9999"], "rtog9999: There are no goals of this name"),
+        (["dose", "{folder}", "--out", "{folder}/inside"], "would lie in the patient's folder"),
+        (["dose", "{folder}", "--dose", "{folder}/ct.csv"], "ct.csv: The file cannot be read as an image"),
+        (["dose", "{folder}", "--dose", "{plain}"], "plain.nrrd: The file does not say the unit"),
+        (["dose", "{empty}"], "holds no dose"),
+        (["compare", "{folder}", "{empty}"], "holds no dose"),
+        (["compare", "{folder}", "{folder}", "--gamma", "3%2mm"], "'3%2mm' are no gamma criteria"),
+        (["compare", "{folder}", "{folder}", "--gamma", "0/2"], "Gamma cannot be judged"),
+    ],
+)
+def test_errors_say_what_is_wrong(
+    arguments: list[str], message: str, sample_folder: Path, sample: Patient, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    empty, plain = tmp_path / "pt_2", tmp_path / "plain.nrrd"
+    if "{empty}" in arguments:
+        openkbp.write_patient(sample, empty)
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.float32)), str(plain))
+    places = {"folder": sample_folder, "empty": empty, "plain": plain}
+    assert main([argument.format(**places) for argument in arguments]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+# Doses from image files
+
+
+def test_image_files_keep_place_and_unit(tmp_path: Path) -> None:
+    patient = small_patient()
+    assert patient.plan.dose is not None
+    write_nrrd(patient.plan.dose, str(tmp_path / "dose.nrrd"))
+    found = read_dose_image(tmp_path / "dose.nrrd", patient.ct.grid.frame_of_reference)
+    assert found.grid.same_as(patient.ct.grid) and found.quantity is Quantity.DOSE_GY
+    assert found.values == pytest.approx(patient.plan.dose.values)
+    write_nrrd(replace(patient.plan.dose, quantity=Quantity.DOSE_STD_GY), str(tmp_path / "std.nrrd"))
+    with pytest.raises(PatientDataError, match="std.nrrd: The file holds Gy, standard deviation, not a dose"):
+        read_dose_image(tmp_path / "std.nrrd")
+    half = read_dose_image(tmp_path / "dose.nrrd", unit="cGy")  # what the user says goes first
+    assert half.values.max() == pytest.approx(patient.plan.dose.values.max() / 100)
+    with pytest.raises(PatientDataError, match="'rad' is no unit"):
+        read_dose_image(tmp_path / "dose.nrrd", unit="rad")
+
+
+# Reviews of doses that are not as they should be
+
+
+def test_a_dose_that_leaves_structures_out() -> None:
+    patient = small_patient()
+    assert patient.plan.dose is not None
+    gy = patient.plan.dose.values.copy()
+    gy[:12] = np.nan  # the spinal cord runs through all slices, the parotid glands are above
+    found = review_dose(patient, Volume(gy, patient.ct.grid, Quantity.DOSE_GY))
+    assert "SpinalCord" not in {row.structure for row in found.metrics}
+    assert any(note.startswith("SpinalCord: The dose covers 50.0 % of the structure") for note in found.notes)
+    rtog = next(table for table in found.goals if table.title.startswith("RTOG"))
+    cord = next(row for row in rtog.rows if row.goal.startswith("SpinalCord"))
+    assert cord.status == "not evaluated" and "covers 50.0 %" in cord.note
+
+
+def test_small_structures_come_with_their_discretisation_error() -> None:
+    patient = small_patient()
+    grid = patient.ct.grid
+    lone = np.zeros(grid.shape, bool)
+    lone[12, 14, 25] = True
+    dot = Structure.from_array("Lens_L", lone, grid)
+    patient = replace(patient, structures={**patient.structures, "Lens_L": dot})
+    assert patient.plan.dose is not None
+    rows = {(r.structure, r.metric): r for r in review_dose(patient, patient.plan.dose).metrics}
+    for (structure, _), row in rows.items():
+        assert (row.discretisation is not None) == (row.volume_cc < 5), structure
+    single = rows["Lens_L", "mean"]
+    assert single.value == pytest.approx(float(patient.plan.dose.values[12, 14, 25]), rel=0.01)
+    assert single.discretisation is not None and single.discretisation > 0
+
+
+def test_overlapping_targets_are_named() -> None:
+    patient = small_patient()
+    wide = ball(patient.ct.grid, (18, -12, 2), (24, 24, 26))
+    target = Structure.from_array("PTV_5600", wide, patient.ct.grid, patient.structures["PTV_7000"].kind)
+    levels = (("PTV_7000", 70.0), ("PTV_5600", 56.0))
+    plan = replace(patient.plan, prescription=replace(patient.plan.prescription, target_dose_gy=levels))
+    patient = replace(patient, structures={**patient.structures, "PTV_5600": target}, plans=(plan,))
+    assert plan.dose is not None
+    found = review_dose(patient, plan.dose)
+    shared_cc = patient.structures["PTV_7000"].volume_cc
+    assert any(note.startswith(f"PTV_5600 and PTV_7000 share {shared_cc:.1f} cc") for note in found.notes)
+    assert {row.structure for row in found.quality} == {"PTV_7000", "PTV_5600"}
+
+
+def test_doses_of_another_grid_or_quantity() -> None:
+    patient = small_patient()
+    dose = patient.plan.dose
+    assert dose is not None
+    moved = replace(dose.grid, origin_mm=(0.0, 0.0, 0.0))
+    with pytest.raises(GeometryError, match="different grids"):
+        review_dose(patient, Volume(dose.values, moved, Quantity.DOSE_GY))
+    with pytest.raises(PatientDataError, match="not a dose in Gy"):
+        compare_doses(patient, dose, replace(dose, quantity=Quantity.HU))

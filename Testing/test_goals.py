@@ -1,0 +1,201 @@
+"""Clinical goals: judged met, acceptable or violated, with their probability; and files of goals that are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.goals import (
+    Criterion,
+    Goal,
+    GoalResult,
+    Metrics,
+    MetricSamples,
+    Status,
+    available_goals,
+    evaluate_goal,
+    evaluate_goals,
+    least_probability,
+    load_goals,
+)
+from RTDigitalTwinLib.errors import PatientDataError, ProtocolError
+from RTDigitalTwinLib.solver.bands import BandScale
+from Testing.builders import hand_made_calibration, hand_made_ensemble, small_patient
+
+MEAN = DvhMetric.parse("mean")
+
+
+def single(**values: float) -> Metrics:
+    """Means of structures, of one dose."""
+    return lambda name, metric: MetricSamples(values[name], np.array([values[name]]))
+
+
+def judged(goal: Goal, **values: float) -> GoalResult:
+    return evaluate_goal(goal, list(values), single(**values))
+
+
+def upper(limit: float, acceptable: float | None = None, *structures: str) -> Goal:
+    return Goal("g", 1, (Criterion(structures or ("Larynx",), MEAN, True, limit, acceptable),))
+
+
+@pytest.mark.parametrize(
+    ("mean_gy", "status"), [(43.9, Status.MET), (44.0, Status.MET), (46.0, Status.ACCEPTABLE), (50.1, Status.VIOLATED)]
+)
+def test_three_outcomes_of_an_upper_limit(mean_gy: float, status: Status) -> None:
+    found = judged(upper(44, 50), Larynx=mean_gy)
+    assert (found.status, found.value) == (status, mean_gy)
+    assert found.probability_met is None and found.samples == 1  # one dose has no probability
+
+
+def test_a_lower_limit() -> None:
+    coverage = Goal("g", 1, (Criterion(("PTV",), DvhMetric.parse("V70"), False, 95, 93),))
+    outcomes = {value: judged(coverage, PTV=value).status for value in (95.0, 94.0, 92.0)}
+    assert list(outcomes.values()) == [Status.MET, Status.ACCEPTABLE, Status.VIOLATED]
+
+
+def test_any_criterion_and_all_of_its_structures() -> None:
+    """QUANTEC's parotid glands: both at most 25 Gy, or one at most 20 Gy."""
+    goals = load_goals(available_goals()["quantec_head_and_neck"])
+    (parotids,) = (goal for goal in goals.goals if "parotid" in goal.label)
+    both = judged(parotids, Parotid_L=24.0, Parotid_R=25.0)
+    assert (both.status, both.value) == (Status.MET, 25.0)
+    one = judged(parotids, Parotid_L=40.0, Parotid_R=19.0)
+    assert one.status is Status.MET and one.criterion is not None and one.criterion.structures == ("Parotid_R",)
+    assert judged(parotids, Parotid_L=26.0, Parotid_R=21.0).status is Status.VIOLATED
+
+
+def test_an_absent_structure_is_said_not_skipped() -> None:
+    found = judged(upper(44), Brainstem=3.0)
+    assert (found.status, found.reason) == (Status.NOT_EVALUATED, "There is no structure Larynx.")
+    parotids = Goal("g", 1, (*upper(26, None, "Parotid_L").criteria, *upper(26, None, "Parotid_R").criteria))
+    found = judged(parotids, Parotid_L=20.0)
+    assert (found.status, found.reason) == (Status.MET, "There is no structure Parotid_R.")
+
+
+def test_a_metric_that_is_refused_is_the_reason() -> None:
+    def refused(name: str, metric: DvhMetric) -> MetricSamples:
+        raise PatientDataError("The dose covers 40.0 % of the structure.", where=name)
+
+    found = evaluate_goal(upper(44), ["Larynx"], refused)
+    assert found.status is Status.NOT_EVALUATED and found.reason.startswith("Larynx: The dose covers 40.0 %")
+
+
+def sampled(calibrated: bool, **values: list[float]) -> Callable[[str, DvhMetric], MetricSamples]:
+    return lambda name, metric: MetricSamples(float(np.mean(values[name])), np.array(values[name]), calibrated)
+
+
+def test_probabilities_are_shares_of_the_samples_taken_together() -> None:
+    """Each gland is spared in half of the samples, and one of the two in all of them."""
+    goal = Goal("g", 1, (*upper(26, None, "Parotid_L").criteria, *upper(26, None, "Parotid_R").criteria))
+    metrics = sampled(True, Parotid_L=[20, 30] * 5, Parotid_R=[30, 20] * 5)
+    found = evaluate_goal(goal, ["Parotid_L", "Parotid_R"], metrics)
+    assert found.probability_met == 1.0 and found.is_calibrated
+    assert found.least_probability_met == pytest.approx(0.05**0.1)
+    same = evaluate_goal(goal, ["Parotid_L", "Parotid_R"], sampled(False, Parotid_L=[20, 30], Parotid_R=[20, 30]))
+    assert same.probability_met == 0.5 and not same.is_calibrated
+
+
+def test_the_accepted_variation_has_its_own_probability() -> None:
+    found = evaluate_goal(upper(44, 50), ["Larynx"], sampled(True, Larynx=[40, 46, 48, 52]))
+    assert (found.probability_met, found.probability_acceptable) == (0.25, 0.75)
+    assert found.status is Status.ACCEPTABLE  # the mean is 46.5
+
+
+@pytest.mark.parametrize(("kept", "count", "expected"), [(59, 59, 0.95), (32, 32, 0.911), (0, 10, 0.0), (9, 10, 0.606)])
+def test_bounds_that_samples_support(kept: int, count: int, expected: float) -> None:
+    """59 of 59 support 95 %; 32 leave 8.9 % open; 9 of 10: the tabulated one-sided 95 % bound of 0.606."""
+    assert least_probability(kept, count) == pytest.approx(expected, abs=0.0006)
+
+
+def test_calibrated_samples_have_the_calibrated_bands() -> None:
+    """Their central bands at every measured level are mean +- factor times spread."""
+    scale = BandScale((1.0, 1.4, 1.9, 2.4, 2.8, 3.3), 0.25)
+    raw = np.random.default_rng(0).normal(30, 2, 4001)
+    moved = scale.calibrated(raw)
+    spread = np.sqrt(raw.var(ddof=1) + 0.25**2)
+    for level, factor in zip((0.5, 0.68, 0.8, 0.9, 0.95, 0.98), scale.factors, strict=True):
+        assert np.quantile(np.abs(moved - raw.mean()), level) == pytest.approx(factor * spread, rel=0.01)
+    assert np.array_equal(np.sign(moved - raw.mean()), np.sign(raw - raw.mean()))
+    assert np.abs(moved - raw.mean()).max() > 3.3 * spread  # goes on beyond the highest level
+    assert scale.calibrated(np.full(8, 20.0)).std() > 0  # equal samples still have the floor
+    assert BandScale(scale.factors, 0.5, 100.0).calibrated(np.linspace(95, 100, 50)).max() == 100
+
+
+def test_an_ensemble_says_whether_its_samples_are_calibrated() -> None:
+    patient = small_patient()
+    goal = upper(30, None, "Parotid_L")
+    raw = hand_made_ensemble(patient, samples=16)
+    fitted = replace(raw, calibration=hand_made_calibration(samples=16))
+    results = [evaluate_goal(goal, list(patient.structures), e.metric_samples) for e in (raw, fitted)]
+    assert [r.is_calibrated for r in results] == [False, True]
+    assert results[0].value == results[1].value == pytest.approx(float(raw.metric("Parotid_L", "mean").mean))
+    deterministic = evaluate_goal(goal, list(patient.structures), hand_made_ensemble(patient, 0).metric_samples)
+    assert deterministic.probability_met is None
+
+
+def test_protocols_that_come_with_the_software() -> None:
+    """Their numbers as published."""
+    rtog, quantec = (load_goals(available_goals()[name]) for name in ("rtog0225", "quantec_head_and_neck"))
+    assert rtog.fractions == 33
+    assert [str(goal) for goal in rtog.goals] == [
+        "PTV_7000 V70 ≥ 95 %",
+        "PTV_7000 V65.1 ≥ 99 %",
+        "PTV_7000 V77 ≤ 20 %",
+        "PTV_7000 V80.5 ≤ 5 %",
+        "Brainstem max ≤ 54 Gy or Brainstem D1 ≤ 60 Gy",
+        "SpinalCord max ≤ 45 Gy or SpinalCord D1cc ≤ 50 Gy",
+        "Bone_Mandible max ≤ 70 Gy or Bone_Mandible D1cc ≤ 75 Gy",
+        "Parotid_L mean ≤ 26 Gy or Parotid_R mean ≤ 26 Gy",
+    ]
+    assert [str(goal).split(" or ")[0] for goal in quantec.goals] == [
+        "Brainstem max ≤ 54 Gy",
+        "SpinalCord max ≤ 50 Gy",
+        "Larynx max ≤ 66 Gy",
+        "Larynx mean ≤ 44 Gy",
+        "Parotid_L and Parotid_R mean ≤ 25 Gy",
+        "Esophagus mean ≤ 34 Gy",
+    ]
+
+
+def test_every_goal_of_a_set_is_judged_by_priority() -> None:
+    rtog = load_goals(available_goals()["rtog0225"])
+    results = evaluate_goals(rtog, ["SpinalCord"], single(SpinalCord=46.0))
+    assert len(results) == len(rtog.goals)
+    assert [r.goal.priority for r in results] == sorted(goal.priority for goal in rtog.goals)
+    (cord,) = (r for r in results if r.status is not Status.NOT_EVALUATED)
+    assert cord.status is Status.MET and str(cord.criterion) == "SpinalCord D1cc ≤ 50 Gy"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('dose_unit = "Gy"', 'dose_unit = "cGy"', "mine.toml: dose_unit must be \"Gy\", not 'cGy'"),
+        ('unit = "%"', 'unit = "Gy"', "goal 1: V70 is in %, but its limit is given in 'Gy'"),
+        ("at_most = 54", "at_most = 5400", "goal 5: max 5400 Gy is no limit in Gy. Is it in cGy"),
+        ("at_least = 95", "at_least = 950", "goal 1: V70 950 %: a volume cannot exceed"),
+        ("at_least = 95", "at_least = -5", "goal 1: Cannot be understood: -5 is no limit"),
+        ("at_least = 95", "at_least = 95, at_most = 99", "either at_most or at_least"),
+        ("at_least = 95", "acceptable = 93", "either at_most or at_least"),
+        ("at_least = 95", "at_least = 95, acceptable = 97", "97 is stricter than the limit 95"),
+        ("at_least = 95", "at_least = true", "True is no limit"),
+        ('metric = "V70"', 'metric = "V70cc"', "goal 1: 'V70cc' is no DVH metric"),
+        ('metric = "V70"', "metrik = 1", "unknown: metrik"),
+        ('structures = ["PTV_7000"]', 'structures = "PTV_7000"', "no list of names"),
+        ("priority = 1", "priority = 0", "priority is 0"),
+        ("priority = 1\n", "", "goal 1: priority is missing"),
+        ("fractions = 33", "fractions = 0", "fractions is 0"),
+        ("[[goals]]", "[[gaols]]", "mine.toml: There are no goals"),
+    ],
+)  # fmt: skip
+def test_wrong_files_say_what_is_wrong(old: str, new: str, message: str, tmp_path: Path) -> None:
+    text = available_goals()["rtog0225"].read_text(encoding="utf-8")
+    assert old in text
+    mine = tmp_path / "mine.toml"
+    mine.write_text(text.replace(old, new, -1 if new == "[[gaols]]" else 1), encoding="utf-8")
+    with pytest.raises(ProtocolError, match=message):
+        load_goals(mine)
