@@ -22,7 +22,7 @@ from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import EXIT_CANCELLED, EXIT_ERROR, add_options as add_training_options, seed, train_network
 
 MOST_SAMPLES = 10_000
-OBSERVING_METHODS = ("scale", "offsets", "kalman", "persistence", "decoder")  # as in calibration.choice, unimported
+OBSERVING_METHODS = ("scale", "offsets", "kalman", "persistence", "decoder")  # calibration.choice has torch in tow
 RESEARCH_USE = "Research use only. Not for clinical decisions."
 
 console = Console(stderr=True, highlight=False)
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     observe.add_argument(
         "--method",
         choices=OBSERVING_METHODS,
-        help="how to absorb (default: by what was measured)",
+        help="how to absorb (default: kalman)",
     )
     observe.add_argument(
         "--absorb-outliers", action="store_true", help="absorb even what the prediction cannot explain"

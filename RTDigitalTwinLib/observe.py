@@ -37,7 +37,7 @@ class ObserveSettings:
     Attributes
     ----------
     samples, seed, device, weights : of the predictions before and after, as for a run.
-    method : a calibrator's name; None chooses by what was measured.
+    method : a calibrator's name; None for the default.
     absorb_outliers : take in what the belief cannot explain.
     belief : file to go on from; None begins from the network's own belief.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, absorbed_by, prior_of
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator, Judgement, judge
-from RTDigitalTwinLib.calibration.choice import customary_calibrator
+from RTDigitalTwinLib.calibration.choice import default_calibrator
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.model.familiarity import FamiliarityVerdict
 from RTDigitalTwinLib.model.state import StateModel
@@ -21,9 +21,11 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.solver.calibration_file import load_calibration
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
-from RTDigitalTwinLib.solver.dose_state import DoseBelief, DoseState
+from RTDigitalTwinLib.solver.dose_state import DoseState
 from RTDigitalTwinLib.solver.ensemble import Forecast
 from RTDigitalTwinLib.solver.forecast import forecast
+
+ENSEMBLES_KEPT = 2  # 15 MB each for 64 samples of a median patient
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +69,7 @@ class Twin:
         self._weights = None if weights is None else Path(weights)
         self._device = device
         self._beliefs: list[Belief] = []
-        self._prior_drawn: DoseEnsemble | None = None
+        self._drawn: dict[tuple[int, int], DoseEnsemble] = {}
 
     @cached_property
     def dose_model(self) -> DoseState:
@@ -102,19 +104,19 @@ class Twin:
         """Absorb observations into the belief about the dose, which the twin holds from then on.
 
         Values beyond what the belief can explain are flagged and left out, unless ``absorb_outliers``. Without a
-        ``calibrator`` one is chosen by what was observed. Where nothing is left to absorb the belief stays.
+        ``calibrator`` the default one is used. Where nothing is left to absorb the belief stays.
         Raises PatientDataError for observations that cannot be the patient's or were absorbed before.
         """
         before = self.dose_belief
         require_fit(observations, self.patient, absorbed_by(before))
-        drawn = self._drawn(part(progress, 0.0, 0.5))
-        seen = drawn if isinstance(before, DoseBelief) else self._drawn_of(before, part(progress, 0.3, 0.5))
+        drawn = self._sampled(prior_of(before), SAMPLES, 0, part(progress, 0.0, 0.3))
+        seen = self._sampled(before, SAMPLES, 0, part(progress, 0.3, 0.5))
         judgements = judge(seen, observations)
         left_out = () if absorb_outliers else tuple(j.observation for j in judgements if j.is_outlier)
         absorbed = tuple(o for o in observations if not any(o is other for other in left_out))
         after: Belief = before
         if absorbed:
-            chosen = calibrator or customary_calibrator([*absorbed_by(before), *absorbed])
+            chosen = calibrator or default_calibrator()
             after = chosen.recalibrate(before, absorbed, drawn, part(progress, 0.5, 1.0))
             self._beliefs.append(after)
         return Update(before, after, judgements, absorbed, left_out)
@@ -136,16 +138,18 @@ class Twin:
             raise ModelError("The belief was made with other weights.", remedy="Load the twin with those weights.")
         self._beliefs.append(belief)
 
-    def _drawn(self, progress: Progress) -> DoseEnsemble:
-        """Samples of the network's own belief, which every calibrator begins from; drawn once."""
-        if self._prior_drawn is None:
-            self._prior_drawn = prior_of(self.dose_belief).sample(SAMPLES, 0, progress)
-        return self._prior_drawn
-
-    def _drawn_of(self, belief: Belief, progress: Progress) -> DoseEnsemble:
-        if isinstance(belief, RecalibratedBelief) and belief.decoder is None:
-            return belief.applied(self._drawn(progress))
-        return belief.sample(SAMPLES, 0, progress)
+    def _sampled(self, belief: Belief, samples: int, seed: int, progress: Progress) -> DoseEnsemble:
+        """A belief's samples; those of the network itself, which beliefs without another decoder share, drawn once."""
+        if isinstance(belief, RecalibratedBelief):
+            if belief.decoder is not None:
+                return belief.sample(samples, seed, progress)
+            return belief.applied(self._sampled(belief.prior, samples, seed, progress))
+        key = (samples, seed)
+        if key not in self._drawn:
+            while len(self._drawn) >= ENSEMBLES_KEPT:
+                del self._drawn[next(iter(self._drawn))]
+            self._drawn[key] = belief.sample(samples, seed, progress)
+        return self._drawn[key]
 
     def predict(self, samples: int = 64, seed: int = 0, progress: Progress = silent) -> DoseEnsemble:
         """Dose with its sampled spread; ``samples`` 0 is deterministic.
@@ -153,7 +157,7 @@ class Twin:
         It lies on the grid of its own ``patient``: this twin's, or that one at the network's resolution. Raises
         PatientDataError where the prescription is too far from those the network knows.
         """
-        return self.dose_belief.sample(samples, seed, progress)
+        return self._sampled(self.dose_belief, samples, seed, progress)
 
     def forecast(self, state: str, days: Sequence[float], samples: int = 64, seed: int = 0) -> Forecast:
         """Observables of one of the twin's states (``dose`` or a name in ``models``) on the days ahead.

@@ -13,9 +13,10 @@ import SimpleITK as sitk
 import torch
 
 from RTDigitalTwinLib.calibration.belief import load_belief
+from RTDigitalTwinLib.calibration.choice import METHODS, calibrator_named
 from RTDigitalTwinLib.calibration.linear import GlobalScale
 from RTDigitalTwinLib.calibration.measurements import write_measurements
-from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib.cli import OBSERVING_METHODS, main
 from RTDigitalTwinLib.errors import ModelError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights
@@ -170,3 +171,10 @@ def test_observe_refuses_bad_input(
     assert observe(source, weights, only_wild, tmp_path / "out") == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["method"] is None and "belief.npz" not in summary["files"]
+
+
+def test_the_command_offers_every_calibrator() -> None:
+    assert OBSERVING_METHODS == METHODS
+    assert len({calibrator_named(method).name for method in METHODS}) == len(METHODS)
+    with pytest.raises(RTDigitalTwinError, match="no calibrator 'guess'"):
+        calibrator_named("guess")

@@ -143,7 +143,7 @@ def test_a_kalman_update_of_one_point_by_hand(case: Case) -> None:
     index = np.round(grid.to_index(case.patient.structures["PTV_7000"].centroid_mm))
     x, y, z = grid.to_lps_mm(index)
     (observation,) = measure_scalars(case.patient, case.truth, [(x, y, z)], FIRST, SURE, Change(), 1)
-    posterior = EnsembleKalman().recalibrate(case.belief, [observation], case.drawn)
+    posterior = EnsembleKalman(relaxation_ratio=0.0).recalibrate(case.belief, [observation], case.drawn)
     place = int(case.drawn.crop.mask_indices.searchsorted(np.ravel_multi_index(tuple(index.astype(int)), grid.shape)))
     std = case.drawn.half_width(0.95).values[tuple(index.astype(int))] / 1.96
     (reading,) = read_scalars([observation], case.patient, case.drawn.crop)
@@ -152,6 +152,9 @@ def test_a_kalman_update_of_one_point_by_hand(case: Case) -> None:
     before = sampled_doses(case.drawn)[:, place].mean()
     assert posterior.shift_gy[place] == pytest.approx(gain * (reading.value - before), rel=0.01)
     assert posterior.spread_ratio[place] == pytest.approx(np.sqrt(1 - gain), rel=0.02)
+    relaxed = EnsembleKalman(relaxation_ratio=0.5).recalibrate(case.belief, [observation], case.drawn)
+    assert relaxed.spread_ratio is not None
+    assert relaxed.spread_ratio[place] == pytest.approx((1 + np.sqrt(1 - gain)) / 2, rel=0.02)
 
 
 def test_localisation_ends(case: Case) -> None:

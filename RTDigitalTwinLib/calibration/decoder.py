@@ -8,6 +8,9 @@ the negative log posterior for independent standard normal w. ``size`` is each t
 is chosen so that, to first order, the spread of h under that prior is what the belief's calibrated bands say it is: in
 the linear regime this is Gaussian-process regression with the decoder's tangent kernel (Jacot et al. 2018). Minimised
 by L-BFGS. Dropout is off while fitting and kept for sampling.
+
+From metrics and points alone the fit brings those right and may spoil the dose elsewhere: use it with dose volumes, or
+compare it with the others first.
 """
 
 from __future__ import annotations

@@ -33,9 +33,12 @@ class EnsembleKalman:
     Attributes
     ----------
     reach_mm : distance from what was observed beyond which nothing changes.
+    relaxation_ratio : share of the narrowing by metrics and points that is given back, for covariances of a few samples
+        overstate it (relaxation to the prior spread; Whitaker and Hamill 2012).
     """
 
     reach_mm: float = 60.0
+    relaxation_ratio: float = 0.5
     name: str = "ensemble Kalman"
 
     def recalibrate(
@@ -62,6 +65,7 @@ class EnsembleKalman:
             gain[~volume.known] = 0
             now += gain * np.where(volume.known, volume.values - volume.of(now), 0)
             moved *= np.sqrt(1 - gain)
+        between = moved.std(axis=0, ddof=1)
         for reading in evidence.scalars:
             # Where the dose is 0 it stays there, so what is observed is worked out from doses that can be.
             seen = reading.of(np.maximum(now + moved, 0))
@@ -77,6 +81,7 @@ class EnsembleKalman:
             lessened = 1 / (1 + np.sqrt(reading.std**2 / total))
             moved -= np.outer(lessened * seen, gain).astype(np.float32)
         after = moved.std(axis=0, ddof=1)
+        after += self.relaxation_ratio * np.maximum(between - after, 0)
         ratio = np.divide(after, before, out=np.ones_like(after), where=before > 0)
         return RecalibratedBelief(
             evidence.prior,

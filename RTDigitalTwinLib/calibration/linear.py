@@ -73,6 +73,8 @@ class GlobalScale:
 class StructureOffsets:
     """An offset for each observed structure, and a slope along its own dose, fading out around it; likewise a point.
 
+    One factor on the whole dose is sought with them.
+
     Each field is shaped as the belief's own uncertainty, so that where the belief is sure little is added, and sized so
     that the structure's mean is as unsure as its calibrated band says. From a dose volume the means of all structures
     are taken.
@@ -80,9 +82,11 @@ class StructureOffsets:
     Attributes
     ----------
     reach_mm : outside the structure, fields fall off as a Gaussian of this standard deviation.
+    scale_ratio : standard deviation of the factor around 1 before anything is observed.
     """
 
     reach_mm: float = 15.0
+    scale_ratio: float = 0.03
     name: str = "structure offsets"
 
     def recalibrate(
@@ -104,7 +108,7 @@ class StructureOffsets:
                 fields += self._fields(reading, mean, spread, evidence.drawn)
         shift = np.zeros(mean.shape, np.float32)
         if rows:
-            shapes = np.stack(fields)
+            shapes = np.stack([*fields, (self.scale_ratio * mean).astype(np.float32)])
             slopes = np.stack([_slopes(reading, mean, shapes) for reading, _, _ in rows])
             shift = (solve(slopes, [d for _, d, _ in rows], [s for _, _, s in rows]) @ shapes).astype(np.float32)
         return RecalibratedBelief(evidence.prior, self.name, evidence.observations, shift)
