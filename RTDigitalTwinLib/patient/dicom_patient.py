@@ -88,7 +88,10 @@ def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Prog
     )
     ct = read_ct(files.ct, choice.overrides, warnings, part(progress, 0.2, 0.6))
     plan = None if files.plan is None else read_plan(files.plan)
-    warnings += plan.remarks if plan else ()
+    if plan is not None:
+        warnings += plan.remarks
+        if not files.plan_knows_structures:
+            plan = plan.without_structures()
     progress(0.6, "drawing structures")
     rois = read_rois(files.structure_set)
     _require_frames(rois, files, choice.overrides, warnings)

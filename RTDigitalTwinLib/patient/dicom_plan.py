@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, open_dicom
 from RTDigitalTwinLib.patient.dicom_index import IndexedFile
@@ -31,6 +31,11 @@ class DicomPlan:
     gantry_angles_deg: tuple[float, ...]
     approval: Approval
     remarks: tuple[str, ...]
+
+    def without_structures(self) -> DicomPlan:
+        """The same for a structure set that the plan was not made on: numbers of structures mean nothing there."""
+        doses = (*self.site_doses_gy, *(gy for _, gy in self.roi_dose_gy))
+        return replace(self, roi_dose_gy=(), site_doses_gy=doses)
 
 
 def read_plan(file: IndexedFile) -> DicomPlan:
