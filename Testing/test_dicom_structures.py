@@ -169,3 +169,25 @@ def test_a_target_written_with_a_stroke_is_no_helper(damaged_set: Path) -> None:
     with edited(damaged_set / "RTSTRUCT.dcm") as ds:
         add_copy(ds, "Parotid_L", "PTV-6300", "PTV")
     assert set(read_patient(damaged_set).targets) == {"PTV_6300", "PTV_7000"}
+
+
+@pytest.mark.parametrize(
+    ("name", "copy_of", "told"),
+    [
+        ("Brainstem", "Parotid_L", "Brainstem is absent: nothing of it is drawn."),
+        ("Kehlkopf", "Parotid_L", "Larynx is absent: nothing of it is drawn."),
+        ("PTV_6300", "PTV_7000", "PTV_6300 is absent: nothing of it is drawn."),
+        ("PTV boost", "PTV_7000", "1 structures of the set are not used (1 without contours)"),
+        ("SpinalCord", "Parotid_L", "1 structures of the set are not used (1 without contours)"),
+    ],
+)
+def test_what_a_template_left_empty_is_absent(damaged_set: Path, name: str, copy_of: str, told: str) -> None:
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        add_copy(ds, copy_of, name, "PTV" if name.startswith("PTV") else "ORGAN")
+        del ds.ROIContourSequence[-1].ContourSequence
+    patient = read_patient(damaged_set)
+    assert len(patient.structures) == 4
+    assert any(text.startswith(told) for text in patient.warnings), patient.warnings
+    if name != "SpinalCord":
+        mapped = read_patient(damaged_set, DicomChoice(shared_names={name: "Esophagus"}))
+        assert "Esophagus is absent: nothing of it is drawn." in mapped.warnings

@@ -29,6 +29,7 @@ from RTDigitalTwinLib.patient.structure_matching import (
     LEVEL_TOLERANCE_GY,
     Candidate,
     Match,
+    MatchState,
     level_of,
     match_structures,
 )
@@ -171,6 +172,7 @@ def match_rois(
             roi.interpreted_type,
             levels.get(roi.number),
             drawn[roi.number].volume_cc if roi.number in drawn else None,
+            roi.is_empty,
         )
         for roi in rois
     ]
@@ -236,9 +238,16 @@ def _absent(structures: Mapping[str, Structure], matches: Sequence[Match]) -> li
     states = [match.state.value for match in matches if not match.counts]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     unused = [f"{len(states)} structures of the set are not used ({counted}); rt-digital-twin inspect lists them."]
-    return (unused if states else []) + [
-        f"{name} is absent: no structure of this name was found." for name in ORGANS_AT_RISK if name not in structures
-    ]
+    empty = dict.fromkeys(match.name for match in matches if match.state is MatchState.EMPTY and match.name)
+    return (
+        (unused if states else [])
+        + [f"{name} is absent: nothing of it is drawn." for name in empty if name not in structures]
+        + [
+            f"{name} is absent: no structure of this name was found."
+            for name in ORGANS_AT_RISK
+            if name not in structures and name not in empty
+        ]
+    )
 
 
 def _plan_dose(files: CaseFiles, ct: Volume, warnings: list[str]) -> Volume | None:

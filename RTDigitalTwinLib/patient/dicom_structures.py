@@ -16,6 +16,7 @@ from RTDigitalTwinLib.patient.dicom_index import IndexedFile
 from RTDigitalTwinLib.patient.grid import Grid, bounding_box
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 
+NO_CONTOURS = "It has no closed contours."
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _TARGET_TYPES = ("PTV", "CTV", "GTV", "TREATED_VOLUME", "IRRAD_VOLUME", "BOLUS_TARGET")
 _FARTHEST_MM = 1e5
@@ -45,6 +46,11 @@ class Roi:
     problem: str = ""
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing was drawn, as in what a template leaves behind; what is damaged is not empty."""
+        return self.problem == NO_CONTOURS
+
+    @property
     def kind(self) -> StructureKind:
         if self.interpreted_type in _TARGET_TYPES:
             return StructureKind.TARGET
@@ -72,7 +78,7 @@ def read_rois(file: IndexedFile) -> list[Roi]:
         frame = one.text("ReferencedFrameOfReferenceUID", "") or file.frame_uid
         contours: list[NDArray[np.float64]] = []
         remarks: tuple[str, ...] = ()
-        problem = "" if number in sequences else "It has no contours."
+        problem = "" if number in sequences else NO_CONTOURS
         if number in repeated:
             problem = "Two sets of contours claim its number."
         elif number in sequences:
@@ -81,7 +87,7 @@ def read_rois(file: IndexedFile) -> list[Roi]:
             except RTDigitalTwinError as error:
                 problem = error.what
             if not contours and not problem:
-                problem = "It has no closed contours."
+                problem = NO_CONTOURS
         rois.append(Roi(number, name, types.get(number, ""), frame, tuple(contours), remarks, problem))
     if not rois:
         raise item.error("(3006,0020) StructureSetROISequence: the structure set is empty.", "Export it anew.")
