@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from RTDigitalTwinLib.errors import PatientDataError
@@ -42,6 +43,31 @@ def test_short_open_and_repeated_contours_are_left_out_with_a_count(damaged_set:
         "Parotid_L: 1 contours of one or two points were left out; 2 points or open contours were left out; "
         "1 contours were there twice."
     ]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda points: np.roll(points, 3, axis=0),
+        lambda points: np.roll(points[::-1], 2, axis=0),
+        lambda points: np.concatenate([points, points[:1]]),
+        lambda points: points + 0.0004,
+    ],
+    ids=["elsewhere", "backwards", "closed", "rounded"],
+)
+def test_a_repeated_contour_never_cancels_its_original(damaged_set: Path, again: Callable[[NDArray], NDArray]) -> None:
+    before, _ = set_of(damaged_set)
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        contours = contours_of(ds, "Parotid_L")
+        for contour in list(contours):
+            points = again(np.array(contour.ContourData, float).reshape(-1, 3).round(2))
+            item = Dataset()
+            item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
+            item.ContourData = [f"{v:.4f}" for v in points.ravel()]
+            contours.append(item)
+    after, warnings = set_of(damaged_set)
+    assert after["Parotid_L"].volume_cc == pytest.approx(before["Parotid_L"].volume_cc, rel=1e-6)
+    assert "contours were there twice" in warnings[0]
 
 
 def test_contours_between_slices_count_by_overlap_and_are_told(damaged_set: Path) -> None:

@@ -20,6 +20,7 @@ NO_CONTOURS = "It has no closed contours."
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _TARGET_TYPES = ("PTV", "CTV", "GTV", "TREATED_VOLUME", "IRRAD_VOLUME", "BOLUS_TARGET")
 _FARTHEST_MM = 1e5
+_SAME_POINT_DIGITS = 2  # of mm
 # A contour spread over more of a slice than this is not drawn parallel to the slices.
 _PLANAR_RATIO = 0.25
 
@@ -99,7 +100,7 @@ def read_rois(file: IndexedFile) -> list[Roi]:
 
 def _contours(sequence: DicomItem) -> tuple[list[NDArray[np.float64]], tuple[str, ...]]:
     kept: list[NDArray[np.float64]] = []
-    seen: set[bytes] = set()
+    outlines = _Outlines()
     short = other = copies = 0
     for contour in sequence.items("ContourSequence"):
         points = _points(contour)
@@ -107,10 +108,9 @@ def _contours(sequence: DicomItem) -> tuple[list[NDArray[np.float64]], tuple[str
             other += 1
         elif len(points) < 3:
             short += 1
-        elif points.tobytes() in seen:
+        elif not outlines.is_new(points):
             copies += 1  # even-odd would cancel it with its original
         else:
-            seen.add(points.tobytes())
             kept.append(points)
     remarks = []
     if short:
@@ -120,6 +120,38 @@ def _contours(sequence: DicomItem) -> tuple[list[NDArray[np.float64]], tuple[str
     if copies:
         remarks.append(f"{copies} contours were there twice")
     return kept, tuple(remarks)
+
+
+class _Outlines:
+    """Which outlines were there already, wherever and whichever way each begins."""
+
+    def __init__(self) -> None:
+        self._by_ends: dict[bytes, NDArray[np.float64] | None] = {}
+        self._edges: set[bytes] = set()
+
+    def is_new(self, points: NDArray[np.float64]) -> bool:
+        points = points.round(_SAME_POINT_DIGITS) + 0.0  # no -0
+        ends = points.min(axis=0).tobytes() + points.max(axis=0).tobytes()
+        if ends not in self._by_ends:
+            self._by_ends[ends] = points
+            return True
+        first = self._by_ends[ends]
+        if first is not None:  # edges take time, so they are looked at where the ends are the same
+            self._edges.add(_edges(first))
+            self._by_ends[ends] = None
+        edges = _edges(points)
+        is_new = edges not in self._edges
+        self._edges.add(edges)
+        return is_new
+
+
+def _edges(points: NDArray[np.float64]) -> bytes:
+    """The edges of a closed contour, in an order that does not depend on where it begins."""
+    corners, numbers = np.unique(points, axis=0, return_inverse=True)
+    numbers = numbers.reshape(-1)
+    edges = np.sort(np.stack([numbers, np.roll(numbers, -1)], axis=1), axis=1)
+    edges = edges[edges[:, 0] != edges[:, 1]]  # a first point that is repeated to close the contour
+    return corners.tobytes() + edges[np.lexsort(edges.T)].tobytes()
 
 
 def _points(contour: DicomItem) -> NDArray[np.float64]:
