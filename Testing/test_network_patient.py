@@ -162,6 +162,24 @@ def test_neighbours_keep_the_voxels_they_share() -> None:
         assert shown.structures[name].volume_cc == pytest.approx(target.volume_cc, rel=1e-5)
 
 
+def test_neighbours_that_overlap_elsewhere_keep_the_voxels_they_share() -> None:
+    grid = axial_grid()
+    high, low = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+    high[8:14, 10:20, 10:15], low[8:14, 10:20, 16:25] = 1, 1
+    high[8:14, 10:20, 15], low[8:14, 10:20, 15] = 0.4, 0.6
+    low[8, 10:20, 10:15] = 1  # drawn over the higher one in one slice
+    targets = {
+        name: Structure.from_array(name, part, grid, StructureKind.TARGET)
+        for name, part in (("PTV_5600", low), ("PTV_7000", high))
+    }
+    patient = small_patient(with_dose=False)
+    patient = replace(patient, structures={**patient.structures, **targets})
+    shown = network_patient(prescribed(patient, {"PTV_5600": 56.0, "PTV_7000": 70.0}, 35)).shown
+    low[8, 10:20, 10:15] = 0
+    np.testing.assert_allclose(shown.structures["PTV_5600"].occupancy, low, atol=1e-6)
+    np.testing.assert_array_equal(shown.structures["PTV_7000"].occupancy, high)
+
+
 def test_a_target_wholly_inside_a_higher_one_is_refused() -> None:
     patient = nested()
     swapped = prescribed(patient, {"PTV_7000": 56.0, "PTV_5600": 70.0}, 35)

@@ -43,6 +43,7 @@ class MatchState(Enum):
     PROPOSED = "proposed"  # does not count until confirmed
     OPEN = "open"  # a target, or nearly one, of unclear meaning: to be named or left out by the user
     HELPER = "planning helper"
+    LEFT_OUT = "left out"
     EMPTY = "without contours"  # whatever its name means
     UNKNOWN = "unknown"
 
@@ -268,7 +269,7 @@ def _confirmed(source: str, name: str) -> Match:
             remedy=f"There are {_listed(KNOWN_NAMES)}, and PTV_ with four digits in cGy.",
         )
     if not name:
-        return Match(source, "", MatchState.UNKNOWN, 1.0, "left out by the user")
+        return Match(source, "", MatchState.LEFT_OUT, 1.0, "by the user")
     return Match(source, name, MatchState.CONFIRMED, 1.0, "confirmed by the user")
 
 
