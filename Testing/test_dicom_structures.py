@@ -89,7 +89,7 @@ def test_contours_across_the_slices_are_refused(damaged_set: Path) -> None:
             contour.ContourData = [f"{v:.4f}" for v in points.ravel()]
     after, warnings = set_of(damaged_set)
     assert "Parotid_L" not in after and len(after) == 4
-    assert warnings == ["Parotid_L was left out: Its contours are not drawn parallel to the CT slices."]
+    assert warnings == ["Parotid_L: left out. Its contours are not drawn parallel to the CT slices."]
     with pytest.raises(PatientDataError, match="Parotid_L: The structure is to be used, but cannot be drawn"):
         read_patient(damaged_set)
 
@@ -144,7 +144,7 @@ def test_a_damaged_contour_costs_its_structure_only(
         change(contours_of(ds, "Parotid_L")[0])
     after, warnings = set_of(damaged_set)
     assert len(after) == 4
-    assert "Parotid_L was left out" in warnings[0] and message in warnings[0]
+    assert "Parotid_L: left out." in warnings[0] and message in warnings[0]
 
 
 def test_two_structures_of_one_name_block(damaged_set: Path) -> None:

@@ -96,24 +96,22 @@ def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Prog
     progress(0.6, "drawing structures")
     rois = read_rois(files.structure_set)
     _require_frames(rois, files, choice.overrides, warnings)
-    drawing: list[str] = []
-    drawn = occupancies(rois, ct.grid, drawing)
+    remarks: dict[int, str] = {}
+    drawn = occupancies(rois, ct.grid, remarks)
     matches = match_rois(rois, drawn, plan, choice)
     require_confirmed(matches)
-    used = [match.source for match in matches if match.counts]
-    warnings += [text for text in drawing if any(text.startswith((f"{name}: ", f"{name} was ")) for name in used)]
+    for roi, match in zip(rois, matches, strict=True):
+        if match.counts and roi.number not in drawn:
+            raise PatientDataError(
+                "The structure is to be used, but cannot be drawn.", where=roi.name, remedy=remarks[roi.number]
+            )
+        if match.counts and roi.number in remarks:
+            warnings.append(f"{match.name}: {remarks[roi.number]}")  # not the file's name, which is free text
     structures = {
         match.name: replace(drawn[roi.number], name=match.name, kind=_kind(match.name))
         for roi, match in zip(rois, matches, strict=True)
-        if match.counts and roi.number in drawn
+        if match.counts
     }
-    lost = [match.source for roi, match in zip(rois, matches, strict=True) if match.counts and roi.number not in drawn]
-    if lost:
-        raise PatientDataError(
-            "The structure is to be used, but cannot be drawn.",
-            where=lost[0],
-            remedy=next((text for text in drawing if text.startswith(lost[0])), ""),
-        )
     warnings += _absent(structures, matches)
     external, region = structures.pop(EXTERNAL, None), structures.pop(DOSE_MASK, None)
     warnings += check_orientation(structures)
@@ -216,7 +214,7 @@ def _require_frames(rois: Sequence[Roi], files: CaseFiles, overrides: Overrides,
     if strange and files.structure_set.frame_uid in ("", frame):  # else it is settled for the whole set
         overrides.settle(
             "frame",
-            f"{len(strange)} structures have another frame of reference than the CT, {strange[0].name} the first.",
+            f"{len(strange)} structures have another frame of reference than the CT.",
             files.structure_set.where,
             warnings,
         )
@@ -262,7 +260,7 @@ def _plan_dose(files: CaseFiles, ct: Volume, warnings: list[str]) -> Volume | No
         if dose.is_plan:
             whole.append((file, dose))
         else:
-            warnings.append(f"A dose of summation {dose.summation[:16]} was left out: it is not the whole plan's.")
+            warnings.append(f"A dose of summation {dose.summation} was left out: it is not the whole plan's.")
     if len(whole) != 1:
         if whole:
             warnings.append(f"{len(whole)} doses claim to be the whole plan's; none was taken.")

@@ -10,6 +10,7 @@ from RTDigitalTwinLib.patient.plan import Approval
 
 _HIGHEST_DOSE_GY = 200.0
 _MOST_FRACTIONS = 100
+_POSITIONS = tuple(f"{end}{side}" for end in ("HF", "FF", "LF", "RF", "AF", "PF") for side in ("S", "P", "DR", "DL"))
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _angles(item: DicomItem, remarks: list[str]) -> tuple[float, ...]:
         remarks.append(f"{arcs} beams of the plan are arcs, which are no fixed fields.")
     if turned:
         remarks.append(f"{turned} beams of the plan are not coplanar.")
-    positions = {setup.text("PatientPosition", "").upper() for setup in item.items("PatientSetupSequence")} - {
+    positions = {setup.code("PatientPosition", _POSITIONS, "") for setup in item.items("PatientSetupSequence")} - {
         "",
         "HFS",
     }

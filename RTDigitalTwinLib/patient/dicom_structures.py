@@ -174,8 +174,8 @@ def _points(contour: DicomItem) -> NDArray[np.float64]:
     return points
 
 
-def roi_structure(roi: Roi, grid: Grid, warnings: list[str]) -> Structure:
-    """A region as occupancy on the grid of a CT. Adds warnings with counts.
+def roi_structure(roi: Roi, grid: Grid, remarks: dict[int, str]) -> Structure:
+    """A region as occupancy on the grid of a CT. Adds what was left out, with counts, under its number.
 
     Contours must be parallel to the grid's slices, whatever their direction in space. Raises GeometryError where none
     are, or nothing of it lies on the grid.
@@ -207,19 +207,23 @@ def roi_structure(roi: Roi, grid: Grid, warnings: list[str]) -> Structure:
     if drawn.gaps:
         counted.append(f"{drawn.gaps} gaps between its contours were left empty")
     if counted:
-        warnings.append(f"{roi.name}: {'; '.join(counted)}.")
+        remarks[roi.number] = f"{'; '.join(counted)}."
     box = tuple(
         slice(part.start + inner.start, part.start + inner.stop) for part, inner in zip(drawn.box, tight, strict=True)
     )
     return Structure(roi.name, grid, (box[0], box[1], box[2]), drawn.occupancy[tight], roi.kind, roi.name)
 
 
-def occupancies(rois: Sequence[Roi], grid: Grid, warnings: list[str]) -> dict[int, Structure]:
-    """Structures by ROI number; a region that cannot be drawn is left out with a warning."""
+def occupancies(rois: Sequence[Roi], grid: Grid, remarks: dict[int, str]) -> dict[int, Structure]:
+    """Structures by ROI number; a region that cannot be drawn is left out.
+
+    ``remarks`` gets what is to be said of a region, by its number: names in a file are free text, which may not go into
+    results.
+    """
     drawn = {}
     for roi in rois:
         try:
-            drawn[roi.number] = roi_structure(roi, grid, warnings)
+            drawn[roi.number] = roi_structure(roi, grid, remarks)
         except GeometryError as error:
-            warnings.append(f"{roi.name} was left out: {error.what}")
+            remarks[roi.number] = f"left out. {error.what}"
     return drawn
