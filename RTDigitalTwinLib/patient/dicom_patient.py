@@ -18,7 +18,7 @@ from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import IndexedFile, files_below, index_folder
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
-from RTDigitalTwinLib.patient.dose_region import REGION_NOTE, as_mask, body_of, dose_region
+from RTDigitalTwinLib.patient.dose_region import BODY_NOTE, REGION_NOTE, as_mask, body_of, dose_region
 from RTDigitalTwinLib.patient.naming import DOSE_MASK, ORGANS_AT_RISK
 from RTDigitalTwinLib.patient.overrides import Overrides
 from RTDigitalTwinLib.patient.patient import Image, Patient
@@ -121,7 +121,7 @@ def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Prog
         region = as_mask(region)
     else:
         if external is None:
-            warnings.append("There is no outline of the body; it was found by its CT values.")
+            warnings.append(BODY_NOTE)
         targets = [s for s in structures.values() if s.kind is StructureKind.TARGET]
         region = dose_region(external or body_of(ct), targets)
         warnings.append(REGION_NOTE)

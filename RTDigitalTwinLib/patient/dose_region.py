@@ -27,12 +27,17 @@ MARGIN_BELOW_MM, MARGIN_ABOVE_MM = 30.0, 20.0
 REGION_NOTE = (
     f"Dose is predicted in the body from {MARGIN_BELOW_MM:g} mm below the targets to {MARGIN_ABOVE_MM:g} mm above them."
 )
+BODY_NOTE = (
+    "There is no outline of the body; it was found by its CT values, so a couch, mask or cushion that touches the "
+    "patient counts as body. Where the structure set has an outline, confirm it as External."
+)
 _SMALLEST_BODY_CC = 500.0
 
 
 def body_of(ct: Volume) -> Structure:
     """The body by its CT values: the largest connected region above -300 HU, holes filled slice by slice.
 
+    What touches the patient, such as a couch, is taken for body: CT values alone do not tell them apart.
     Raises PatientDataError where that is smaller than half a litre.
     """
     above = sitk.GetImageFromArray((ct.values > BODY_HU).astype(np.uint8))
