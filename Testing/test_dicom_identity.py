@@ -120,7 +120,7 @@ def test_free_text_of_the_files_stays_out_of_what_is_told(damaged_set: Path) -> 
         setup.PatientPosition = who.upper()
         ds.BeamSequence, ds.PatientSetupSequence = [beam], [setup]
     names = {f"{who} left": "Parotid_L", f"{who} PTV": ""}
-    told = []
+    told: list[str] = []
     for key in ("DoseSummationType", "DoseType", "DoseUnits"):
         with edited(damaged_set / f"{who}.RTDOSE.dcm") as ds:
             setattr(ds, key, who.upper())
