@@ -107,10 +107,11 @@ def set_of(folder: Path) -> tuple[dict[str, Structure], list[str]]:
     """Structures drawn on the CT by name, and what was noticed."""
     (series,) = index_folder(folder).patient().ct_series.values()
     grid = read_ct(series, Overrides(), []).grid
-    warnings: list[str] = []
+    remarks: dict[int, str] = {}
     rois = read_rois(only(folder, RTSTRUCT))
-    drawn = occupancies(rois, grid, warnings)
-    return {roi.name: drawn[roi.number] for roi in rois if roi.number in drawn}, warnings
+    drawn = occupancies(rois, grid, remarks)
+    noticed = [f"{roi.name}: {remarks[roi.number]}" for roi in rois if roi.number in remarks]
+    return {roi.name: drawn[roi.number] for roi in rois if roi.number in drawn}, noticed
 
 
 def dose_in(folder: Path) -> DicomDose:

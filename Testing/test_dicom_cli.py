@@ -169,7 +169,9 @@ def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], ori
         for ds in (pydicom.dcmread(path, stop_before_pixels=True) for path in original.glob("*.dcm"))
         for key in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
     }
-    secrets = [text.encode() for text in (*PLANTED.values(), "Longstocking", "Pippi", str(original), *uids)]
+    secrets = [
+        text.encode() for text in (*PLANTED.values(), "Longstocking", "Pippi", *NAMES.values(), str(original), *uids)
+    ]
     for path in out.iterdir():
         content = path.read_bytes()
         if path.suffix == ".mrb":

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.dicom_index import index_folder
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
 from RTDigitalTwinLib.patient.overrides import Overrides
-from Testing.dicom_sets import accepting, dose_of, edited, set_identity
+from Testing.dicom_sets import (
+    accepting,
+    add_copy,
+    contours_of,
+    dose_of,
+    edited,
+    set_identity,
+)
 
 # Who, which study, which frame
 
@@ -121,6 +130,38 @@ def test_without_a_plan_the_user_states_the_fractions(damaged_set: Path) -> None
 
 
 # Safety
+
+
+def test_free_text_of_the_files_stays_out_of_what_is_told(damaged_set: Path) -> None:
+    """Names of structures, labels, names of files and codes can hold anything: here each holds a person's name."""
+    who = "Longstocking"
+    for path in list(damaged_set.glob("*.dcm")):
+        path.rename(path.with_name(f"{who}.{path.name}"))
+    with edited(damaged_set / f"{who}.RTSTRUCT.dcm") as ds:
+        ds.StructureSetLabel = who
+        del contours_of(ds, "Parotid_L")[3]  # something to remark on
+        ds.StructureSetROISequence[2].ReferencedFrameOfReferenceUID = generate_uid()
+        for name in ("PTV", "ring", "Heart"):
+            add_copy(ds, "Parotid_L", f"{who} {name}")
+        for roi in ds.StructureSetROISequence:
+            roi.ROIName = {"Parotid_L": f"{who} left"}.get(roi.ROIName, roi.ROIName)
+    with edited(damaged_set / f"{who}.RTPLAN.dcm") as ds:
+        ds.RTPlanLabel, ds.ApprovalStatus = who, who.upper()
+        beam, point, setup = Dataset(), Dataset(), Dataset()
+        point.GantryAngle, beam.ControlPointSequence = 40, [point]
+        setup.PatientPosition = who.upper()
+        ds.BeamSequence, ds.PatientSetupSequence = [beam], [setup]
+    names = {f"{who} left": "Parotid_L", f"{who} PTV": ""}
+    told: list[str] = []
+    for key in ("DoseSummationType", "DoseType", "DoseUnits"):
+        with edited(damaged_set / f"{who}.RTDOSE.dcm") as ds:
+            setattr(ds, key, who.upper())
+        patient = read_patient(damaged_set, replace(accepting("frame"), names=names))
+        told += patient.warnings
+    for text in ("gaps between its contours", "position OTHER", "summation OTHER", "DoseType is OTHER", "DoseUnits is",
+                 "3 structures of the set are not used", "another frame"):  # fmt: skip
+        assert any(text in said for said in told), (text, told)
+    assert not [said for said in told if who.casefold() in said.casefold()]
 
 
 def test_errors_and_warnings_name_nobody(damaged_set: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.uid import generate_uid
 
 from RTDigitalTwinLib.errors import PatientDataError
-from RTDigitalTwinLib.patient.dicom_patient import read_patient
-from Testing.dicom_sets import dose_in, dose_of, edited, plan_in
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
+from Testing.dicom_sets import accepting, dose_in, dose_of, edited, plan_in
 
 # The dose
 
@@ -138,6 +141,34 @@ def test_names_and_plan_that_disagree_on_a_level(damaged_set: Path) -> None:
         ds.DoseReferenceSequence[0].TargetPrescriptionDose = 60
     with pytest.raises(PatientDataError, match=r"open what they are: PTV_7000 \(the name says 70 Gy, the plan 60 Gy"):
         read_patient(damaged_set)
+
+
+def test_a_plan_of_another_structure_set_tells_nothing_of_single_structures(damaged_set: Path) -> None:
+    """The plan's 70 Gy are for the number of the target, which in the other set is the number of a gland."""
+    shutil.copy(damaged_set / "RTSTRUCT.dcm", damaged_set / "other.dcm")
+    with edited(damaged_set / "other.dcm") as ds:
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        ds.StructureSetLabel = "other"
+        for roi in ds.StructureSetROISequence:
+            roi.ROIName = {"PTV_7000": "Parotid_R", "Parotid_R": "PTV60"}.get(roi.ROIName, roi.ROIName)
+    names = {"PTV60": "PTV_6000"}
+    with pytest.raises(PatientDataError, match="another structure set than the one used.*--accept plan"):
+        read_patient(damaged_set, DicomChoice(structure_set="other", names=names))
+    choice = replace(accepting("plan"), structure_set="other", names={**names, "Parotid_R": ""})
+    patient = read_patient(damaged_set, choice)
+    assert patient.plan.prescription.target_dose_gy == (("PTV_6000", 60.0),)
+    assert any(text.startswith("Overridden by the user (plan)") for text in patient.warnings)
+    assert "The plan prescribes 70 Gy, the highest target is 60 Gy by its name." in patient.warnings
+
+
+def test_a_plan_that_refers_to_no_structure_set(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        del ds.ReferencedStructureSetSequence
+        ds.DoseReferenceSequence[0].TargetPrescriptionDose = 60
+    patient = read_patient(damaged_set)
+    assert patient.plan.prescription.target_dose_gy == (("PTV_7000", 70.0),)
+    assert any(text.startswith("The plan refers to no structure set") for text in patient.warnings)
+    assert "The plan prescribes 60 Gy, the highest target is 70 Gy by its name." in patient.warnings
 
 
 def beam(angle: float, **more: object) -> Dataset:

@@ -76,7 +76,7 @@ def test_dvhs_are_the_planning_systems(
     (number,) = (n for n, roi in rois.items() if roi.name == name)
     (theirs,) = (d for d in embedded if d.DVHReferencedROISequence[0].ReferencedROINumber == number)
     grid = dose.dose.grid
-    structure = roi_structure(rois[number], grid, [])
+    structure = roi_structure(rois[number], grid, {})
     inside = structure.box_occupancy > 0
     doses = dose.dose.values[structure.box][inside][None].astype(np.float32)
     ours = StructureDose(doses, structure.box_occupancy[inside], grid.voxel_volume_mm3 / 1000)
@@ -113,7 +113,7 @@ def test_sets_of_plastimatch(pattern: list[str], tmp_path: Path) -> None:
     ct = read_ct(series, Overrides(), [])
     (file,) = patient.of_kind(RTSTRUCT)
     rois = read_rois(file)
-    drawn = occupancies(rois, ct.grid, [])
+    drawn = occupancies(rois, ct.grid, {})
     assert drawn
     truth = ct.values > -485
     for roi in rois:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from RTDigitalTwinLib.errors import PatientDataError
@@ -44,6 +45,31 @@ def test_short_open_and_repeated_contours_are_left_out_with_a_count(damaged_set:
     ]
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda points: np.roll(points, 3, axis=0),
+        lambda points: np.roll(points[::-1], 2, axis=0),
+        lambda points: np.concatenate([points, points[:1]]),
+        lambda points: points + 0.0004,
+    ],
+    ids=["elsewhere", "backwards", "closed", "rounded"],
+)
+def test_a_repeated_contour_never_cancels_its_original(damaged_set: Path, again: Callable[[NDArray], NDArray]) -> None:
+    before, _ = set_of(damaged_set)
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        contours = contours_of(ds, "Parotid_L")
+        for contour in list(contours):
+            points = again(np.array(contour.ContourData, float).reshape(-1, 3).round(2))
+            item = Dataset()
+            item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
+            item.ContourData = [f"{v:.4f}" for v in points.ravel()]
+            contours.append(item)
+    after, warnings = set_of(damaged_set)
+    assert after["Parotid_L"].volume_cc == pytest.approx(before["Parotid_L"].volume_cc, rel=1e-6)
+    assert "contours were there twice" in warnings[0]
+
+
 def test_contours_between_slices_count_by_overlap_and_are_told(damaged_set: Path) -> None:
     before, _ = set_of(damaged_set)
     with edited(damaged_set / "RTSTRUCT.dcm") as ds:
@@ -63,7 +89,7 @@ def test_contours_across_the_slices_are_refused(damaged_set: Path) -> None:
             contour.ContourData = [f"{v:.4f}" for v in points.ravel()]
     after, warnings = set_of(damaged_set)
     assert "Parotid_L" not in after and len(after) == 4
-    assert warnings == ["Parotid_L was left out: Its contours are not drawn parallel to the CT slices."]
+    assert warnings == ["Parotid_L: left out. Its contours are not drawn parallel to the CT slices."]
     with pytest.raises(PatientDataError, match="Parotid_L: The structure is to be used, but cannot be drawn"):
         read_patient(damaged_set)
 
@@ -118,7 +144,7 @@ def test_a_damaged_contour_costs_its_structure_only(
         change(contours_of(ds, "Parotid_L")[0])
     after, warnings = set_of(damaged_set)
     assert len(after) == 4
-    assert "Parotid_L was left out" in warnings[0] and message in warnings[0]
+    assert "Parotid_L: left out." in warnings[0] and message in warnings[0]
 
 
 def test_two_structures_of_one_name_block(damaged_set: Path) -> None:
@@ -169,3 +195,25 @@ def test_a_target_written_with_a_stroke_is_no_helper(damaged_set: Path) -> None:
     with edited(damaged_set / "RTSTRUCT.dcm") as ds:
         add_copy(ds, "Parotid_L", "PTV-6300", "PTV")
     assert set(read_patient(damaged_set).targets) == {"PTV_6300", "PTV_7000"}
+
+
+@pytest.mark.parametrize(
+    ("name", "copy_of", "told"),
+    [
+        ("Brainstem", "Parotid_L", "Brainstem is absent: nothing of it is drawn."),
+        ("Kehlkopf", "Parotid_L", "Larynx is absent: nothing of it is drawn."),
+        ("PTV_6300", "PTV_7000", "PTV_6300 is absent: nothing of it is drawn."),
+        ("PTV boost", "PTV_7000", "1 structures of the set are not used (1 without contours)"),
+        ("SpinalCord", "Parotid_L", "1 structures of the set are not used (1 without contours)"),
+    ],
+)
+def test_what_a_template_left_empty_is_absent(damaged_set: Path, name: str, copy_of: str, told: str) -> None:
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        add_copy(ds, copy_of, name, "PTV" if name.startswith("PTV") else "ORGAN")
+        del ds.ROIContourSequence[-1].ContourSequence
+    patient = read_patient(damaged_set)
+    assert len(patient.structures) == 4
+    assert any(text.startswith(told) for text in patient.warnings), patient.warnings
+    if name != "SpinalCord":
+        mapped = read_patient(damaged_set, DicomChoice(shared_names={name: "Esophagus"}))
+        assert "Esophagus is absent: nothing of it is drawn." in mapped.warnings

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydicom import Dataset
 
 from RTDigitalTwinLib.errors import GeometryError, PatientDataError
 from RTDigitalTwinLib.model.network_patient import network_grid, network_patient, scaled_names
 from RTDigitalTwinLib.patient.averaging import Averaging, aligned_grid
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
 from RTDigitalTwinLib.patient.dose_region import body_of, dose_region
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.patient import Patient
@@ -20,7 +22,7 @@ from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.run import on_ct
 from Testing.builders import FRAME, GRIDS, axial_grid, ball, small_patient
-from Testing.dicom_sets import dose_of
+from Testing.dicom_sets import dose_of, edit_all, edited
 
 FINE = Grid((24, 72, 80), (2.0, 2.0, 5.0), (-79.0, -71.0, -57.5), frame_of_reference=FRAME)
 
@@ -165,6 +167,24 @@ def test_neighbours_keep_the_voxels_they_share() -> None:
         assert shown.structures[name].volume_cc == pytest.approx(target.volume_cc, rel=1e-5)
 
 
+def test_neighbours_that_overlap_elsewhere_keep_the_voxels_they_share() -> None:
+    grid = axial_grid()
+    high, low = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+    high[8:14, 10:20, 10:15], low[8:14, 10:20, 16:25] = 1, 1
+    high[8:14, 10:20, 15], low[8:14, 10:20, 15] = 0.4, 0.6
+    low[8, 10:20, 10:15] = 1  # drawn over the higher one in one slice
+    targets = {
+        name: Structure.from_array(name, part, grid, StructureKind.TARGET)
+        for name, part in (("PTV_5600", low), ("PTV_7000", high))
+    }
+    patient = small_patient(with_dose=False)
+    patient = replace(patient, structures={**patient.structures, **targets})
+    shown = network_patient(prescribed(patient, {"PTV_5600": 56.0, "PTV_7000": 70.0}, 35)).shown
+    low[8, 10:20, 10:15] = 0
+    np.testing.assert_allclose(shown.structures["PTV_5600"].occupancy, low, atol=1e-6)
+    np.testing.assert_array_equal(shown.structures["PTV_7000"].occupancy, high)
+
+
 def test_a_target_wholly_inside_a_higher_one_is_refused() -> None:
     patient = nested()
     swapped = prescribed(patient, {"PTV_7000": 56.0, "PTV_5600": 70.0}, 35)
@@ -238,6 +258,25 @@ def test_the_body_is_found_without_the_couch() -> None:
     drawn = ball(grid, (0, 0, 0), (66, 58, 200))
     drawn[:, 33:] = False
     assert 2 * (body & drawn).sum() / (body.sum() + drawn.sum()) > 0.98
+
+
+def test_a_couch_that_touches_the_patient_is_told_of(damaged_set: Path) -> None:
+    """It is taken for body where there is no outline; an outline that is confirmed leaves it out."""
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        next(roi for roi in ds.StructureSetROISequence if roi.ROIName == "FeasibleDose").ROIName = "Patient outline"
+
+    def lay_on_couch(ds: Dataset, _: int) -> None:
+        pixels = ds.pixel_array.copy()
+        pixels[32:34, :] = 100
+        ds.PixelData = pixels.tobytes()
+
+    edit_all(damaged_set, "CT*", lay_on_couch)
+    guessed = read_patient(damaged_set, DicomChoice(names={"Patient outline": ""}))
+    (told,) = (text for text in guessed.warnings if text.startswith("There is no outline of the body"))
+    assert "a couch, mask or cushion that touches the patient counts as body" in told and "External" in told
+    drawn = read_patient(damaged_set, DicomChoice(names={"Patient outline": "External"}))
+    assert guessed.dose_mask.mask[:, 33, :5].any() and not drawn.dose_mask.mask[:, 33, :5].any()
+    assert not any("outline of the body" in text for text in drawn.warnings)
 
 
 @pytest.mark.parametrize("name", ["axial", "sagittal"])

@@ -215,6 +215,15 @@ def test_the_file_is_written_edited_and_used_again(tmp_path: Path) -> None:
     assert [m.counts for m in match_structures(candidates, confirmed)] == [True, True, False, False]
 
 
+def test_what_was_left_out_stays_so_in_the_file(tmp_path: Path) -> None:
+    candidates = [Candidate("Parotida Izq"), Candidate("PTV boost"), Candidate("Larynx")]
+    decided = match_structures(candidates, {"Parotida Izq": "", "PTV boost": ""})
+    assert [m.state for m in decided] == [MatchState.LEFT_OUT, MatchState.LEFT_OUT, MatchState.EXACT]
+    write_mapping(decided, tmp_path / "names.toml")
+    again = match_structures(candidates, read_mapping(tmp_path / "names.toml"))
+    assert [m.state for m in again] == [MatchState.LEFT_OUT, MatchState.LEFT_OUT, MatchState.CONFIRMED]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

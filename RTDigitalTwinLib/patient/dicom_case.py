@@ -34,6 +34,11 @@ class CaseFiles:
     plan: IndexedFile | None
     doses: tuple[IndexedFile, ...]
 
+    @property
+    def plan_knows_structures(self) -> bool:
+        """Whether the plan's numbers of structures are those of this structure set."""
+        return self.plan is not None and self.structure_set.sop_uid in self.plan.references
+
 
 def choose_files(
     index: DicomIndex,
@@ -66,6 +71,7 @@ def choose_files(
     _require_study(set_, ct[0], "structure set", ct[0].series_uid in set_.references, overrides, warnings)
     if the_plan is not None:
         _require_frame(the_plan, ct[0], "plan", overrides, warnings)
+        _require_plan_of(the_plan, set_, overrides, warnings)
         _require_study(the_plan, set_, "plan", set_.sop_uid in the_plan.references, overrides, warnings)
     doses = _doses_of(files, the_plan, ct[0], overrides, warnings)
     _require_undisputed((*ct, set_, *([the_plan] if the_plan else []), *doses), overrides, warnings)
@@ -197,6 +203,16 @@ def _require_study(
         file.where,
         warnings,
     )
+
+
+def _require_plan_of(plan: IndexedFile, set_: IndexedFile, overrides: Overrides, warnings: list[str]) -> None:
+    consequence = "what it prescribes to single structures is not taken over."
+    if not plan.references:
+        warnings.append(f"The plan refers to no structure set: {consequence}")
+    elif set_.sop_uid not in plan.references:
+        overrides.settle(
+            "plan", f"The plan refers to another structure set than the one used: {consequence}", plan.where, warnings
+        )
 
 
 def _doses_of(

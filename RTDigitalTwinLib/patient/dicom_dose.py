@@ -18,6 +18,10 @@ _SMALLEST_NEGATIVE_RATIO = 0.005
 _EVEN_RATIO = 0.01
 _SAME_MM = 0.01
 WHOLE_PLAN = "PLAN"
+SUMMATIONS = (
+    WHOLE_PLAN, "MULTI_PLAN", "PLAN_OVERVIEW", "FRACTION", "BEAM", "BRACHY", "FRACTION_SESSION", "BEAM_SESSION",
+    "BRACHY_SESSION", "CONTROL_POINT", "RECORD",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +31,7 @@ class DicomDose:
     Attributes
     ----------
     dose : Gy on the file's own grid.
-    summation : DoseSummationType: PLAN, or a part of one such as BEAM or FRACTION.
+    summation : DoseSummationType: PLAN, or a part of one such as BEAM or FRACTION; OTHER where DICOM knows no such.
     remarks : what the user should know.
     """
 
@@ -44,18 +48,16 @@ class DicomDose:
 def read_dose(file: IndexedFile) -> DicomDose:
     """Read a dose. Raises PatientDataError where units, type, scaling or frame offsets leave its meaning open."""
     item = open_dicom(file.path, file.where)
-    units = item.text("DoseUnits").upper()
+    units = item.code("DoseUnits", ("GY", "RELATIVE"))
     if units != "GY":
-        raise item.error(
-            f"(3004,0002) DoseUnits is {units[:16]}: not in Gy.", "Export the dose as absolute dose in Gy."
-        )
-    dose_type = item.text("DoseType").upper()
+        raise item.error(f"(3004,0002) DoseUnits is {units}: not in Gy.", "Export the dose as absolute dose in Gy.")
+    dose_type = item.code("DoseType", ("PHYSICAL", "EFFECTIVE", "ERROR"))
     if dose_type not in ("PHYSICAL", "EFFECTIVE"):
-        raise item.error(f"(3004,0004) DoseType is {dose_type[:16]}; PHYSICAL or EFFECTIVE is expected.")
+        raise item.error(f"(3004,0004) DoseType is {dose_type}; PHYSICAL or EFFECTIVE is expected.")
     remarks = []
     if dose_type == "EFFECTIVE":
         remarks.append("The dose is an EFFECTIVE one, corrected for biological effect: it is no physical dose.")
-    summation = item.text("DoseSummationType").upper()
+    summation = item.code("DoseSummationType", SUMMATIONS)
     scaling = item.number("DoseGridScaling")
     if scaling <= 0:
         raise item.error(f"(3004,000E) DoseGridScaling is {scaling:g}; it must be above 0.", "Export the dose anew.")

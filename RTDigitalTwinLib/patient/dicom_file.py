@@ -11,7 +11,7 @@ import math
 import os
 import stat
 import warnings as python_warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2
 # JPEG, lossless JPEG, JPEG-LS and JPEG 2000.
 GDCM_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91))
 DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
+OTHER_CODE = "OTHER"
 _COPY_ANEW = "Export it anew."
 _OPEN_LENGTH = 0xFFFFFFFF
 
@@ -62,6 +63,11 @@ class DicomItem:
         if default is not None and not self.has(keyword):
             return default
         return str(self._value(keyword)).strip(" \0")
+
+    def code(self, keyword: str, known: Collection[str], default: str | None = None) -> str:
+        """An element out of the codes that DICOM defines; any other text is OTHER, for it may be anything."""
+        text = self.text(keyword, default).upper()
+        return text if text in known or text == default else OTHER_CODE
 
     def number(self, keyword: str, low: float = -math.inf, high: float = math.inf) -> float:
         """A finite number within bounds. Raises PatientDataError."""

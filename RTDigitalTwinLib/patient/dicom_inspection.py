@@ -231,12 +231,12 @@ def _structures(
     plan: DicomPlan | None,
     choice: DicomChoice,
 ) -> list[Match]:
-    warnings: list[str] = []
+    remarks: dict[int, str] = {}
     drawn: dict[int, Structure] = {}
     if grid is None:
         node.add("The CT it was drawn on is not here or cannot be read.", Weight.PROBLEM)
     else:
-        drawn = occupancies(rois, grid, warnings)
+        drawn = occupancies(rois, grid, remarks)
     try:
         found = match_rois(rois, drawn, plan, choice)
     except RTDigitalTwinError as error:
@@ -248,6 +248,7 @@ def _structures(
         weight = Weight.WARNING if match.waits else Weight.PLAIN
         sure = f" {match.confidence:.2f}" if match.state is MatchState.PROPOSED else ""
         node.add(f"{roi.name}{meaning}: {match.state.value}{sure} ({match.reason}){size}", weight)
-    for warning in warnings:
-        node.add(warning, Weight.WARNING)
+    for roi in rois:
+        if roi.number in remarks:
+            node.add(f"{roi.name}: {remarks[roi.number]}", Weight.WARNING)
     return found

@@ -18,7 +18,7 @@ from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import IndexedFile, files_below, index_folder
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
-from RTDigitalTwinLib.patient.dose_region import REGION_NOTE, as_mask, body_of, dose_region
+from RTDigitalTwinLib.patient.dose_region import BODY_NOTE, REGION_NOTE, as_mask, body_of, dose_region
 from RTDigitalTwinLib.patient.naming import DOSE_MASK, ORGANS_AT_RISK
 from RTDigitalTwinLib.patient.overrides import Overrides
 from RTDigitalTwinLib.patient.patient import Image, Patient
@@ -29,6 +29,7 @@ from RTDigitalTwinLib.patient.structure_matching import (
     LEVEL_TOLERANCE_GY,
     Candidate,
     Match,
+    MatchState,
     level_of,
     match_structures,
 )
@@ -88,28 +89,29 @@ def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Prog
     )
     ct = read_ct(files.ct, choice.overrides, warnings, part(progress, 0.2, 0.6))
     plan = None if files.plan is None else read_plan(files.plan)
-    warnings += plan.remarks if plan else ()
+    if plan is not None:
+        warnings += plan.remarks
+        if not files.plan_knows_structures:
+            plan = plan.without_structures()
     progress(0.6, "drawing structures")
     rois = read_rois(files.structure_set)
     _require_frames(rois, files, choice.overrides, warnings)
-    drawing: list[str] = []
-    drawn = occupancies(rois, ct.grid, drawing)
+    remarks: dict[int, str] = {}
+    drawn = occupancies(rois, ct.grid, remarks)
     matches = match_rois(rois, drawn, plan, choice)
     require_confirmed(matches)
-    used = [match.source for match in matches if match.counts]
-    warnings += [text for text in drawing if any(text.startswith((f"{name}: ", f"{name} was ")) for name in used)]
+    for roi, match in zip(rois, matches, strict=True):
+        if match.counts and roi.number not in drawn:
+            raise PatientDataError(
+                "The structure is to be used, but cannot be drawn.", where=roi.name, remedy=remarks[roi.number]
+            )
+        if match.counts and roi.number in remarks:
+            warnings.append(f"{match.name}: {remarks[roi.number]}")  # not the file's name, which is free text
     structures = {
         match.name: replace(drawn[roi.number], name=match.name, kind=_kind(match.name))
         for roi, match in zip(rois, matches, strict=True)
-        if match.counts and roi.number in drawn
+        if match.counts
     }
-    lost = [match.source for roi, match in zip(rois, matches, strict=True) if match.counts and roi.number not in drawn]
-    if lost:
-        raise PatientDataError(
-            "The structure is to be used, but cannot be drawn.",
-            where=lost[0],
-            remedy=next((text for text in drawing if text.startswith(lost[0])), ""),
-        )
     warnings += _absent(structures, matches)
     external, region = structures.pop(EXTERNAL, None), structures.pop(DOSE_MASK, None)
     warnings += check_orientation(structures)
@@ -119,7 +121,7 @@ def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Prog
         region = as_mask(region)
     else:
         if external is None:
-            warnings.append("There is no outline of the body; it was found by its CT values.")
+            warnings.append(BODY_NOTE)
         targets = [s for s in structures.values() if s.kind is StructureKind.TARGET]
         region = dose_region(external or body_of(ct), targets)
         warnings.append(REGION_NOTE)
@@ -168,6 +170,7 @@ def match_rois(
             roi.interpreted_type,
             levels.get(roi.number),
             drawn[roi.number].volume_cc if roi.number in drawn else None,
+            roi.is_empty,
         )
         for roi in rois
     ]
@@ -211,7 +214,7 @@ def _require_frames(rois: Sequence[Roi], files: CaseFiles, overrides: Overrides,
     if strange and files.structure_set.frame_uid in ("", frame):  # else it is settled for the whole set
         overrides.settle(
             "frame",
-            f"{len(strange)} structures have another frame of reference than the CT, {strange[0].name} the first.",
+            f"{len(strange)} structures have another frame of reference than the CT.",
             files.structure_set.where,
             warnings,
         )
@@ -233,9 +236,16 @@ def _absent(structures: Mapping[str, Structure], matches: Sequence[Match]) -> li
     states = [match.state.value for match in matches if not match.counts]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     unused = [f"{len(states)} structures of the set are not used ({counted}); rt-digital-twin inspect lists them."]
-    return (unused if states else []) + [
-        f"{name} is absent: no structure of this name was found." for name in ORGANS_AT_RISK if name not in structures
-    ]
+    empty = dict.fromkeys(match.name for match in matches if match.state is MatchState.EMPTY and match.name)
+    return (
+        (unused if states else [])
+        + [f"{name} is absent: nothing of it is drawn." for name in empty if name not in structures]
+        + [
+            f"{name} is absent: no structure of this name was found."
+            for name in ORGANS_AT_RISK
+            if name not in structures and name not in empty
+        ]
+    )
 
 
 def _plan_dose(files: CaseFiles, ct: Volume, warnings: list[str]) -> Volume | None:
@@ -250,7 +260,7 @@ def _plan_dose(files: CaseFiles, ct: Volume, warnings: list[str]) -> Volume | No
         if dose.is_plan:
             whole.append((file, dose))
         else:
-            warnings.append(f"A dose of summation {dose.summation[:16]} was left out: it is not the whole plan's.")
+            warnings.append(f"A dose of summation {dose.summation} was left out: it is not the whole plan's.")
     if len(whole) != 1:
         if whole:
             warnings.append(f"{len(whole)} doses claim to be the whole plan's; none was taken.")

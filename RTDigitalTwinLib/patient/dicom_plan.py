@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, open_dicom
 from RTDigitalTwinLib.patient.dicom_index import IndexedFile
@@ -10,6 +10,7 @@ from RTDigitalTwinLib.patient.plan import Approval
 
 _HIGHEST_DOSE_GY = 200.0
 _MOST_FRACTIONS = 100
+_POSITIONS = tuple(f"{end}{side}" for end in ("HF", "FF", "LF", "RF", "AF", "PF") for side in ("S", "P", "DR", "DL"))
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class DicomPlan:
     gantry_angles_deg: tuple[float, ...]
     approval: Approval
     remarks: tuple[str, ...]
+
+    def without_structures(self) -> DicomPlan:
+        """The same for a structure set that the plan was not made on: numbers of structures mean nothing there."""
+        doses = (*self.site_doses_gy, *(gy for _, gy in self.roi_dose_gy))
+        return replace(self, roi_dose_gy=(), site_doses_gy=doses)
 
 
 def read_plan(file: IndexedFile) -> DicomPlan:
@@ -97,7 +103,7 @@ def _angles(item: DicomItem, remarks: list[str]) -> tuple[float, ...]:
         remarks.append(f"{arcs} beams of the plan are arcs, which are no fixed fields.")
     if turned:
         remarks.append(f"{turned} beams of the plan are not coplanar.")
-    positions = {setup.text("PatientPosition", "").upper() for setup in item.items("PatientSetupSequence")} - {
+    positions = {setup.code("PatientPosition", _POSITIONS, "") for setup in item.items("PatientSetupSequence")} - {
         "",
         "HFS",
     }

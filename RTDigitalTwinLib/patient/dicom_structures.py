@@ -16,9 +16,11 @@ from RTDigitalTwinLib.patient.dicom_index import IndexedFile
 from RTDigitalTwinLib.patient.grid import Grid, bounding_box
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 
+NO_CONTOURS = "It has no closed contours."
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _TARGET_TYPES = ("PTV", "CTV", "GTV", "TREATED_VOLUME", "IRRAD_VOLUME", "BOLUS_TARGET")
 _FARTHEST_MM = 1e5
+_SAME_POINT_DIGITS = 2  # of mm
 # A contour spread over more of a slice than this is not drawn parallel to the slices.
 _PLANAR_RATIO = 0.25
 
@@ -43,6 +45,11 @@ class Roi:
     contours: tuple[NDArray[np.float64], ...]
     remarks: tuple[str, ...] = ()
     problem: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was drawn, as in what a template leaves behind; what is damaged is not empty."""
+        return self.problem == NO_CONTOURS
 
     @property
     def kind(self) -> StructureKind:
@@ -72,7 +79,7 @@ def read_rois(file: IndexedFile) -> list[Roi]:
         frame = one.text("ReferencedFrameOfReferenceUID", "") or file.frame_uid
         contours: list[NDArray[np.float64]] = []
         remarks: tuple[str, ...] = ()
-        problem = "" if number in sequences else "It has no contours."
+        problem = "" if number in sequences else NO_CONTOURS
         if number in repeated:
             problem = "Two sets of contours claim its number."
         elif number in sequences:
@@ -81,7 +88,7 @@ def read_rois(file: IndexedFile) -> list[Roi]:
             except RTDigitalTwinError as error:
                 problem = error.what
             if not contours and not problem:
-                problem = "It has no closed contours."
+                problem = NO_CONTOURS
         rois.append(Roi(number, name, types.get(number, ""), frame, tuple(contours), remarks, problem))
     if not rois:
         raise item.error("(3006,0020) StructureSetROISequence: the structure set is empty.", "Export it anew.")
@@ -93,7 +100,7 @@ def read_rois(file: IndexedFile) -> list[Roi]:
 
 def _contours(sequence: DicomItem) -> tuple[list[NDArray[np.float64]], tuple[str, ...]]:
     kept: list[NDArray[np.float64]] = []
-    seen: set[bytes] = set()
+    outlines = _Outlines()
     short = other = copies = 0
     for contour in sequence.items("ContourSequence"):
         points = _points(contour)
@@ -101,10 +108,9 @@ def _contours(sequence: DicomItem) -> tuple[list[NDArray[np.float64]], tuple[str
             other += 1
         elif len(points) < 3:
             short += 1
-        elif points.tobytes() in seen:
+        elif not outlines.is_new(points):
             copies += 1  # even-odd would cancel it with its original
         else:
-            seen.add(points.tobytes())
             kept.append(points)
     remarks = []
     if short:
@@ -114,6 +120,38 @@ def _contours(sequence: DicomItem) -> tuple[list[NDArray[np.float64]], tuple[str
     if copies:
         remarks.append(f"{copies} contours were there twice")
     return kept, tuple(remarks)
+
+
+class _Outlines:
+    """Which outlines were there already, wherever and whichever way each begins."""
+
+    def __init__(self) -> None:
+        self._by_ends: dict[bytes, NDArray[np.float64] | None] = {}
+        self._edges: set[bytes] = set()
+
+    def is_new(self, points: NDArray[np.float64]) -> bool:
+        points = points.round(_SAME_POINT_DIGITS) + 0.0  # no -0
+        ends = points.min(axis=0).tobytes() + points.max(axis=0).tobytes()
+        if ends not in self._by_ends:
+            self._by_ends[ends] = points
+            return True
+        first = self._by_ends[ends]
+        if first is not None:  # edges take time, so they are looked at where the ends are the same
+            self._edges.add(_edges(first))
+            self._by_ends[ends] = None
+        edges = _edges(points)
+        is_new = edges not in self._edges
+        self._edges.add(edges)
+        return is_new
+
+
+def _edges(points: NDArray[np.float64]) -> bytes:
+    """The edges of a closed contour, in an order that does not depend on where it begins."""
+    corners, numbers = np.unique(points, axis=0, return_inverse=True)
+    numbers = numbers.reshape(-1)
+    edges = np.sort(np.stack([numbers, np.roll(numbers, -1)], axis=1), axis=1)
+    edges = edges[edges[:, 0] != edges[:, 1]]  # a first point that is repeated to close the contour
+    return corners.tobytes() + edges[np.lexsort(edges.T)].tobytes()
 
 
 def _points(contour: DicomItem) -> NDArray[np.float64]:
@@ -136,8 +174,8 @@ def _points(contour: DicomItem) -> NDArray[np.float64]:
     return points
 
 
-def roi_structure(roi: Roi, grid: Grid, warnings: list[str]) -> Structure:
-    """A region as occupancy on the grid of a CT. Adds warnings with counts.
+def roi_structure(roi: Roi, grid: Grid, remarks: dict[int, str]) -> Structure:
+    """A region as occupancy on the grid of a CT. Adds what was left out, with counts, under its number.
 
     Contours must be parallel to the grid's slices, whatever their direction in space. Raises GeometryError where none
     are, or nothing of it lies on the grid.
@@ -169,19 +207,23 @@ def roi_structure(roi: Roi, grid: Grid, warnings: list[str]) -> Structure:
     if drawn.gaps:
         counted.append(f"{drawn.gaps} gaps between its contours were left empty")
     if counted:
-        warnings.append(f"{roi.name}: {'; '.join(counted)}.")
+        remarks[roi.number] = f"{'; '.join(counted)}."
     box = tuple(
         slice(part.start + inner.start, part.start + inner.stop) for part, inner in zip(drawn.box, tight, strict=True)
     )
     return Structure(roi.name, grid, (box[0], box[1], box[2]), drawn.occupancy[tight], roi.kind, roi.name)
 
 
-def occupancies(rois: Sequence[Roi], grid: Grid, warnings: list[str]) -> dict[int, Structure]:
-    """Structures by ROI number; a region that cannot be drawn is left out with a warning."""
+def occupancies(rois: Sequence[Roi], grid: Grid, remarks: dict[int, str]) -> dict[int, Structure]:
+    """Structures by ROI number; a region that cannot be drawn is left out.
+
+    ``remarks`` gets what is to be said of a region, by its number: names in a file are free text, which may not go into
+    results.
+    """
     drawn = {}
     for roi in rois:
         try:
-            drawn[roi.number] = roi_structure(roi, grid, warnings)
+            drawn[roi.number] = roi_structure(roi, grid, remarks)
         except GeometryError as error:
-            warnings.append(f"{roi.name} was left out: {error.what}")
+            remarks[roi.number] = f"left out. {error.what}"
     return drawn

@@ -19,12 +19,17 @@ from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.structure_matching import EXTERNAL
 from RTDigitalTwinLib.patient.volume import Volume
 
-# Fitted on 50 OpenKBP training patients, every third: the threshold of the highest overlap within the masks' slices,
-# and the margins of the highest mean overlap of slices.
+# Fitted on 50 OpenKBP training patients, every third: the threshold (of -700, -500, -400, -300 and -150 HU) and the
+# margins (of 2.5 to 60 mm) of the highest mean Dice overlap. Between the targets' ends it is 0.990 in the median and
+# 0.971 to 0.999 from the 10th to the 90th percentile; of the slices that the mask has, 0.862 and 0.83 to 0.94.
 BODY_HU = -300
 MARGIN_BELOW_MM, MARGIN_ABOVE_MM = 30.0, 20.0
 REGION_NOTE = (
     f"Dose is predicted in the body from {MARGIN_BELOW_MM:g} mm below the targets to {MARGIN_ABOVE_MM:g} mm above them."
+)
+BODY_NOTE = (
+    "There is no outline of the body; it was found by its CT values, so a couch, mask or cushion that touches the "
+    "patient counts as body. Where the structure set has an outline, confirm it as External."
 )
 _SMALLEST_BODY_CC = 500.0
 
@@ -32,6 +37,7 @@ _SMALLEST_BODY_CC = 500.0
 def body_of(ct: Volume) -> Structure:
     """The body by its CT values: the largest connected region above -300 HU, holes filled slice by slice.
 
+    What touches the patient, such as a couch, is taken for body: CT values alone do not tell them apart.
     Raises PatientDataError where that is smaller than half a litre.
     """
     import SimpleITK as sitk  # here, since training does without it

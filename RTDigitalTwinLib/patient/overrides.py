@@ -9,6 +9,7 @@ from RTDigitalTwinLib.errors import PatientDataError
 OVERRIDES = {
     "identity": "files of one patient that contradict each other",
     "copies": "files of one object that differ in content, of which the first by name is taken",
+    "plan": "a plan that refers to another structure set than the one used",
     "frame": "frames of reference that differ",
     "study": "studies that differ without a reference between the files",
     "gaps": "missing CT slices, filled by interpolation",

@@ -22,7 +22,7 @@ def write_mapping(matches: Sequence[Match], path: Path) -> None:
     """Write matches as a TOML table. Raises OutputError where it cannot be written."""
     parts = [_HEADER]
     for match in matches:
-        settled = match.state in (MatchState.EXACT, MatchState.CONFIRMED, MatchState.HELPER)
+        settled = match.state in (MatchState.EXACT, MatchState.CONFIRMED, MatchState.HELPER, MatchState.LEFT_OUT)
         parts.append(
             "\n[[structure]]\n"
             f"source = {_quoted(match.source)}\n"

@@ -10,7 +10,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from enum import Enum
 from functools import cache
@@ -43,6 +43,8 @@ class MatchState(Enum):
     PROPOSED = "proposed"  # does not count until confirmed
     OPEN = "open"  # a target, or nearly one, of unclear meaning: to be named or left out by the user
     HELPER = "planning helper"
+    LEFT_OUT = "left out"
+    EMPTY = "without contours"  # whatever its name means
     UNKNOWN = "unknown"
 
 
@@ -55,12 +57,14 @@ class Candidate:
     interpreted_type : RTROIInterpretedType.
     level_gy : what the plan prescribes to it; None where it does not.
     volume_cc : None where it is not known yet.
+    is_empty : whether nothing of it is drawn.
     """
 
     source: str
     interpreted_type: str = ""
     level_gy: float | None = None
     volume_cc: float | None = None
+    is_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Match:
 
     Attributes
     ----------
-    name : TG-263 name; "" where there is none.
+    name : TG-263 name; "" where there is none. Of an empty structure, what it would be.
     confidence : 0..1, how much the name alone says; 1 where exact or confirmed.
     reason : in words, for the user.
     """
@@ -109,9 +113,12 @@ def match_structures(candidates: Sequence[Candidate], confirmed: Mapping[str, st
     matches = []
     for candidate in candidates:
         if candidate.source in confirmed:
-            matches.append(_confirmed(candidate.source, confirmed[candidate.source]))
+            match = _confirmed(candidate.source, confirmed[candidate.source])
         else:
-            matches.append(_match(candidate))
+            match = _match(candidate)
+        if candidate.is_empty and (match.name or match.waits):
+            match = replace(match, state=MatchState.EMPTY, confidence=0.0, reason="nothing of it is drawn")
+        matches.append(match)
     _require_distinct(matches, confirmed)
     return matches
 
@@ -262,12 +269,12 @@ def _confirmed(source: str, name: str) -> Match:
             remedy=f"There are {_listed(KNOWN_NAMES)}, and PTV_ with four digits in cGy.",
         )
     if not name:
-        return Match(source, "", MatchState.UNKNOWN, 1.0, "left out by the user")
+        return Match(source, "", MatchState.LEFT_OUT, 1.0, "by the user")
     return Match(source, name, MatchState.CONFIRMED, 1.0, "confirmed by the user")
 
 
 def _require_distinct(matches: Sequence[Match], confirmed: Mapping[str, str]) -> None:
-    sources = [match.source for match in matches]
+    sources = [match.source for match in matches if match.state is not MatchState.EMPTY]
     doubled = {s for s in sources if sources.count(s) > 1}
     for match in matches:
         if match.source in doubled and (match.name or match.source in confirmed):

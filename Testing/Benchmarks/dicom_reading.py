@@ -75,7 +75,7 @@ def read_all(folder: Path) -> dict[str, float]:
     lap("CT")
     rois = read_rois(patient.of_kind(RTSTRUCT)[0])
     lap("contours")
-    assert len(occupancies(rois, ct.grid, [])) == STRUCTURES
+    assert len(occupancies(rois, ct.grid, {})) == STRUCTURES
     lap("drawing")
     return seconds
 
