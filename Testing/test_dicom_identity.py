@@ -31,6 +31,22 @@ def test_a_structure_set_of_another_patient_stops_everything(damaged_set: Path) 
     assert any(text.startswith("Overridden by the user (identity)") for text in patient.warnings)
 
 
+@pytest.mark.parametrize("tie", ["series", "study", "frame"])
+def test_a_slice_of_another_patient_stops_everything(damaged_set: Path, tie: str) -> None:
+    """It is tied to the others by one UID only."""
+    with edited(damaged_set / "CT.0001.dcm") as ds:  # an end slice: without it the rest would still be even
+        ds.PatientID, ds.PatientName = "12345", "Doe^Jane"
+        if tie != "series":
+            ds.SeriesInstanceUID = generate_uid()
+        if tie != "study":
+            ds.StudyInstanceUID = generate_uid()
+        if tie != "frame":
+            ds.FrameOfReferenceUID = generate_uid()
+    main = max(index_folder(damaged_set).patients.values(), key=lambda p: len(p.files)).pseudonym
+    with pytest.raises(PatientDataError, match="another patient's identity.*--accept identity"):
+        read_patient(damaged_set, DicomChoice(patient=main))
+
+
 def test_an_intact_copy_is_taken_before_a_damaged_one(damaged_set: Path) -> None:
     intact = read_patient(damaged_set)
     content = (damaged_set / "RTDOSE.dcm").read_bytes()

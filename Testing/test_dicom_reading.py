@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient.dicom_index import CT, RTDOSE, RTPLAN, RTSTRUCT, index_folder
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
 from RTDigitalTwinLib.patient.patient import Patient
-from Testing.builders import GRIDS
+from Testing.builders import GRIDS, axial_grid
 from Testing.dicom_sets import accepting, dose_in, dose_of, edit_all, edited, small_set
 
 # What is read
@@ -108,12 +109,10 @@ def test_one_bad_file_costs_only_itself(damaged_set: Path, damage: str) -> None:
 
 
 def test_several_patients_need_a_choice(damaged_set: Path, tmp_path: Path) -> None:
-    small_set(tmp_path / "set" / "second")
-    with edited(tmp_path / "set" / "second" / "CT.0001.dcm") as ds:
-        other = ds.StudyInstanceUID
+    small_set(tmp_path / "set" / "second", replace(axial_grid(), frame_of_reference=str(generate_uid())))
     edit_all(tmp_path / "set" / "second", "*.dcm", lambda ds, i: setattr(ds, "PatientID", "other-1"))
     index = index_folder(damaged_set)
-    assert len(index.patients) == 2 and other
+    assert len(index.patients) == 2
     with pytest.raises(PatientDataError, match="2 patients: patient-.*--patient"):
         read_patient(damaged_set)
     for pseudonym in index.patients:

@@ -75,26 +75,33 @@ def choose_files(
 def _with_strays(
     index: DicomIndex, chosen: PatientFiles, overrides: Overrides, warnings: list[str]
 ) -> Sequence[IndexedFile]:
-    """The patient's files, and those that refer to them under another identity: only where that is overridden."""
-    mine = {uid for file in chosen.files for uid in (file.sop_uid, file.series_uid)}
-    wanted = {uid for file in chosen.files for uid in file.references} - mine
+    """The patient's files, and those tied to them under another identity: only where that is overridden."""
+    mine = {uid for file in chosen.files for uid in _own_uids(file)}
+    wanted = {uid for file in chosen.files for uid in file.references}
     strays = [
         file
         for other in index.patients.values()
         if other is not chosen
         for file in other.files
-        if mine & set(file.references) or wanted & {file.sop_uid, file.series_uid}
+        if mine & {*file.references, *_own_uids(file)} or wanted & _own_uids(file)
     ]
     if not strays:
         return chosen.files
+    kinds = ", ".join(sorted({file.kind for file in strays}))
     overrides.settle(
         "identity",
-        f"{len(strays)} files refer to this patient's files, or are referred to by them, but bear another patient's "
-        f"identity ({', '.join(sorted({file.kind for file in strays}))}).",
+        f"{len(strays)} files are of this patient's series, study or frame of reference, or refer to such files or are "
+        f"referred to by them, but bear another patient's identity ({kinds}).",
         strays[0].where,
         warnings,
     )
-    return (*chosen.files, *strays)
+    there = {file.sop_uid for file in chosen.files}
+    return (*chosen.files, *(file for file in strays if file.sop_uid not in there))
+
+
+def _own_uids(file: IndexedFile) -> set[str]:
+    """What places a file: its object, series, study and frame of reference."""
+    return {file.sop_uid, file.series_uid, file.study_uid, file.frame_uid} - {""}
 
 
 def _require_one_person(chosen: PatientFiles, overrides: Overrides, warnings: list[str]) -> None:
