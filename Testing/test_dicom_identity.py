@@ -100,6 +100,29 @@ def test_another_frame_of_reference_blocks(damaged_set: Path, file: str) -> None
     assert accepted.plan.dose is not None
 
 
+@pytest.mark.parametrize("blank", [False, True], ids=["same frame", "no frame"])
+def test_structures_of_another_series_need_an_override(damaged_set: Path, blank: bool) -> None:
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        (frame,) = ds.ReferencedFrameOfReferenceSequence
+        frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = generate_uid()
+        if blank:
+            frame.FrameOfReferenceUID = ds.FrameOfReferenceUID = ""
+    with pytest.raises(PatientDataError, match="another CT series.*--accept series"):
+        read_patient(damaged_set)
+    accepted = read_patient(damaged_set, accepting("series"))
+    assert any(text.startswith("Overridden by the user (series)") for text in accepted.warnings)
+
+
+@pytest.mark.parametrize(("file", "what"), [("RTSTRUCT.dcm", "structure set"), ("RTDOSE.dcm", "dose")])
+def test_a_frame_that_cannot_be_compared_is_told(damaged_set: Path, file: str, what: str) -> None:
+    with edited(damaged_set / file) as ds:
+        ds.FrameOfReferenceUID = ""
+        for frame in ds.get("ReferencedFrameOfReferenceSequence", []):
+            frame.FrameOfReferenceUID = ""
+    unsure = f"Whether the {what} has the CT's frame of reference could not be checked: one of them names none."
+    assert unsure in read_patient(damaged_set).warnings
+
+
 def test_one_structure_of_another_frame_blocks(damaged_set: Path) -> None:
     with edited(damaged_set / "RTSTRUCT.dcm") as ds:
         ds.StructureSetROISequence[2].ReferencedFrameOfReferenceUID = generate_uid()

@@ -61,12 +61,14 @@ def choose_files(
     _require_one_person(chosen, overrides, warnings)
     the_plan = _one(files, RTPLAN, plan, index)
     set_ = _structure_set(files, the_plan, structure_set, index)
-    ct = _ct_of(files, set_, index)
+    ct = _ct_of(files, set_, index, overrides, warnings)
     _require_frame(set_, ct[0], "structure set", overrides, warnings)
     _require_study(set_, ct[0], "structure set", ct[0].series_uid in set_.references, overrides, warnings)
     if the_plan is not None:
-        _require_frame(the_plan, ct[0], "plan", overrides, warnings)
-        _require_study(the_plan, set_, "plan", set_.sop_uid in the_plan.references, overrides, warnings)
+        tied = set_.sop_uid in the_plan.references
+        if the_plan.frame_uid or not tied:  # many plans name none; through their structure set they have one
+            _require_frame(the_plan, ct[0], "plan", overrides, warnings)
+        _require_study(the_plan, set_, "plan", tied, overrides, warnings)
     doses = _doses_of(files, the_plan, ct[0], overrides, warnings)
     _require_undisputed((*ct, set_, *([the_plan] if the_plan else []), *doses), overrides, warnings)
     return CaseFiles(chosen.pseudonym, tuple(ct), set_, the_plan, tuple(doses))
@@ -159,7 +161,9 @@ def _structure_set(
     return chosen
 
 
-def _ct_of(files: Sequence[IndexedFile], set_: IndexedFile, index: DicomIndex) -> list[IndexedFile]:
+def _ct_of(
+    files: Sequence[IndexedFile], set_: IndexedFile, index: DicomIndex, overrides: Overrides, warnings: list[str]
+) -> list[IndexedFile]:
     series: dict[str, list[IndexedFile]] = {}
     for file in files:
         if file.kind == CT:
@@ -167,6 +171,13 @@ def _ct_of(files: Sequence[IndexedFile], set_: IndexedFile, index: DicomIndex) -
     if not series:
         raise PatientDataError("There is no CT.", where=index.folder.name, remedy="Export it with the structure set.")
     meant = [uid for uid in set_.references if uid in series]
+    if set_.references and not meant:
+        overrides.settle(
+            "series",
+            "The structures were drawn on another CT series than is here, so they may not lie where they seem to.",
+            set_.where,
+            warnings,
+        )
     if not meant:
         meant = [uid for uid, slices in series.items() if set_.frame_uid and slices[0].frame_uid == set_.frame_uid]
     if not meant and len(series) == 1:
@@ -180,7 +191,11 @@ def _ct_of(files: Sequence[IndexedFile], set_: IndexedFile, index: DicomIndex) -
 
 
 def _require_frame(file: IndexedFile, ct: IndexedFile, what: str, overrides: Overrides, warnings: list[str]) -> None:
-    if file.frame_uid and ct.frame_uid and file.frame_uid != ct.frame_uid:
+    if not file.frame_uid or not ct.frame_uid:
+        warnings.append(
+            f"Whether the {what} has the CT's frame of reference could not be checked: one of them names none."
+        )
+    elif file.frame_uid != ct.frame_uid:
         overrides.settle(
             "frame",
             f"The {what} has another frame of reference than the CT: without a registration their positions mean "

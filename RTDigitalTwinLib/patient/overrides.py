@@ -10,6 +10,7 @@ OVERRIDES = {
     "identity": "files of one patient that contradict each other",
     "copies": "files of one object that differ in content, of which the first by name is taken",
     "frame": "frames of reference that differ",
+    "series": "structures that name another CT series than the one that is here",
     "study": "studies that differ without a reference between the files",
     "gaps": "missing CT slices, filled by interpolation",
 }
