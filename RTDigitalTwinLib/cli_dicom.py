@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from RTDigitalTwinLib.errors import OutputError, PatientDataError
+from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.progress import Progress, part
 
 if TYPE_CHECKING:
@@ -103,14 +103,7 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
         )
     Console(highlight=False).print(grown(found.tree, Tree(Text(found.tree.text))))
     if options.write_map:
-        who = options.person if options.person in found.matches else next(iter(found.matches), None)
-        if who is None or (len(found.matches) > 1 and not options.person):
-            raise OutputError(
-                f"The names of one patient can be written; structures of {len(found.matches)} were read.",
-                where=options.write_map.name,
-                remedy="Choose one with --patient.",
-            )
-        write_mapping(found.matches[who], options.write_map)
+        write_mapping(found.names_of(options.person), options.write_map)
         print(f"Names to confirm: {options.write_map}")
     return 0 if found.usable else EXIT_UNUSABLE
 

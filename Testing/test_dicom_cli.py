@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
+from pydicom.uid import generate_uid
 
 from RTDigitalTwinLib import Twin
 from RTDigitalTwinLib.cli import main
@@ -18,6 +20,7 @@ from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.patient.patient import Patient
+from Testing.builders import axial_grid
 from Testing.dicom_sets import edited, set_identity, small_set
 from Testing.test_network_patient import FINE
 
@@ -110,6 +113,32 @@ def test_a_mapping_file_from_inspect_to_run(original: Path, tmp_path: Path, caps
     path.write_text(text, encoding="utf-8")
     assert main(["inspect", str(original), "--map-file", str(path)]) == 0
     assert "fit together" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_mapping_file_is_of_the_patient_and_the_set_that_were_chosen(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = folder / "other"
+    small_set(other, replace(axial_grid(), frame_of_reference=str(generate_uid())))
+    set_identity(other, {"PatientID": "other-1"})
+    path = tmp_path / "names.toml"
+    command = ["inspect", str(folder), "--write-map", str(path), "--patient"]
+    assert main([*command, "nobody"]) == 1 and not path.exists()
+    assert "no such patient" in capsys.readouterr().err
+    assert main([*command, "PLANTED-7"]) == 0 and "Parotida Izq" in path.read_text(encoding="utf-8")
+    assert main([*command, "other-1"]) == 0 and "Parotida Izq" not in path.read_text(encoding="utf-8")
+    shutil.rmtree(other)
+    shutil.copy(folder / "RTSTRUCT.dcm", folder / "Z second.dcm")
+    with edited(folder / "Z second.dcm") as ds:
+        ds.SOPInstanceUID, ds.StructureSetLabel = generate_uid(), "Second"
+        for roi in ds.StructureSetROISequence:
+            roi.ROIName = f"second {roi.ROINumber}"
+    assert main(command[:-1]) == 0 and "Parotida Izq" in path.read_text(encoding="utf-8")  # the plan's set
+    assert main([*command[:-1], "--structure-set", "Second"]) == 0 and "second 2" in path.read_text(encoding="utf-8")
+    (folder / "RTPLAN.dcm").unlink()
+    path.unlink()
+    assert main(command[:-1]) == 1 and not path.exists()
+    assert "--structure-set" in capsys.readouterr().err
 
 
 # run
