@@ -25,6 +25,7 @@ SYNONYM_CONFIDENCE, MORE_WORDS_CONFIDENCE, LEVEL_CONFIDENCE = 0.95, 0.75, 0.9
 SIMILAR_RATIO, SIMILAR_CONFIDENCE = 0.8, 0.6
 IMPLAUSIBLE_FACTOR = 0.4
 LEVEL_TOLERANCE_GY = 0.5
+LOWEST_LEVEL_GY = 1.0
 LOWEST_LEVEL_GY, HIGHEST_LEVEL_GY = 20.0, 99.0
 _SIDES = {"L": "left", "R": "right"}
 
@@ -110,9 +111,10 @@ def canonical_level(gy: float) -> str:
 
 
 def level_of(name: str) -> float | None:
-    """Dose in Gy that a name such as PTV_7000 states; None for other names."""
+    """Dose in Gy that a name such as PTV_7000 states; None for other names, and for less than 1 Gy."""
     found = re.fullmatch(r"PTV_(\d{4})", name)
-    return int(found[1]) / 100 if found else None
+    gy = int(found[1]) / 100 if found else 0.0
+    return gy if gy >= LOWEST_LEVEL_GY else None
 
 
 def words_of(name: str) -> list[str]:
