@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.model.network_patient import network_patient
 from RTDigitalTwinLib.patient.dicom_export import NOTICE, write_dose, write_patient
 from RTDigitalTwinLib.patient.dicom_patient import read_patient, source_origin
+from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
-from Testing.dicom_sets import dose_of
+from Testing.builders import FRAME, small_patient
+from Testing.dicom_sets import contours_of, dose_of
 
 FILES = ("CT.0064", "RTSTRUCT", "RTPLAN", "RTDOSE")
 
@@ -94,6 +98,27 @@ def test_dciodvfy_finds_no_error(written: Path, name: str) -> None:
     said = (done.stdout + done.stderr).splitlines()
     assert [line for line in said if line.startswith("Error")] == []
     assert any(line.startswith(("CTImage", "RTStructureSet", "RTPlan", "RTDose")) for line in said)
+
+
+def test_a_contour_of_more_than_64_kilobytes_stays_readable(tmp_path: Path) -> None:
+    """Explicit VR has two bytes for the length of decimal strings: there, it would become an element of unknown VR."""
+    grid = Grid((3, 140, 240), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), frame_of_reference=FRAME)
+    comb = np.zeros(grid.shape, bool)
+    comb[1, 10:130:3, 20:220] = comb[1, 10:130, 20:22] = True
+    made = small_patient(grid)
+    patient = replace(made, structures={**made.structures, "SpinalCord": Structure.from_array(
+        "SpinalCord", comb, grid, StructureKind.ORGAN)})  # fmt: skip
+    write_patient(patient, tmp_path / "set")
+    (contour,) = contours_of(pydicom.dcmread(tmp_path / "set" / "RTSTRUCT.dcm"), "SpinalCord")
+    assert contour["ContourData"].VR == "DS"
+    assert sum(len(str(v)) + 1 for v in contour.ContourData) > 2**16
+    assert len(contour.ContourData) == 3 * contour.NumberOfContourPoints
+    if shutil.which("plastimatch") is not None:
+        masks = tmp_path / "masks"
+        command = ["plastimatch", "convert", "--input", str(tmp_path / "set"), "--output-prefix", str(masks)]
+        subprocess.run([*command, "--prefix-format", "mha"], check=True, capture_output=True)
+        theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(masks / "SpinalCord.mha"))) > 0
+        np.testing.assert_array_equal(theirs, comb)
 
 
 def test_simpleitk_reads_the_same_dose_and_ct(written: Path, dosed: Patient) -> None:

@@ -36,6 +36,7 @@ CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
 STRUCTURES_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 PLAN_CLASS = "1.2.840.10008.5.1.4.1.1.481.5"
+IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # detached study management, retired, as RTSTRUCT wants it
 _HIGHEST_STORED = 2**16 - 1
@@ -309,7 +310,8 @@ def _save(ds: Dataset, path: Path) -> None:
 
     meta: Any = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
-    meta.TransferSyntaxUID = EXPLICIT_LITTLE_ENDIAN
+    # Contours may be longer than the 64 KiB that explicit VR has for decimal strings.
+    meta.TransferSyntaxUID = IMPLICIT_LITTLE_ENDIAN if ds.SOPClassUID == STRUCTURES_CLASS else EXPLICIT_LITTLE_ENDIAN
     ds.file_meta = meta
     ds.save_as(path, enforce_file_format=True)
 
