@@ -21,7 +21,7 @@ from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.patient.patient import Patient
 from Testing.builders import axial_grid
-from Testing.dicom_sets import edited, set_identity, small_set
+from Testing.dicom_sets import edit_all, edited, set_identity, small_set
 from Testing.test_network_patient import FINE
 
 NAMES = {
@@ -224,6 +224,23 @@ def test_a_dose_with_identity_stays_out_of_the_results(original: Path, tmp_path:
     assert main([*command, str(tmp_path / "out" / "dose.dcm")]) == 1
     assert main(["run", "sample", "--out", str(tmp_path / "out"), "--dose-dicom", str(tmp_path / "dose.dcm")]) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dose_that_could_refer_to_nothing_is_refused_before_predicting(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["run", str(folder), "--out", str(tmp_path / "out"), *maps(), "--dose-dicom", str(tmp_path / "dose.dcm")]
+    edit_all(folder, "CT*.dcm", lambda ds, _: setattr(ds, "FrameOfReferenceUID", ""))
+    assert main(command) == 1
+    assert "names no frame of reference" in " ".join(capsys.readouterr().err.split())
+    with edited(folder / "RTPLAN.dcm") as ds:
+        del ds.ReferencedStructureSetSequence
+    assert main(command) == 1
+    assert "does not refer to the structure set" in " ".join(capsys.readouterr().err.split())
+    (folder / "RTPLAN.dcm").unlink()
+    assert main([*command, "--fractions", "35"]) == 1
+    assert "There is no plan that the dose could refer to" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists() and not (tmp_path / "dose.dcm").exists()
 
 
 def test_a_prescription_too_far_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -90,14 +90,21 @@ def test_uids_are_fresh_and_references_hold(written: Path, dosed: Patient, tmp_p
     assert dose.PatientID == "sample-0"
 
 
+def errors_found(path: Path) -> list[str]:
+    """What dciodvfy finds wrong; nothing where it is not installed."""
+    if shutil.which("dciodvfy") is None:
+        return []
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    said = (done.stdout + done.stderr).splitlines()
+    assert any(line.startswith(("CTImage", "RTStructureSet", "RTPlan", "RTDose")) for line in said), said
+    return [line for line in said if line.startswith("Error")]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_dciodvfy_finds_no_error(written: Path, name: str) -> None:
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy (Debian dicom3tools) is not installed")
-    done = subprocess.run(["dciodvfy", str(written / f"{name}.dcm")], capture_output=True, text=True, check=False)
-    said = (done.stdout + done.stderr).splitlines()
-    assert [line for line in said if line.startswith("Error")] == []
-    assert any(line.startswith(("CTImage", "RTStructureSet", "RTPlan", "RTDose")) for line in said)
+    assert errors_found(written / f"{name}.dcm") == []
 
 
 def test_a_contour_of_more_than_64_kilobytes_stays_readable(tmp_path: Path) -> None:
@@ -163,6 +170,8 @@ def test_a_dose_goes_back_to_the_record_it_came_from(written: Path, dosed: Patie
     for path in folder.glob("*.dcm"):
         ds = pydicom.dcmread(path)
         ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Doe^Jane", "H-77", "19500203", "F"
+        ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber = "20190405", "101500", "S7", "A-1"
+        ds.ReferringPhysicianName = "Roe^Richard"
         ds.save_as(path)
     origin = source_origin(folder)
     write_dose(
@@ -173,10 +182,14 @@ def test_a_dose_goes_back_to_the_record_it_came_from(written: Path, dosed: Patie
         predicted=True,
     )
     back, plan = pydicom.dcmread(tmp_path / "back.dcm"), pydicom.dcmread(folder / "RTPLAN.dcm")
-    for key in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID"):
+    for key in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate",
+                "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"):  # fmt: skip
         assert back[key].value == plan[key].value
     assert back.FrameOfReferenceUID == plan.FrameOfReferenceUID
     assert back.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+    structures = pydicom.dcmread(folder / "RTSTRUCT.dcm")
+    assert plan.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID == structures.SOPInstanceUID
+    assert errors_found(tmp_path / "back.dcm") == []
     assert back.DoseComment.startswith("Predicted, not calculated.")
     assert back.SOPInstanceUID not in [pydicom.dcmread(p).SOPInstanceUID for p in folder.glob("RT*")]
 
