@@ -86,6 +86,7 @@ def dicom_choice(options: Namespace) -> DicomChoice:
 
 
 def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
+    from RTDigitalTwinLib.model.network_patient import network_patient
     from RTDigitalTwinLib.patient.dicom_inspection import Line, Weight, inspect_folder
     from RTDigitalTwinLib.patient.structure_map import write_mapping
 
@@ -99,7 +100,11 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
 
     with progress_bar() as shown:
         found = inspect_folder(
-            options.folder, dicom_choice(options), show_identity=options.show_identity, progress=shown
+            options.folder,
+            dicom_choice(options),
+            accept=network_patient,
+            show_identity=options.show_identity,
+            progress=shown,
         )
     Console(highlight=False).print(grown(found.tree, Tree(Text(found.tree.text))))
     if options.write_map:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.patient.patient import Patient
 from Testing.builders import axial_grid
-from Testing.dicom_sets import edit_all, edited, set_identity, small_set
+from Testing.dicom_sets import edit_all, edited, roi_number, set_identity, small_set
 from Testing.test_network_patient import FINE
 
 NAMES = {
@@ -94,6 +95,40 @@ def test_inspect_tells_what_is_wrong(folder: Path, capsys: pytest.CaptureFixture
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for text in ("not evenly spaced", "DoseUnits is RELATIVE", "bad.dcm", "Cannot be used"):
         assert text in said, said
+
+
+def swap_parotids(folder: Path) -> None:
+    with edited(folder / "RTSTRUCT.dcm") as ds:
+        left, right = (roi_number(ds, NAMES[name]) for name in ("Parotid_L", "Parotid_R"))
+        for roi in ds.StructureSetROISequence:
+            roi.ROINumber = {left: right, right: left}.get(roi.ROINumber, roi.ROINumber)
+
+
+def forget_fractions(folder: Path) -> None:
+    with edited(folder / "RTPLAN.dcm") as ds:
+        del ds.FractionGroupSequence
+
+
+def prescribe_too_much(folder: Path) -> None:
+    with edited(folder / "RTPLAN.dcm") as ds:
+        ds.FractionGroupSequence[0].NumberOfFractionsPlanned = 10
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (swap_parotids, "The anatomy contradicts"),
+        (forget_fractions, "how many fractions"),
+        (prescribe_too_much, "is too far"),
+    ],
+)
+def test_inspect_refuses_what_run_refuses(
+    folder: Path, damage: Callable[[Path], None], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    damage(folder)
+    assert main(["inspect", str(folder), *maps()]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "fit together" not in said and "Cannot be used: " in said and message in said, said
 
 
 def test_inspect_of_nothing_usable(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,9 +11,11 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRBigEndian, RLELossless, generate_uid
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.patient.dicom_file import DicomItem, transfer_syntax
 from RTDigitalTwinLib.patient.dicom_index import CT, RTDOSE, RTPLAN, RTSTRUCT, index_folder
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
 from RTDigitalTwinLib.patient.patient import Patient
@@ -120,6 +122,15 @@ def test_several_patients_need_a_choice(damaged_set: Path, tmp_path: Path) -> No
     assert read_patient(damaged_set, DicomChoice(patient="other-1")).pseudonym in index.patients
     with pytest.raises(PatientDataError, match="no such patient"):
         read_patient(damaged_set, DicomChoice(patient="patient-00000000"))
+
+
+def test_a_file_without_a_stated_syntax_is_implicit_little_endian() -> None:
+    dataset = Dataset()
+    assert transfer_syntax(DicomItem(dataset, "x")) == ImplicitVRLittleEndian
+    dataset.file_meta = FileMetaDataset()
+    assert transfer_syntax(DicomItem(dataset, "x")) == ImplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    assert transfer_syntax(DicomItem(dataset, "x")) == RLELossless
 
 
 # CT slices

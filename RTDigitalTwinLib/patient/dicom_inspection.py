@@ -24,10 +24,11 @@ from RTDigitalTwinLib.patient.dicom_index import (
     PatientFiles,
     index_folder,
 )
-from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, match_rois
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, match_rois, read_indexed
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
 from RTDigitalTwinLib.patient.grid import Grid
+from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.structure_matching import Match, MatchState
 from RTDigitalTwinLib.patient.volume import Volume
@@ -85,10 +86,16 @@ class Inspection:
 
 
 def inspect_folder(
-    folder: Path, choice: DicomChoice | None = None, *, show_identity: bool = False, progress: Progress = silent
+    folder: Path,
+    choice: DicomChoice | None = None,
+    *,
+    accept: Callable[[Patient], object] = lambda _: None,
+    show_identity: bool = False,
+    progress: Progress = silent,
 ) -> Inspection:
     """Read everything in a folder as far as it goes; patients by pseudonym, with identifier where asked.
 
+    A patient is said to be usable where ``read_patient`` takes it and ``accept`` raises none of our errors for it.
     Raises PatientDataError only where there is no such folder.
     """
     choice = choice or DicomChoice()
@@ -98,7 +105,7 @@ def inspect_folder(
     for i, patient in enumerate(index.patients.values()):
         who = f" (identifier {patient.identity.patient_id!r})" if show_identity else ""
         line = tree.add(f"{patient.pseudonym}{who}: {len(patient.files)} files")
-        matches[patient.pseudonym] = _inspect_patient(index, patient, line, choice)
+        matches[patient.pseudonym] = _inspect_patient(index, patient, line, choice, accept)
         progress(0.3 + 0.7 * (i + 1) / len(index.patients), "inspecting")
     for problem in index.problems:
         where = f"{problem.where}: " if problem.where else ""
@@ -113,7 +120,11 @@ def _all(line: Line) -> Iterator[Line]:
 
 
 def _inspect_patient(
-    index: DicomIndex, patient: PatientFiles, line: Line, choice: DicomChoice
+    index: DicomIndex,
+    patient: PatientFiles,
+    line: Line,
+    choice: DicomChoice,
+    accept: Callable[[Patient], object],
 ) -> list[Match] | RTDigitalTwinError:
     if choice.patient not in ("", patient.pseudonym, patient.identity.patient_id):
         choice = replace(choice, names={}, structure_set="", plan="")  # said of another patient
@@ -167,7 +178,12 @@ def _inspect_patient(
     elif any(match.state is MatchState.PROPOSED for match in names):
         line.add("Can be used once the proposed names are confirmed.", Weight.WARNING)
     else:
-        line.add("CT and structures fit together.", Weight.GOOD)
+        try:
+            accept(read_indexed(index, replace(choice, patient=patient.pseudonym)))
+        except RTDigitalTwinError as error:
+            line.add(f"Cannot be used: {error}", Weight.PROBLEM)
+        else:
+            line.add("CT and structures fit together.", Weight.GOOD)
     return names or PatientDataError("No structure could be read.", where=files.structure_set.where)
 
 

@@ -15,7 +15,7 @@ from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import DicomDose, read_dose
 from RTDigitalTwinLib.patient.dicom_export import Origin
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
-from RTDigitalTwinLib.patient.dicom_index import STUDY_KEYWORDS, IndexedFile, files_below, index_folder
+from RTDigitalTwinLib.patient.dicom_index import STUDY_KEYWORDS, DicomIndex, IndexedFile, files_below, index_folder
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
 from RTDigitalTwinLib.patient.dose_region import REGION_NOTE, as_mask, body_of, dose_region
@@ -79,18 +79,22 @@ def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Prog
     Raises PatientDataError where files are missing, damaged or contradict each other, and where names of structures
     wait to be confirmed: they are listed with what each may mean.
     """
+    return read_indexed(index_folder(folder, part(progress, 0.0, 0.2)), choice, part(progress, 0.2, 1.0))
+
+
+def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress: Progress = silent) -> Patient:
+    """``read_patient`` of a folder that was indexed before."""
     choice = choice or DicomChoice()
     warnings: list[str] = []
-    index = index_folder(folder, part(progress, 0.0, 0.2))
     if index.problems:
         warnings.append(f"{len(index.problems)} DICOM files have problems; rt-digital-twin inspect shows them.")
     files = choose_files(
         index, choice.patient, choice.overrides, warnings, structure_set=choice.structure_set, plan=choice.plan
     )
-    ct = read_ct(files.ct, choice.overrides, warnings, part(progress, 0.2, 0.6))
+    ct = read_ct(files.ct, choice.overrides, warnings, part(progress, 0.0, 0.5))
     plan = None if files.plan is None else read_plan(files.plan)
     warnings += plan.remarks if plan else ()
-    progress(0.6, "drawing structures")
+    progress(0.5, "drawing structures")
     rois = read_rois(files.structure_set)
     _require_frames(rois, files, choice.overrides, warnings)
     drawing: list[str] = []
