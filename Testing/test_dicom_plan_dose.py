@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,18 +141,23 @@ def test_names_and_plan_that_disagree_on_a_level(damaged_set: Path) -> None:
         read_patient(damaged_set)
 
 
-def beam(angle: float, **more: object) -> Dataset:
+def beam(angle: float, **more: Any) -> Dataset:
     item, point = Dataset(), Dataset()
     point.GantryAngle, point.GantryRotationDirection = angle, more.get("rotation", "NONE")
     point.PatientSupportAngle = more.get("couch", 0)
     item.TreatmentDeliveryType = more.get("delivery", "TREATMENT")
+    item.RadiationType = more.get("radiation", "PHOTON")
     item.ControlPointSequence = [point]
+    for later in more.get("to", ()):
+        item.ControlPointSequence.append(Dataset())
+        if later is not None:
+            item.ControlPointSequence[-1].GantryAngle = later
     return item
 
 
 def test_beam_angles(damaged_set: Path) -> None:
     with edited(damaged_set / "RTPLAN.dcm") as ds:
-        ds.BeamSequence = [beam(40), beam(320), beam(-40), beam(90, delivery="SETUP")]
+        ds.BeamSequence = [beam(40, to=[None, 40]), beam(320), beam(-40), beam(90, delivery="SETUP")]
     assert plan_in(damaged_set).gantry_angles_deg == (40.0, 320.0)
 
 
@@ -160,6 +166,9 @@ def test_beam_angles(damaged_set: Path) -> None:
     [
         ([beam(10, rotation="CW")], "1 beams of the plan are arcs"),
         ([beam(10, couch=20)], "not coplanar"),
+        ([beam(40, to=[120])], "1 beams of the plan are arcs"),
+        ([beam(40), beam(80, radiation="ELECTRON")], "1 beams of the plan are no photons"),
+        ([beam(40, radiation="")], "1 beams of the plan are no photons"),
     ],
 )
 def test_beams_that_are_no_fixed_coplanar_fields(damaged_set: Path, beams: list[Dataset], message: str) -> None:
