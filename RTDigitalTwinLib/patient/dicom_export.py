@@ -125,7 +125,6 @@ def write_dose(dose: Volume, path: Path, origin: Origin, description: str, *, pr
     ds.DoseUnits, ds.DoseType, ds.DoseSummationType = "GY", "PHYSICAL", "PLAN"
     ds.DoseComment = PREDICTED_NOTICE if predicted else NOTICE
     ds.DoseGridScaling = scaling
-    ds.TissueHeterogeneityCorrection = "IMAGE"
     ds.InstanceNumber = 1
     if origin.plan_uid:
         ds.ReferencedRTPlanSequence = [_reference(PLAN_CLASS, origin.plan_uid)]

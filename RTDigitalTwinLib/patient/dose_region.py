@@ -20,8 +20,9 @@ from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.structure_matching import EXTERNAL
 from RTDigitalTwinLib.patient.volume import Volume
 
-# Fitted on 50 OpenKBP training patients, every third: the threshold of the highest overlap within the masks' slices,
-# and the margins of the highest mean overlap of slices.
+# Fitted on 50 OpenKBP training patients, every third: the threshold (of -700, -500, -400, -300 and -150 HU) and the
+# margins (of 2.5 to 60 mm) of the highest mean Dice overlap. Between the targets' ends it is 0.990 in the median and
+# 0.971 to 0.999 from the 10th to the 90th percentile; of the slices that the mask has, 0.862 and 0.83 to 0.94.
 BODY_HU = -300
 MARGIN_BELOW_MM, MARGIN_ABOVE_MM = 30.0, 20.0
 REGION_NOTE = (
