@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from RTDigitalTwinLib.errors import OutputError, PatientDataError
+from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.progress import Progress, part
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def dicom_choice(options: Namespace) -> DicomChoice:
 
 
 def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
+    from RTDigitalTwinLib.model.network_patient import network_patient
     from RTDigitalTwinLib.patient.dicom_inspection import Line, Weight, inspect_folder
     from RTDigitalTwinLib.patient.structure_map import write_mapping
 
@@ -99,18 +100,15 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
 
     with progress_bar() as shown:
         found = inspect_folder(
-            options.folder, dicom_choice(options), show_identity=options.show_identity, progress=shown
+            options.folder,
+            dicom_choice(options),
+            accept=network_patient,
+            show_identity=options.show_identity,
+            progress=shown,
         )
     Console(highlight=False).print(grown(found.tree, Tree(Text(found.tree.text))))
     if options.write_map:
-        who = options.person if options.person in found.matches else next(iter(found.matches), None)
-        if who is None or (len(found.matches) > 1 and not options.person):
-            raise OutputError(
-                f"The names of one patient can be written; structures of {len(found.matches)} were read.",
-                where=options.write_map.name,
-                remedy="Choose one with --patient.",
-            )
-        write_mapping(found.matches[who], options.write_map)
+        write_mapping(found.names_of(options.person), options.write_map)
         print(f"Names to confirm: {options.write_map}")
     return 0 if found.usable else EXIT_UNUSABLE
 

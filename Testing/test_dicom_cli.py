@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
+from pydicom.uid import generate_uid
 
 from RTDigitalTwinLib import Twin
 from RTDigitalTwinLib.cli import main
@@ -18,7 +21,8 @@ from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.patient.patient import Patient
-from Testing.dicom_sets import edited, set_identity, small_set
+from Testing.builders import axial_grid
+from Testing.dicom_sets import edit_all, edited, roi_number, set_identity, small_set
 from Testing.test_network_patient import FINE
 
 NAMES = {
@@ -93,6 +97,40 @@ def test_inspect_tells_what_is_wrong(folder: Path, capsys: pytest.CaptureFixture
         assert text in said, said
 
 
+def swap_parotids(folder: Path) -> None:
+    with edited(folder / "RTSTRUCT.dcm") as ds:
+        left, right = (roi_number(ds, NAMES[name]) for name in ("Parotid_L", "Parotid_R"))
+        for roi in ds.StructureSetROISequence:
+            roi.ROINumber = {left: right, right: left}.get(roi.ROINumber, roi.ROINumber)
+
+
+def forget_fractions(folder: Path) -> None:
+    with edited(folder / "RTPLAN.dcm") as ds:
+        del ds.FractionGroupSequence
+
+
+def prescribe_too_much(folder: Path) -> None:
+    with edited(folder / "RTPLAN.dcm") as ds:
+        ds.FractionGroupSequence[0].NumberOfFractionsPlanned = 10
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (swap_parotids, "The anatomy contradicts"),
+        (forget_fractions, "how many fractions"),
+        (prescribe_too_much, "is too far"),
+    ],
+)
+def test_inspect_refuses_what_run_refuses(
+    folder: Path, damage: Callable[[Path], None], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    damage(folder)
+    assert main(["inspect", str(folder), *maps()]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "fit together" not in said and "Cannot be used: " in said and message in said, said
+
+
 def test_inspect_of_nothing_usable(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     assert main(["inspect", str(tmp_path)]) == 1
@@ -110,6 +148,32 @@ def test_a_mapping_file_from_inspect_to_run(original: Path, tmp_path: Path, caps
     path.write_text(text, encoding="utf-8")
     assert main(["inspect", str(original), "--map-file", str(path)]) == 0
     assert "fit together" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_mapping_file_is_of_the_patient_and_the_set_that_were_chosen(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = folder / "other"
+    small_set(other, replace(axial_grid(), frame_of_reference=str(generate_uid())))
+    set_identity(other, {"PatientID": "other-1"})
+    path = tmp_path / "names.toml"
+    command = ["inspect", str(folder), "--write-map", str(path), "--patient"]
+    assert main([*command, "nobody"]) == 1 and not path.exists()
+    assert "no such patient" in capsys.readouterr().err
+    assert main([*command, "PLANTED-7"]) == 0 and "Parotida Izq" in path.read_text(encoding="utf-8")
+    assert main([*command, "other-1"]) == 0 and "Parotida Izq" not in path.read_text(encoding="utf-8")
+    shutil.rmtree(other)
+    shutil.copy(folder / "RTSTRUCT.dcm", folder / "Z second.dcm")
+    with edited(folder / "Z second.dcm") as ds:
+        ds.SOPInstanceUID, ds.StructureSetLabel = generate_uid(), "Second"
+        for roi in ds.StructureSetROISequence:
+            roi.ROIName = f"second {roi.ROINumber}"
+    assert main(command[:-1]) == 0 and "Parotida Izq" in path.read_text(encoding="utf-8")  # the plan's set
+    assert main([*command[:-1], "--structure-set", "Second"]) == 0 and "second 2" in path.read_text(encoding="utf-8")
+    (folder / "RTPLAN.dcm").unlink()
+    path.unlink()
+    assert main(command[:-1]) == 1 and not path.exists()
+    assert "--structure-set" in capsys.readouterr().err
 
 
 # run
@@ -197,6 +261,23 @@ def test_a_dose_with_identity_stays_out_of_the_results(original: Path, tmp_path:
     assert main([*command, str(tmp_path / "out" / "dose.dcm")]) == 1
     assert main(["run", "sample", "--out", str(tmp_path / "out"), "--dose-dicom", str(tmp_path / "dose.dcm")]) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dose_that_could_refer_to_nothing_is_refused_before_predicting(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["run", str(folder), "--out", str(tmp_path / "out"), *maps(), "--dose-dicom", str(tmp_path / "dose.dcm")]
+    edit_all(folder, "CT*.dcm", lambda ds, _: setattr(ds, "FrameOfReferenceUID", ""))
+    assert main(command) == 1
+    assert "names no frame of reference" in " ".join(capsys.readouterr().err.split())
+    with edited(folder / "RTPLAN.dcm") as ds:
+        del ds.ReferencedStructureSetSequence
+    assert main(command) == 1
+    assert "does not refer to the structure set" in " ".join(capsys.readouterr().err.split())
+    (folder / "RTPLAN.dcm").unlink()
+    assert main([*command, "--fractions", "35"]) == 1
+    assert "There is no plan that the dose could refer to" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists() and not (tmp_path / "dose.dcm").exists()
 
 
 def test_a_prescription_too_far_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.model.network_patient import network_patient
 from RTDigitalTwinLib.patient.dicom_export import NOTICE, write_dose, write_patient
 from RTDigitalTwinLib.patient.dicom_patient import read_patient, source_origin
+from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
-from Testing.dicom_sets import dose_of
+from Testing.builders import FRAME, small_patient
+from Testing.dicom_sets import contours_of, dose_of
 
 FILES = ("CT.0064", "RTSTRUCT", "RTPLAN", "RTDOSE")
 
@@ -86,14 +90,42 @@ def test_uids_are_fresh_and_references_hold(written: Path, dosed: Patient, tmp_p
     assert dose.PatientID == "sample-0"
 
 
+def errors_found(path: Path) -> list[str]:
+    """What dciodvfy finds wrong; nothing where it is not installed."""
+    if shutil.which("dciodvfy") is None:
+        return []
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    said = (done.stdout + done.stderr).splitlines()
+    assert any(line.startswith(("CTImage", "RTStructureSet", "RTPlan", "RTDose")) for line in said), said
+    return [line for line in said if line.startswith("Error")]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_dciodvfy_finds_no_error(written: Path, name: str) -> None:
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy (Debian dicom3tools) is not installed")
-    done = subprocess.run(["dciodvfy", str(written / f"{name}.dcm")], capture_output=True, text=True, check=False)
-    said = (done.stdout + done.stderr).splitlines()
-    assert [line for line in said if line.startswith("Error")] == []
-    assert any(line.startswith(("CTImage", "RTStructureSet", "RTPlan", "RTDose")) for line in said)
+    assert errors_found(written / f"{name}.dcm") == []
+
+
+def test_a_contour_of_more_than_64_kilobytes_stays_readable(tmp_path: Path) -> None:
+    """Explicit VR has two bytes for the length of decimal strings: there, it would become an element of unknown VR."""
+    grid = Grid((3, 140, 240), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), frame_of_reference=FRAME)
+    comb = np.zeros(grid.shape, bool)
+    comb[1, 10:130:3, 20:220] = comb[1, 10:130, 20:22] = True
+    made = small_patient(grid)
+    patient = replace(made, structures={**made.structures, "SpinalCord": Structure.from_array(
+        "SpinalCord", comb, grid, StructureKind.ORGAN)})  # fmt: skip
+    write_patient(patient, tmp_path / "set")
+    (contour,) = contours_of(pydicom.dcmread(tmp_path / "set" / "RTSTRUCT.dcm"), "SpinalCord")
+    assert contour["ContourData"].VR == "DS"
+    assert sum(len(str(v)) + 1 for v in contour.ContourData) > 2**16
+    assert len(contour.ContourData) == 3 * contour.NumberOfContourPoints
+    if shutil.which("plastimatch") is not None:
+        masks = tmp_path / "masks"
+        command = ["plastimatch", "convert", "--input", str(tmp_path / "set"), "--output-prefix", str(masks)]
+        subprocess.run([*command, "--prefix-format", "mha"], check=True, capture_output=True)
+        theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(masks / "SpinalCord.mha"))) > 0
+        np.testing.assert_array_equal(theirs, comb)
 
 
 def test_simpleitk_reads_the_same_dose_and_ct(written: Path, dosed: Patient) -> None:
@@ -138,6 +170,8 @@ def test_a_dose_goes_back_to_the_record_it_came_from(written: Path, dosed: Patie
     for path in folder.glob("*.dcm"):
         ds = pydicom.dcmread(path)
         ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Doe^Jane", "H-77", "19500203", "F"
+        ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber = "20190405", "101500", "S7", "A-1"
+        ds.ReferringPhysicianName = "Roe^Richard"
         ds.save_as(path)
     origin = source_origin(folder)
     write_dose(
@@ -148,10 +182,14 @@ def test_a_dose_goes_back_to_the_record_it_came_from(written: Path, dosed: Patie
         predicted=True,
     )
     back, plan = pydicom.dcmread(tmp_path / "back.dcm"), pydicom.dcmread(folder / "RTPLAN.dcm")
-    for key in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID"):
+    for key in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate",
+                "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"):  # fmt: skip
         assert back[key].value == plan[key].value
     assert back.FrameOfReferenceUID == plan.FrameOfReferenceUID
     assert back.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+    structures = pydicom.dcmread(folder / "RTSTRUCT.dcm")
+    assert plan.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID == structures.SOPInstanceUID
+    assert errors_found(tmp_path / "back.dcm") == []
     assert back.DoseComment.startswith("Predicted, not calculated.")
     assert back.SOPInstanceUID not in [pydicom.dcmread(p).SOPInstanceUID for p in folder.glob("RT*")]
 

@@ -40,6 +40,22 @@ def test_a_structure_set_of_another_patient_stops_everything(damaged_set: Path) 
     assert any(text.startswith("Overridden by the user (identity)") for text in patient.warnings)
 
 
+@pytest.mark.parametrize("tie", ["series", "study", "frame"])
+def test_a_slice_of_another_patient_stops_everything(damaged_set: Path, tie: str) -> None:
+    """It is tied to the others by one UID only."""
+    with edited(damaged_set / "CT.0001.dcm") as ds:  # an end slice: without it the rest would still be even
+        ds.PatientID, ds.PatientName = "12345", "Doe^Jane"
+        if tie != "series":
+            ds.SeriesInstanceUID = generate_uid()
+        if tie != "study":
+            ds.StudyInstanceUID = generate_uid()
+        if tie != "frame":
+            ds.FrameOfReferenceUID = generate_uid()
+    main = max(index_folder(damaged_set).patients.values(), key=lambda p: len(p.files)).pseudonym
+    with pytest.raises(PatientDataError, match="another patient's identity.*--accept identity"):
+        read_patient(damaged_set, DicomChoice(patient=main))
+
+
 def test_an_intact_copy_is_taken_before_a_damaged_one(damaged_set: Path) -> None:
     intact = read_patient(damaged_set)
     content = (damaged_set / "RTDOSE.dcm").read_bytes()
@@ -91,6 +107,29 @@ def test_another_frame_of_reference_blocks(damaged_set: Path, file: str) -> None
     accepted = read_patient(damaged_set, accepting("frame"))
     assert any(text.startswith("Overridden by the user (frame)") for text in accepted.warnings)
     assert accepted.plan.dose is not None
+
+
+@pytest.mark.parametrize("blank", [False, True], ids=["same frame", "no frame"])
+def test_structures_of_another_series_need_an_override(damaged_set: Path, blank: bool) -> None:
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        (frame,) = ds.ReferencedFrameOfReferenceSequence
+        frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = generate_uid()
+        if blank:
+            frame.FrameOfReferenceUID = ds.FrameOfReferenceUID = ""
+    with pytest.raises(PatientDataError, match="another CT series.*--accept series"):
+        read_patient(damaged_set)
+    accepted = read_patient(damaged_set, accepting("series"))
+    assert any(text.startswith("Overridden by the user (series)") for text in accepted.warnings)
+
+
+@pytest.mark.parametrize(("file", "what"), [("RTSTRUCT.dcm", "structure set"), ("RTDOSE.dcm", "dose")])
+def test_a_frame_that_cannot_be_compared_is_told(damaged_set: Path, file: str, what: str) -> None:
+    with edited(damaged_set / file) as ds:
+        ds.FrameOfReferenceUID = ""
+        for frame in ds.get("ReferencedFrameOfReferenceSequence", []):
+            frame.FrameOfReferenceUID = ""
+    unsure = f"Whether the {what} has the CT's frame of reference could not be checked: one of them names none."
+    assert unsure in read_patient(damaged_set).warnings
 
 
 def test_one_structure_of_another_frame_blocks(damaged_set: Path) -> None:

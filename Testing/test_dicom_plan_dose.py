@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,18 +172,23 @@ def test_a_plan_that_refers_to_no_structure_set(damaged_set: Path) -> None:
     assert "The plan prescribes 60 Gy, the highest target is 70 Gy by its name." in patient.warnings
 
 
-def beam(angle: float, **more: object) -> Dataset:
+def beam(angle: float, **more: Any) -> Dataset:
     item, point = Dataset(), Dataset()
     point.GantryAngle, point.GantryRotationDirection = angle, more.get("rotation", "NONE")
     point.PatientSupportAngle = more.get("couch", 0)
     item.TreatmentDeliveryType = more.get("delivery", "TREATMENT")
+    item.RadiationType = more.get("radiation", "PHOTON")
     item.ControlPointSequence = [point]
+    for later in more.get("to", ()):
+        item.ControlPointSequence.append(Dataset())
+        if later is not None:
+            item.ControlPointSequence[-1].GantryAngle = later
     return item
 
 
 def test_beam_angles(damaged_set: Path) -> None:
     with edited(damaged_set / "RTPLAN.dcm") as ds:
-        ds.BeamSequence = [beam(40), beam(320), beam(-40), beam(90, delivery="SETUP")]
+        ds.BeamSequence = [beam(40, to=[None, 40]), beam(320), beam(-40), beam(90, delivery="SETUP")]
     assert plan_in(damaged_set).gantry_angles_deg == (40.0, 320.0)
 
 
@@ -191,6 +197,9 @@ def test_beam_angles(damaged_set: Path) -> None:
     [
         ([beam(10, rotation="CW")], "1 beams of the plan are arcs"),
         ([beam(10, couch=20)], "not coplanar"),
+        ([beam(40, to=[120])], "1 beams of the plan are arcs"),
+        ([beam(40), beam(80, radiation="ELECTRON")], "1 beams of the plan are no photons"),
+        ([beam(40, radiation="")], "1 beams of the plan are no photons"),
     ],
 )
 def test_beams_that_are_no_fixed_coplanar_fields(damaged_set: Path, beams: list[Dataset], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRBigEndian, RLELossless, generate_uid
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.patient.dicom_file import DicomItem, transfer_syntax
 from RTDigitalTwinLib.patient.dicom_index import CT, RTDOSE, RTPLAN, RTSTRUCT, index_folder
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
 from RTDigitalTwinLib.patient.patient import Patient
-from Testing.builders import GRIDS
+from Testing.builders import GRIDS, axial_grid
 from Testing.dicom_sets import accepting, dose_in, dose_of, edit_all, edited, small_set
 
 # What is read
@@ -108,12 +111,10 @@ def test_one_bad_file_costs_only_itself(damaged_set: Path, damage: str) -> None:
 
 
 def test_several_patients_need_a_choice(damaged_set: Path, tmp_path: Path) -> None:
-    small_set(tmp_path / "set" / "second")
-    with edited(tmp_path / "set" / "second" / "CT.0001.dcm") as ds:
-        other = ds.StudyInstanceUID
+    small_set(tmp_path / "set" / "second", replace(axial_grid(), frame_of_reference=str(generate_uid())))
     edit_all(tmp_path / "set" / "second", "*.dcm", lambda ds, i: setattr(ds, "PatientID", "other-1"))
     index = index_folder(damaged_set)
-    assert len(index.patients) == 2 and other
+    assert len(index.patients) == 2
     with pytest.raises(PatientDataError, match="2 patients: patient-.*--patient"):
         read_patient(damaged_set)
     for pseudonym in index.patients:
@@ -121,6 +122,15 @@ def test_several_patients_need_a_choice(damaged_set: Path, tmp_path: Path) -> No
     assert read_patient(damaged_set, DicomChoice(patient="other-1")).pseudonym in index.patients
     with pytest.raises(PatientDataError, match="no such patient"):
         read_patient(damaged_set, DicomChoice(patient="patient-00000000"))
+
+
+def test_a_file_without_a_stated_syntax_is_implicit_little_endian() -> None:
+    dataset = Dataset()
+    assert transfer_syntax(DicomItem(dataset, "x")) == ImplicitVRLittleEndian
+    dataset.file_meta = FileMetaDataset()
+    assert transfer_syntax(DicomItem(dataset, "x")) == ImplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    assert transfer_syntax(DicomItem(dataset, "x")) == RLELossless
 
 
 # CT slices

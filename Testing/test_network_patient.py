@@ -108,6 +108,15 @@ def test_an_unknown_dose_stays_unknown(grid: Grid | None) -> None:
     assert known[:, :, lost:].all() and not known[:, :, :lost].any()
 
 
+def test_a_dose_mask_too_small_for_the_coarse_voxels_is_refused() -> None:
+    patient = small_patient(FINE)
+    speck = np.zeros(FINE.shape, bool)
+    speck[12, 40, 40] = True
+    mask = Structure.from_array("FeasibleDose", speck, FINE, StructureKind.REGION)
+    with pytest.raises(GeometryError, match="FeasibleDose: .*half"):
+        network_patient(replace(patient, dose_mask=mask))
+
+
 def test_thick_slices_of_a_fine_scan_are_interpolated() -> None:
     grid = network_grid(Grid((40, 512, 512), (0.98, 0.98, 10.0)))
     assert grid.spacing_mm == (3.90625, 3.90625, 2.5) and grid.shape == (160, 129, 129)

@@ -178,6 +178,7 @@ def test_confirmed_names_count_whatever_was_proposed() -> None:
     [
         ({"Nobody": "Parotid_L"}, "not there"),
         ({"A": "Parotid"}, "no structure of the model"),
+        ({"A": "PTV_0000"}, "no structure of the model"),
         ({"A": "Parotid_L", "B": "Parotid_L"}, "Two structures count as Parotid_L: A and B"),
     ],
 )

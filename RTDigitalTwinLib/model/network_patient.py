@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.errors import GeometryError, PatientDataError
 from RTDigitalTwinLib.patient.averaging import Averaging, aligned_grid, is_aligned
 from RTDigitalTwinLib.patient.grid import Grid, bounding_box
 from RTDigitalTwinLib.patient.naming import TARGET_DOSE_GY
@@ -173,7 +173,12 @@ def _with_disjoint_targets(patient: Patient) -> tuple[Patient, tuple[str, ...]]:
 
 def _trimmed(structure: Structure, occupancy: NDArray[np.float32]) -> Structure:
     tight = bounding_box(occupancy > 0)
-    assert tight is not None
+    if tight is None:
+        raise GeometryError(
+            "It fills no voxel of the network's grid by half.",
+            where=structure.name,
+            remedy=f'Draw it larger, or leave it out with --map "{structure.source_name or structure.name}=".',
+        )
     moved = [
         slice(part.start + inner.start, part.start + inner.stop)
         for part, inner in zip(structure.box, tight, strict=True)

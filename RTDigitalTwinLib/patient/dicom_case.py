@@ -66,13 +66,15 @@ def choose_files(
     _require_one_person(chosen, overrides, warnings)
     the_plan = _one(files, RTPLAN, plan, index)
     set_ = _structure_set(files, the_plan, structure_set, index)
-    ct = _ct_of(files, set_, index)
+    ct = _ct_of(files, set_, index, overrides, warnings)
     _require_frame(set_, ct[0], "structure set", overrides, warnings)
     _require_study(set_, ct[0], "structure set", ct[0].series_uid in set_.references, overrides, warnings)
     if the_plan is not None:
-        _require_frame(the_plan, ct[0], "plan", overrides, warnings)
+        tied = set_.sop_uid in the_plan.references
+        if the_plan.frame_uid or not tied:  # many plans name none; through their structure set they have one
+            _require_frame(the_plan, ct[0], "plan", overrides, warnings)
         _require_plan_of(the_plan, set_, overrides, warnings)
-        _require_study(the_plan, set_, "plan", set_.sop_uid in the_plan.references, overrides, warnings)
+        _require_study(the_plan, set_, "plan", tied, overrides, warnings)
     doses = _doses_of(files, the_plan, ct[0], overrides, warnings)
     _require_undisputed((*ct, set_, *([the_plan] if the_plan else []), *doses), overrides, warnings)
     return CaseFiles(chosen.pseudonym, tuple(ct), set_, the_plan, tuple(doses))
@@ -81,26 +83,33 @@ def choose_files(
 def _with_strays(
     index: DicomIndex, chosen: PatientFiles, overrides: Overrides, warnings: list[str]
 ) -> Sequence[IndexedFile]:
-    """The patient's files, and those that refer to them under another identity: only where that is overridden."""
-    mine = {uid for file in chosen.files for uid in (file.sop_uid, file.series_uid)}
-    wanted = {uid for file in chosen.files for uid in file.references} - mine
+    """The patient's files, and those tied to them under another identity: only where that is overridden."""
+    mine = {uid for file in chosen.files for uid in _own_uids(file)}
+    wanted = {uid for file in chosen.files for uid in file.references}
     strays = [
         file
         for other in index.patients.values()
         if other is not chosen
         for file in other.files
-        if mine & set(file.references) or wanted & {file.sop_uid, file.series_uid}
+        if mine & {*file.references, *_own_uids(file)} or wanted & _own_uids(file)
     ]
     if not strays:
         return chosen.files
+    kinds = ", ".join(sorted({file.kind for file in strays}))
     overrides.settle(
         "identity",
-        f"{len(strays)} files refer to this patient's files, or are referred to by them, but bear another patient's "
-        f"identity ({', '.join(sorted({file.kind for file in strays}))}).",
+        f"{len(strays)} files are of this patient's series, study or frame of reference, or refer to such files or are "
+        f"referred to by them, but bear another patient's identity ({kinds}).",
         strays[0].where,
         warnings,
     )
-    return (*chosen.files, *strays)
+    there = {file.sop_uid for file in chosen.files}
+    return (*chosen.files, *(file for file in strays if file.sop_uid not in there))
+
+
+def _own_uids(file: IndexedFile) -> set[str]:
+    """What places a file: its object, series, study and frame of reference."""
+    return {file.sop_uid, file.series_uid, file.study_uid, file.frame_uid} - {""}
 
 
 def _require_one_person(chosen: PatientFiles, overrides: Overrides, warnings: list[str]) -> None:
@@ -158,7 +167,9 @@ def _structure_set(
     return chosen
 
 
-def _ct_of(files: Sequence[IndexedFile], set_: IndexedFile, index: DicomIndex) -> list[IndexedFile]:
+def _ct_of(
+    files: Sequence[IndexedFile], set_: IndexedFile, index: DicomIndex, overrides: Overrides, warnings: list[str]
+) -> list[IndexedFile]:
     series: dict[str, list[IndexedFile]] = {}
     for file in files:
         if file.kind == CT:
@@ -166,6 +177,13 @@ def _ct_of(files: Sequence[IndexedFile], set_: IndexedFile, index: DicomIndex) -
     if not series:
         raise PatientDataError("There is no CT.", where=index.folder.name, remedy="Export it with the structure set.")
     meant = [uid for uid in set_.references if uid in series]
+    if set_.references and not meant:
+        overrides.settle(
+            "series",
+            "The structures were drawn on another CT series than is here, so they may not lie where they seem to.",
+            set_.where,
+            warnings,
+        )
     if not meant:
         meant = [uid for uid, slices in series.items() if set_.frame_uid and slices[0].frame_uid == set_.frame_uid]
     if not meant and len(series) == 1:
@@ -179,7 +197,11 @@ def _ct_of(files: Sequence[IndexedFile], set_: IndexedFile, index: DicomIndex) -
 
 
 def _require_frame(file: IndexedFile, ct: IndexedFile, what: str, overrides: Overrides, warnings: list[str]) -> None:
-    if file.frame_uid and ct.frame_uid and file.frame_uid != ct.frame_uid:
+    if not file.frame_uid or not ct.frame_uid:
+        warnings.append(
+            f"Whether the {what} has the CT's frame of reference could not be checked: one of them names none."
+        )
+    elif file.frame_uid != ct.frame_uid:
         overrides.settle(
             "frame",
             f"The {what} has another frame of reference than the CT: without a registration their positions mean "

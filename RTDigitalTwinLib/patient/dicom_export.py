@@ -36,8 +36,10 @@ CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
 STRUCTURES_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 PLAN_CLASS = "1.2.840.10008.5.1.4.1.1.481.5"
+IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # detached study management, retired, as RTSTRUCT wants it
+_DATE, _TIME = "%Y%m%d", "%H%M%S"
 _HIGHEST_STORED = 2**16 - 1
 _ROI_TYPES = {StructureKind.TARGET: "PTV", StructureKind.ORGAN: "ORGAN", StructureKind.REGION: "CONTROL"}
 
@@ -62,6 +64,11 @@ class Origin:
     ct_uids: tuple[str, ...]
     structure_set_uid: str
     plan_uid: str
+    study_date: str = ""
+    study_time: str = ""
+    study_id: str = ""
+    accession_number: str = ""
+    referring_physician: str = ""
 
 
 def fresh_origin(patient: Patient) -> Origin:
@@ -69,7 +76,11 @@ def fresh_origin(patient: Patient) -> Origin:
     name = patient.pseudonym[:64]
     frame = patient.ct.grid.frame_of_reference or _uid()
     slices = tuple(_uid() for _ in range(patient.ct.grid.shape[0]))
-    return Origin(f"{name}^research", name, "", "O", _uid(), frame, _uid(), slices, _uid(), _uid())
+    now = datetime.now()
+    return Origin(
+        f"{name}^research", name, "", "O", _uid(), frame, _uid(), slices, _uid(), _uid(),
+        now.strftime(_DATE), now.strftime(_TIME), "1",
+    )  # fmt: skip
 
 
 def write_patient(patient: Patient, folder: Path, progress: Progress = silent) -> Origin:
@@ -117,6 +128,7 @@ def write_dose(dose: Volume, path: Path, origin: Origin, description: str, *, pr
     ds.InstanceNumber = 1
     if origin.plan_uid:
         ds.ReferencedRTPlanSequence = [_reference(PLAN_CLASS, origin.plan_uid)]
+    # The structure set follows from the plan: named by itself, DICOM wants its DVHs along with it.
     _save(ds, path)
 
 
@@ -265,9 +277,11 @@ def _common(origin: Origin, sop_class: str, sop_uid: str, modality: str, series_
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = sop_class, sop_uid, modality
-    ds.InstanceCreationDate = ds.StudyDate = ds.SeriesDate = now.strftime("%Y%m%d")
-    ds.InstanceCreationTime = ds.StudyTime = ds.SeriesTime = now.strftime("%H%M%S")
-    ds.AccessionNumber, ds.ReferringPhysicianName, ds.StudyID, ds.OperatorsName = "", "", "1", ""
+    ds.InstanceCreationDate = ds.SeriesDate = now.strftime(_DATE)
+    ds.InstanceCreationTime = ds.SeriesTime = now.strftime(_TIME)
+    ds.StudyDate, ds.StudyTime, ds.StudyID = origin.study_date, origin.study_time, origin.study_id
+    ds.AccessionNumber, ds.ReferringPhysicianName = origin.accession_number, origin.referring_physician
+    ds.OperatorsName = ""
     ds.Manufacturer = ds.ManufacturerModelName = SOFTWARE
     ds.SoftwareVersions, ds.DeviceSerialNumber = __version__, "0"
     ds.SeriesDescription = f"{description} ({SOFTWARE}, research)"[:64]
@@ -308,7 +322,8 @@ def _save(ds: Dataset, path: Path) -> None:
 
     meta: Any = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
-    meta.TransferSyntaxUID = EXPLICIT_LITTLE_ENDIAN
+    # Contours may be longer than the 64 KiB that explicit VR has for decimal strings.
+    meta.TransferSyntaxUID = IMPLICIT_LITTLE_ENDIAN if ds.SOPClassUID == STRUCTURES_CLASS else EXPLICIT_LITTLE_ENDIAN
     ds.file_meta = meta
     ds.save_as(path, enforce_file_format=True)
 

@@ -221,7 +221,8 @@ def transfer_syntax(item: DicomItem) -> str:
     """UID of the transfer syntax; implicit little endian where the file says nothing, as DICOM has it."""
     with decoding(item.where):
         meta = getattr(item.dataset, "file_meta", None)
-        return (str(meta.get("TransferSyntaxUID", "")) if meta else "") or PLAIN_SYNTAXES[0]
+        stated = "" if meta is None else str(meta.get("TransferSyntaxUID", "") or "")
+        return stated or PLAIN_SYNTAXES[0]
 
 
 def stored_pixels(item: DicomItem, path: Path) -> tuple[NDArray, bool]:

@@ -34,13 +34,14 @@ OTHER_SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.66.1": "spatial registration",
     "1.2.840.10008.1.3.10": "DICOMDIR",
 }
+STUDY_KEYWORDS = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "PatientName",
     "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
     "FrameOfReferenceUID", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
     "RescaleSlope", "RescaleIntercept", "NumberOfFrames", "StructureSetLabel", "RTPlanLabel",
     "ReferencedFrameOfReferenceSequence", "ReferencedStructureSetSequence", "ReferencedRTPlanSequence",
-    "DoseSummationType", "DoseUnits", "DoseType",
+    "DoseSummationType", "DoseUnits", "DoseType", *STUDY_KEYWORDS,
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.dicom_case import choose_files
 from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import read_dose
@@ -24,10 +24,11 @@ from RTDigitalTwinLib.patient.dicom_index import (
     PatientFiles,
     index_folder,
 )
-from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, match_rois
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, match_rois, read_indexed
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
 from RTDigitalTwinLib.patient.grid import Grid
+from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.structure_matching import Match, MatchState
 from RTDigitalTwinLib.patient.volume import Volume
@@ -68,34 +69,48 @@ class Inspection:
     Attributes
     ----------
     usable : whether any CT, structure set, plan or dose could be read.
-    matches : what the names of structures may mean, by pseudonym.
+    matches : what the names mean, by pseudonym, in the structure set that would be used; or the error why it is open.
     """
 
+    index: DicomIndex
     tree: Line
     usable: bool
-    matches: dict[str, list[Match]]
+    matches: dict[str, list[Match] | RTDigitalTwinError]
+
+    def names_of(self, patient: str = "") -> list[Match]:
+        """What the names mean of a patient's structures; "" for the only one. Raises PatientDataError."""
+        found = self.matches[self.index.patient(patient).pseudonym]
+        if isinstance(found, RTDigitalTwinError):
+            raise found
+        return found
 
 
 def inspect_folder(
-    folder: Path, choice: DicomChoice | None = None, *, show_identity: bool = False, progress: Progress = silent
+    folder: Path,
+    choice: DicomChoice | None = None,
+    *,
+    accept: Callable[[Patient], object] = lambda _: None,
+    show_identity: bool = False,
+    progress: Progress = silent,
 ) -> Inspection:
     """Read everything in a folder as far as it goes; patients by pseudonym, with identifier where asked.
 
+    A patient is said to be usable where ``read_patient`` takes it and ``accept`` raises none of our errors for it.
     Raises PatientDataError only where there is no such folder.
     """
     choice = choice or DicomChoice()
     index = index_folder(folder, part(progress, 0.0, 0.3))
     tree = Line(f"{folder.name or folder}: {len(index.patients)} patients, {index.other_files} files that are no DICOM")
-    matches: dict[str, list[Match]] = {}
+    matches: dict[str, list[Match] | RTDigitalTwinError] = {}
     for i, patient in enumerate(index.patients.values()):
         who = f" (identifier {patient.identity.patient_id!r})" if show_identity else ""
         line = tree.add(f"{patient.pseudonym}{who}: {len(patient.files)} files")
-        _inspect_patient(index, patient, line, choice, matches)
+        matches[patient.pseudonym] = _inspect_patient(index, patient, line, choice, accept)
         progress(0.3 + 0.7 * (i + 1) / len(index.patients), "inspecting")
     for problem in index.problems:
         where = f"{problem.where}: " if problem.where else ""
         tree.add(f"{where}{problem.what} {problem.remedy}".strip(), Weight.PROBLEM)
-    return Inspection(tree, any(line.was_read for line in _all(tree)), matches)
+    return Inspection(index, tree, any(line.was_read for line in _all(tree)), matches)
 
 
 def _all(line: Line) -> Iterator[Line]:
@@ -105,12 +120,17 @@ def _all(line: Line) -> Iterator[Line]:
 
 
 def _inspect_patient(
-    index: DicomIndex, patient: PatientFiles, line: Line, choice: DicomChoice, matches: dict[str, list[Match]]
-) -> None:
+    index: DicomIndex,
+    patient: PatientFiles,
+    line: Line,
+    choice: DicomChoice,
+    accept: Callable[[Patient], object],
+) -> list[Match] | RTDigitalTwinError:
     if choice.patient not in ("", patient.pseudonym, patient.identity.patient_id):
         choice = replace(choice, names={}, structure_set="", plan="")  # said of another patient
     volumes: dict[str, Volume] = {}
     plans: dict[str, DicomPlan] = {}
+    matches: dict[str, list[Match]] = {}  # by the structure set's UID
     for study in sorted({file.study_uid for file in patient.files}):
         branch = line.add(f"Study {1 + sorted({f.study_uid for f in patient.files}).index(study)}")
         mine = [file for file in patient.files if file.study_uid == study]
@@ -138,8 +158,8 @@ def _inspect_patient(
                     plan = next((plans[p.sop_uid] for p in patient.of_kind(RTPLAN)
                                  if file.sop_uid in p.references and p.sop_uid in plans), None)  # fmt: skip
                     found = _structures(node, rois, grid, plan, choice)
-                    if found and choice.structure_set in ("", file.label):
-                        matches[patient.pseudonym] = found
+                    if found:
+                        matches[file.sop_uid] = found
     warnings: list[str] = []
     try:
         files = choose_files(
@@ -148,16 +168,23 @@ def _inspect_patient(
         )  # fmt: skip
     except RTDigitalTwinError as error:
         line.add(str(error), Weight.PROBLEM)
-        return
+        # Whatever else is wrong, of a single set the names can be told.
+        return next(iter(matches.values())) if len(matches) == len(patient.of_kind(RTSTRUCT)) == 1 else error
     for warning in warnings:
         line.add(warning, Weight.WARNING)
-    ready = files.ct[0].series_uid in volumes and patient.pseudonym in matches
-    if not ready:
+    names = matches.get(files.structure_set.sop_uid, [])
+    if files.ct[0].series_uid not in volumes or not names:
         line.add("Cannot be used: CT or structures could not be read.", Weight.PROBLEM)
-    elif any(match.waits for match in matches[patient.pseudonym]):
+    elif any(match.waits for match in names):
         line.add("Can be used once the proposed names are confirmed.", Weight.WARNING)
     else:
-        line.add("CT and structures fit together.", Weight.GOOD)
+        try:
+            accept(read_indexed(index, replace(choice, patient=patient.pseudonym)))
+        except RTDigitalTwinError as error:
+            line.add(f"Cannot be used: {error}", Weight.PROBLEM)
+        else:
+            line.add("CT and structures fit together.", Weight.GOOD)
+    return names or PatientDataError("No structure could be read.", where=files.structure_set.where)
 
 
 def _guarded(parent: Line, title: str, read: Callable[[Source, Line], Result], source: Source) -> Result | None:

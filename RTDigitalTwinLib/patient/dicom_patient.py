@@ -15,7 +15,7 @@ from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import DicomDose, read_dose
 from RTDigitalTwinLib.patient.dicom_export import Origin
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
-from RTDigitalTwinLib.patient.dicom_index import IndexedFile, files_below, index_folder
+from RTDigitalTwinLib.patient.dicom_index import STUDY_KEYWORDS, DicomIndex, IndexedFile, files_below, index_folder
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
 from RTDigitalTwinLib.patient.dose_region import BODY_NOTE, REGION_NOTE, as_mask, body_of, dose_region
@@ -79,21 +79,25 @@ def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Prog
     Raises PatientDataError where files are missing, damaged or contradict each other, and where names of structures
     wait to be confirmed: they are listed with what each may mean.
     """
+    return read_indexed(index_folder(folder, part(progress, 0.0, 0.2)), choice, part(progress, 0.2, 1.0))
+
+
+def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress: Progress = silent) -> Patient:
+    """``read_patient`` of a folder that was indexed before."""
     choice = choice or DicomChoice()
     warnings: list[str] = []
-    index = index_folder(folder, part(progress, 0.0, 0.2))
     if index.problems:
         warnings.append(f"{len(index.problems)} DICOM files have problems; rt-digital-twin inspect shows them.")
     files = choose_files(
         index, choice.patient, choice.overrides, warnings, structure_set=choice.structure_set, plan=choice.plan
     )
-    ct = read_ct(files.ct, choice.overrides, warnings, part(progress, 0.2, 0.6))
+    ct = read_ct(files.ct, choice.overrides, warnings, part(progress, 0.0, 0.5))
     plan = None if files.plan is None else read_plan(files.plan)
     if plan is not None:
         warnings += plan.remarks
         if not files.plan_knows_structures:
             plan = plan.without_structures()
-    progress(0.6, "drawing structures")
+    progress(0.5, "drawing structures")
     rois = read_rois(files.structure_set)
     _require_frames(rois, files, choice.overrides, warnings)
     remarks: dict[int, str] = {}
@@ -134,7 +138,11 @@ def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Prog
 
 
 def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:
-    """Whose record a result of ``read_patient`` goes back to, and what it refers to. Raises PatientDataError."""
+    """Whose record a result of ``read_patient`` goes back to, and what it refers to.
+
+    Raises PatientDataError also where there is no plan of this structure set or no frame of reference, which a dose in
+    DICOM must name.
+    """
     choice = choice or DicomChoice()
     files = choose_files(
         index_folder(folder),
@@ -145,6 +153,19 @@ def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:
         plan=choice.plan,
     )
     ct = files.ct[0]
+    if files.plan is None:
+        raise PatientDataError(
+            "There is no plan that the dose could refer to.",
+            where=files.structure_set.where,
+            remedy="Add the RTPLAN, or leave the DICOM dose out.",
+        )
+    if files.structure_set.sop_uid not in files.plan.references:
+        raise files.plan.header.error(
+            "The plan does not refer to the structure set in use, so through it the dose would belong to another.",
+            "Export plan and structure set together, or leave the DICOM dose out.",
+        )
+    if not ct.frame_uid:
+        raise ct.header.error("The CT names no frame of reference that the dose could refer to.", "Export it anew.")
     return Origin(
         ct.identity.name,
         ct.identity.patient_id,
@@ -155,7 +176,8 @@ def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:
         ct.series_uid,
         tuple(file.sop_uid for file in files.ct),
         files.structure_set.sop_uid,
-        files.plan.sop_uid if files.plan else "",
+        files.plan.sop_uid,
+        *(ct.header.text(keyword, "") for keyword in STUDY_KEYWORDS),
     )
 
 

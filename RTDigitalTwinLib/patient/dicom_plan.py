@@ -86,7 +86,7 @@ def _fractions(item: DicomItem, remarks: list[str]) -> int | None:
 
 def _angles(item: DicomItem, remarks: list[str]) -> tuple[float, ...]:
     angles: list[float] = []
-    arcs = turned = 0
+    arcs = turned = others = 0
     for beam in item.items("BeamSequence"):
         if beam.text("TreatmentDeliveryType", "TREATMENT").upper() not in ("TREATMENT", "CONTINUATION"):
             continue
@@ -94,13 +94,18 @@ def _angles(item: DicomItem, remarks: list[str]) -> tuple[float, ...]:
         if not points or not points[0].has("GantryAngle"):
             remarks.append("A beam of the plan names no gantry angle.")
             return ()
-        arcs += any(p.text("GantryRotationDirection", "NONE").upper() not in ("NONE", "") for p in points)
+        others += beam.text("RadiationType", "").upper() != "PHOTON"
+        visited = {round(p.number("GantryAngle", -360, 360) % 360, 1) % 360 for p in points if p.has("GantryAngle")}
+        rotates = any(p.text("GantryRotationDirection", "NONE").upper() not in ("NONE", "") for p in points)
+        arcs += rotates or len(visited) > 1
         if points[0].has("PatientSupportAngle"):
             couch = points[0].number("PatientSupportAngle", -360, 360) % 360
             turned += min(couch, 360 - couch) > 1
         angles.append(points[0].number("GantryAngle", -360, 360) % 360)
     if arcs:
         remarks.append(f"{arcs} beams of the plan are arcs, which are no fixed fields.")
+    if others:
+        remarks.append(f"{others} beams of the plan are no photons, or do not say so.")
     if turned:
         remarks.append(f"{turned} beams of the plan are not coplanar.")
     positions = {setup.code("PatientPosition", _POSITIONS, "") for setup in item.items("PatientSetupSequence")} - {
@@ -111,7 +116,7 @@ def _angles(item: DicomItem, remarks: list[str]) -> tuple[float, ...]:
         remarks.append(
             f"The plan treats in position {', '.join(sorted(positions))}; gantry angles are read for HFS only."
         )
-    return () if arcs or turned or positions else tuple(sorted(set(angles)))
+    return () if arcs or others or turned or positions else tuple(sorted(set(angles)))
 
 
 def _approval(item: DicomItem) -> Approval:

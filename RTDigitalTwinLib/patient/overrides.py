@@ -11,6 +11,7 @@ OVERRIDES = {
     "copies": "files of one object that differ in content, of which the first by name is taken",
     "plan": "a plan that refers to another structure set than the one used",
     "frame": "frames of reference that differ",
+    "series": "structures that name another CT series than the one that is here",
     "study": "studies that differ without a reference between the files",
     "gaps": "missing CT slices, filled by interpolation",
 }

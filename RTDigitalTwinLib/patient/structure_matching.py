@@ -25,6 +25,7 @@ SYNONYM_CONFIDENCE, MORE_WORDS_CONFIDENCE, LEVEL_CONFIDENCE = 0.95, 0.75, 0.9
 SIMILAR_RATIO, SIMILAR_CONFIDENCE = 0.8, 0.6
 IMPLAUSIBLE_FACTOR = 0.4
 LEVEL_TOLERANCE_GY, SAME_DOSE_GY = 0.5, 0.01
+SMALLEST_NAMED_GY = 1.0  # a name of less is a slip
 LOWEST_LEVEL_GY, HIGHEST_LEVEL_GY = 20.0, 99.0
 # A number after a stroke, as in PTV60/30, is one of fractions unless there are too many.
 MOST_FRACTIONS = 45
@@ -129,9 +130,10 @@ def canonical_level(gy: float) -> str:
 
 
 def level_of(name: str) -> float | None:
-    """Dose in Gy that a name such as PTV_7000 states; None for other names."""
+    """Dose in Gy that a name such as PTV_7000 states; None for other names, and for less than 1 Gy."""
     found = re.fullmatch(r"PTV_(\d{4})", name)
-    return int(found[1]) / 100 if found else None
+    gy = int(found[1]) / 100 if found else 0.0
+    return gy if gy >= SMALLEST_NAMED_GY else None
 
 
 def words_of(name: str) -> list[str]:
