@@ -90,7 +90,7 @@ class Findings:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user must see."""
-        partly = ()
+        partly: tuple[str, ...] = ()
         if self.score is not None and self.score.known_ratio < 1:
             partly = (
                 f"The reference dose is known in {100 * self.score.known_ratio:.1f} % of the volume that can receive "
