@@ -178,8 +178,9 @@ def assert_told(read: Patient, original: Patient, name: str, said: str) -> None:
         "RTDOSE": {"dose"},
     }[name.split(".")[0]]
     assert found <= allowed, (said, found)
-    if {"grid", "names", "prescription"} & found or read.plan.dose is None:
-        assert set(read.warnings) - set(original.warnings) or read.plan.prescription.fractions, (said, found)
+    # Another plausible prescription cannot be known for wrong; a lost slice, structure or dose can.
+    if {"grid", "names"} & found or read.plan.dose is None:
+        assert set(read.warnings) - set(original.warnings), (said, found)
     assert np.isfinite(read.ct.values.astype(float)).all(), said
     for structure in read.structures.values():
         assert 0 <= structure.box_occupancy.min() and structure.box_occupancy.max() <= 1, said
@@ -216,5 +217,6 @@ def test_the_rest_of_a_folder_survives_many_bad_files(base: tuple[Path, Patient]
     rng = random.Random(4)
     for k in range(40):
         content = (folder / rng.choice(FILES)).read_bytes()
-        (folder / f"bad {k}.dcm").write_bytes(cut_short(content, rng)[:900])
-    assert not differences(read_patient(folder), base[1]) - {"dose"}
+        place = "A first" if k % 2 else "Z last"  # before and after the intact ones
+        (folder / f"{place} {k}.dcm").write_bytes(cut_short(content, rng)[:900])
+    assert not differences(read_patient(folder), base[1])

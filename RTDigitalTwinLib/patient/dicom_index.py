@@ -265,8 +265,11 @@ def _without_copies(files: Sequence[IndexedFile]) -> tuple[list[IndexedFile], li
         if len(same) == 1:
             kept += same
             continue
-        contents = {file.path: sha256(file.path.read_bytes()).digest() for file in same}
-        whole = [file for file in same if is_whole(file.path, file.where)] or same
+        contents = {file.path: file.path.read_bytes() for file in same}
+        # Cut between two elements, a file reads well: but it is the beginning of another.
+        every = set(contents.values())
+        begun = {part for part in every if any(other != part and other.startswith(part) for other in every)}
+        whole = [f for f in same if contents[f.path] not in begun and is_whole(f.path, f.where)] or same
         chosen = whole[0]
         rivals = {contents[file.path] for file in whole} - {contents[chosen.path]}
         kept.append(replace(chosen, is_disputed=bool(rivals)))

@@ -273,6 +273,8 @@ def _absent(structures: Mapping[str, Structure], matches: Sequence[Match]) -> li
 def _plan_dose(files: CaseFiles, ct: Volume, warnings: list[str]) -> Volume | None:
     """The dose of the whole plan on the CT's grid, NaN beyond its own; None with a warning where there is none."""
     whole: list[tuple[IndexedFile, DicomDose]] = []
+    if not files.doses:
+        warnings.append("There is no dose (RTDOSE) of the plan to compare with.")
     for file in files.doses:
         try:
             dose = read_dose(file)
