@@ -16,8 +16,9 @@ help: ## show this list
 demo: $(READY) ## predict the built-in sample patient's dose; results in out/demo (OUT=...)
 	$(VENV)/bin/rt-digital-twin run sample --out "$(OUT)" --overwrite
 
+# A file of tests runs in one process, and each process computes on one core.
 test: $(READY) ## run the tests (ARGS="-k dvh")
-	$(VENV)/bin/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 bench: $(READY) ## run the benchmarks
 	$(VENV)/bin/python -m Testing.Benchmarks

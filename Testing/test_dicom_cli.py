@@ -169,7 +169,9 @@ def test_the_mapping_file_is_of_the_patient_and_the_set_that_were_chosen(
         for roi in ds.StructureSetROISequence:
             roi.ROIName = f"second {roi.ROINumber}"
     assert main(command[:-1]) == 0 and "Parotida Izq" in path.read_text(encoding="utf-8")  # the plan's set
-    assert main([*command[:-1], "--structure-set", "Second"]) == 0 and "second 2" in path.read_text(encoding="utf-8")
+    second = [*command[:-1], "--structure-set", "Second"]
+    assert main(second) == 1  # the plan is of the other set
+    assert main([*second, "--accept", "plan"]) == 0 and "second 2" in path.read_text(encoding="utf-8")
     (folder / "RTPLAN.dcm").unlink()
     path.unlink()
     assert main(command[:-1]) == 1 and not path.exists()
