@@ -32,7 +32,7 @@ from RTDigitalTwinLib.run import SHOWN, RunSettings, run_patient
 from RTDigitalTwinLib.train import HIGHEST_SEED
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = {"dose_mean.nrrd", "dvh.csv", "dvh.png", "metrics.csv", "report.html", "summary.json"}
+TABLES = {"dose_mean.nrrd", "dvh.csv", "dvh.png", "goals.csv", "metrics.csv", "report.html", "summary.json"}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -278,7 +279,7 @@ def test_the_readme_names_options_that_exist() -> None:
     commands = re.findall(r"^ *(?:\.venv/bin/)?rt-digital-twin (.+)$", README, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
-        _parser().parse_args(command.split())
+        _parser().parse_args(shlex.split(command, comments=True))
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z]+)\b", README)) <= targets
 
