@@ -17,6 +17,7 @@ from RTDigitalTwinLib.progress import Progress, part, silent
 
 EXIT_ERROR, EXIT_CANCELLED = 1, 130
 HIGHEST_SEED = 2**63 - 1
+HIGHEST_NUMBER = 1e6
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +50,12 @@ def seed(text: str) -> int:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError("must be above 0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < HIGHEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and below {HIGHEST_NUMBER:g}, not {text!r}")
     return value
 
 
@@ -62,7 +66,7 @@ def train_network(options: argparse.Namespace, progress: Progress = silent, say:
     """
     from RTDigitalTwinLib.model.network import CONFIGURATIONS
     from RTDigitalTwinLib.model.schedule import TrainingSettings
-    from RTDigitalTwinLib.model.training import Training, refuse_to_overwrite, train
+    from RTDigitalTwinLib.model.training import CHECKPOINT, Training, refuse_to_overwrite, train
     from RTDigitalTwinLib.model.training_data import load_cohort
     from RTDigitalTwinLib.model.weights import choose_device, load_network
     from RTDigitalTwinLib.model.workers import Workers
@@ -80,6 +84,7 @@ def train_network(options: argparse.Namespace, progress: Progress = silent, say:
     if begun_from:
         settings = replace(settings, begun_from=begun_from.sha256)
     workers, device = Workers.join(choose_device(options.device))
+    training: Training | None = None
     try:
         training = Training(settings, options.out, device, CONFIGURATIONS[options.configuration], workers=workers)
         if options.resume:
@@ -94,15 +99,19 @@ def train_network(options: argparse.Namespace, progress: Progress = silent, say:
                     remedy="Choose their --configuration, or begin without them.",
                 ) from error
         cohort = load_cohort(options.data, device, part(progress, 0.0, 1.0))
+        precision = str(training.precision).removeprefix("torch.")
         if workers.rank == 0:
             alone = "" if workers.count == 1 else f", {workers.count} processes"
             say(
                 f"{len(cohort.cases)} patients to train, {len(cohort.validation)} to validate, on {device} in "
-                f"{str(training.precision).removeprefix('torch.')}{alone}."
+                f"{precision}{alone}."
             )
         digest = train(training, cohort.cases, cohort.validation, progress, lambda entry: say(_in_words(entry)))
     except (KeyboardInterrupt, Cancelled):
-        say(f"Cancelled after {training.steps} steps. Go on with the same command and --resume.")
+        if workers.rank == 0:
+            steps = training.steps if training else 0
+            there = (options.out / CHECKPOINT).is_file()
+            say(f"Cancelled after {steps} steps." + there * " Go on with the same command and --resume.")
         return EXIT_CANCELLED
     finally:
         workers.part()

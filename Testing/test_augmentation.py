@@ -82,6 +82,23 @@ def test_turned_patients_keep_their_dose(example: Example, turns: int) -> None:
         seen_r = np.corrcoef(dose, beams)[0, 1]
         plain_r = np.corrcoef(inside(example)[:, -2], inside(example)[:, FITTED])[0, 1]
         assert seen_r == pytest.approx(plain_r, abs=0.01)
+    # A marked voxel lands where the turn takes it, from left to posterior and so on.
+    marked = Example(example.names, example.values.clone())
+    marked.values[..., FITTED] = 0
+    middle = (torch.tensor(example.mask.shape[1:]) - 1) / 2
+    at = (middle + torch.tensor([0.0, 6.0, 14.0])).int()
+    marked.values[at[0], at[1], at[2], FITTED] = 1
+    seen_at = Augmentation(turns=turns, place=(0.5, 0.5, 0.5))(marked)
+    still = Augmentation(turns=turns, place=(0.5, 0.5, 0.5))(example)
+    weights = seen_at.values[..., FITTED].clamp(min=0)
+    found = torch.stack([(weights * i).sum() / weights.sum() for i in torch.meshgrid(
+        *(torch.arange(n) for n in weights.shape), indexing="ij")])  # fmt: skip
+    angle = np.deg2rad(40 * turns)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    voxels = (example.mask[0].nonzero() - middle)[:, 1:].numpy() @ turn.T
+    low, target = voxels.min(axis=0), ((at - middle)[1:].numpy()) @ turn.T
+    mask_low = still.mask[0].nonzero()[:, 1:].numpy().min(axis=0)
+    assert found[1:].numpy() - mask_low == pytest.approx(target - low, abs=1.2)
     # There and back again, within what interpolating twice takes from the edges.
     back = Augmentation(turns=9 - turns, place=(0.5, 0.5, 0.5))(turned)
     assert inside(back)[:, -2].mean().item() == pytest.approx(plain_dose.mean().item(), abs=0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 from RTDigitalTwinLib.cli import main
-from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.errors import Cancelled, PatientDataError, TrainingError
 from RTDigitalTwinLib.model.features import CHANNELS, build_features
-from RTDigitalTwinLib.model.training_data import TRAINING_SPLIT, VALIDATION_SPLIT
+from RTDigitalTwinLib.model.training_data import TRAINING_SPLIT, VALIDATION_SPLIT, TrainingCase
 from RTDigitalTwinLib.patient.packed import DOSE_STEP_GY, HU_STEP, read_packed, write_packed
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
+from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from Testing.builders import oblique_grid, small_patient
 
 
@@ -86,6 +88,14 @@ def test_damage_is_noticed(cohort: Path, tmp_path: Path) -> None:
         else:  # a bit of the archive that says nothing, such as a date
             assert [p.pseudonym for p in read[TRAINING_SPLIT]] == ["sample"]
             assert read[TRAINING_SPLIT][0].plan.dose is not None
+    directory = content.rindex(b"PK\x01\x02")
+    for position in range(directory, len(content)):
+        for bit in (0x01, 0x80):
+            altered = bytearray(content)
+            altered[position] ^= bit
+            damaged.write_bytes(altered)
+            with suppress(PatientDataError):
+                read_packed(damaged)
     for part in (content[:1000], content[: len(content) // 2], b"", b"a,b\n"):
         damaged.write_bytes(part)
         with pytest.raises(PatientDataError, match="damaged.cohort: The cohort is damaged"):
@@ -98,8 +108,31 @@ def test_damage_is_noticed(cohort: Path, tmp_path: Path) -> None:
         read_packed(damaged)
 
 
+def test_cancelling_is_no_damage(cohort: Path) -> None:
+    def cancel(done_ratio: float, message: str) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        read_packed(cohort, cancel)
+
+
 def test_what_does_not_fit_is_refused(patient: Patient, tmp_path: Path) -> None:
     path = tmp_path / "x.cohort"
+    unknown = small_patient()
+    assert unknown.plan.dose is not None
+    gy = unknown.plan.dose.values.copy()
+    gy[:8] = np.nan
+    dose = Volume(gy, unknown.ct.grid, Quantity.DOSE_GY)
+    unknown = replace(unknown, plans=(replace(unknown.plan, dose=dose),))
+    with pytest.raises(PatientDataError, match="small-patient: .*not known"):
+        write_packed(path, {TRAINING_SPLIT: [unknown]})
+    with pytest.raises(TrainingError, match="small-patient: .*not known"):
+        TrainingCase.of(unknown)
+    faint = np.zeros(unknown.ct.grid.shape, np.float32)
+    faint[12, 18, 20] = 0.4
+    tiny = Structure.from_array("Tiny", faint, unknown.ct.grid, StructureKind.ORGAN)
+    with pytest.raises(PatientDataError, match="small-patient/Tiny: .*fills no voxel"):
+        write_packed(path, {TRAINING_SPLIT: [replace(small_patient(), structures={"Tiny": tiny})]})
     with pytest.raises(PatientDataError, match="small-patient: .*no reference dose"):
         write_packed(path, {TRAINING_SPLIT: [small_patient(with_dose=False)]})
     small = small_patient()

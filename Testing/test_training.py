@@ -36,6 +36,7 @@ from RTDigitalTwinLib.model.training import (
 )
 from RTDigitalTwinLib.model.training_data import TrainingCase, load_cohort, pack_cohort, split_folders
 from RTDigitalTwinLib.model.weights import load_network
+from RTDigitalTwinLib.model.workers import Workers
 from RTDigitalTwinLib.patient.patient import Patient
 from Testing.builders import small_patient
 
@@ -239,6 +240,14 @@ def test_a_short_training_writes_weights_log_and_checkpoint(
     assert log[-1]["steps"] == training.steps
     with pytest.raises(TrainingError, match="earlier training"):
         refuse_to_overwrite(tmp_path)
+
+
+def test_another_number_of_processes_is_not_resumed(small_case: TrainingCase, tmp_path: Path) -> None:
+    training = narrow_training(tmp_path, 4)
+    training.save()
+    training.workers = Workers(0, 4)
+    with pytest.raises(TrainingError, match="began with 1 processes, not 4"):
+        training.resume()
 
 
 def test_other_data_or_settings_are_not_resumed(small_cases: list[TrainingCase], tmp_path: Path) -> None:

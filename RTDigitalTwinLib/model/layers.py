@@ -62,9 +62,9 @@ class _SharedPReLU(torch.autograd.Function):
 def own_layers(parts: nn.Module) -> None:
     """Replace MONAI's norms and activations throughout ``parts`` by the ones here."""
     for holder, name, layer in list(_children(parts)):
-        if isinstance(layer, nn.InstanceNorm3d):
+        if isinstance(layer, nn.InstanceNorm3d) and not layer.affine:
             setattr(holder, name, InstanceNorm())
-        elif type(layer) is nn.PReLU:
+        elif type(layer) is nn.PReLU and layer.num_parameters == 1:
             own = SharedPReLU(layer.num_parameters)
             own.weight = layer.weight
             setattr(holder, name, own)

@@ -231,8 +231,8 @@ class Training:
 
     def _precision_for(self, features: Tensor) -> torch.dtype:
         # oneDNN's bfloat16 weight gradient of a convolution over two slices, the bottleneck's here, holds memory
-        # that was never written: huge or no numbers.
-        if self.device.type == "cpu" and features.shape[2] // SIZE_MULTIPLE == 2:
+        # that was never written: huge or no numbers. Crops of 16 slices come to two a level higher.
+        if self.device.type == "cpu" and features.shape[2] <= 2 * SIZE_MULTIPLE:
             return torch.float32
         return self.precision
 
@@ -276,6 +276,7 @@ class Training:
             "optimiser": self.optimiser.state_dict(),
             "steps": self.steps,
             "skipped": self.skipped,
+            "processes": self.workers.count,
             "precision": self.precision,
             "seconds": self.seconds,
             "validated_seconds": self.validated_seconds,
@@ -325,6 +326,12 @@ class Training:
             raise TrainingError(
                 "The checkpoint is of another network configuration.", where=CHECKPOINT, remedy=OTHER_FOLDER
             )
+        if state["processes"] != self.workers.count:
+            raise TrainingError(
+                f"The training began with {state['processes']} processes, not {self.workers.count}.",
+                where=CHECKPOINT,
+                remedy="Resume with as many, or start anew without --resume in another folder.",
+            )
         begun, now = state["settings"], asdict(self.settings)
         others = [f"{k} {begun[k]}, not {now[k]}" for k in now if k not in CHANGEABLE_SETTINGS and begun[k] != now[k]]
         if others:
@@ -360,6 +367,7 @@ def train(
     OutputError : checkpoint or weights cannot be written.
     """
     training.require_patients([case.pseudonym for case in cases])
+    _ = training.precision  # here, where every process comes by: they agree on it
     for patient in validation:
         if not patient.plans or patient.plan.dose is None:
             raise TrainingError("The patient has no reference dose (dose.csv).", where=patient.pseudonym)
@@ -392,6 +400,7 @@ def train(
             **asdict(training.settings),
             "steps": training.steps,
             "skipped": training.skipped,
+            "processes": training.workers.count,
             "patients": len(cases),
             "pseudonyms": training.patients,
             "precision": str(training.precision).removeprefix("torch."),

@@ -24,7 +24,7 @@ from RTDigitalTwinLib.model.features import (
 )
 from RTDigitalTwinLib.patient.loading import load_patients, patient_folders
 from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGETS
-from RTDigitalTwinLib.patient.packed import is_packed, read_packed, write_packed
+from RTDigitalTwinLib.patient.packed import SUFFIX, is_packed, read_packed, write_packed
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 
@@ -58,9 +58,11 @@ class TrainingCase:
 
     @classmethod
     def of(cls, patient: Patient, device: torch.device | str = "cpu") -> TrainingCase:
-        """Kept on ``device``. Raises TrainingError where the patient has no reference dose."""
+        """Kept on ``device``. Raises TrainingError where the reference dose is not known everywhere in the mask."""
         if not patient.plans or patient.plan.dose is None:
             raise TrainingError("The patient has no reference dose (dose.csv).", where=patient.pseudonym)
+        if not np.isfinite(patient.plan.dose.values[patient.dose_mask.mask]).all():
+            raise TrainingError("The reference dose is not known everywhere in the dose mask.", where=patient.pseudonym)
         features = build_features(patient, device=device)
         crop, channels = features.crop, dict(zip(features.names, features.channels, strict=True))
         bits = np.zeros(crop.shape, np.int16)
@@ -103,7 +105,7 @@ class Cohort:
 
 
 def load_cohort(data: Path, device: torch.device | str = "cpu", progress: Progress = silent) -> Cohort:
-    """From a folder of patients or a packed cohort; the training patients one by one, so that only cases stay.
+    """From a folder, patient by patient, or from a packed cohort.
 
     Raises TrainingError or PatientDataError where there are fewer than two patients or something cannot be read.
     """
@@ -137,6 +139,8 @@ def split_folders(data: Path) -> tuple[list[Path], list[Path]]:
 
     Raises TrainingError where there are fewer than two patients.
     """
+    if data.is_file():
+        raise TrainingError(f"This file is no packed cohort: its name must end in {SUFFIX}.", where=data.name)
     if not data.is_dir():
         raise TrainingError("There is no such folder.", where=str(data))
     if (data / TRAINING_SPLIT).is_dir() and (data / VALIDATION_SPLIT).is_dir():

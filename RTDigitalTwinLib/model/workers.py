@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
@@ -42,7 +43,8 @@ class Workers:
                 )
             device = torch.device("cuda", local)
             torch.cuda.set_device(device)
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # The others wait while process 0 validates.
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
         return cls(distributed.get_rank(), distributed.get_world_size()), device
 
     @staticmethod

@@ -2,8 +2,8 @@
 
 A zip archive, a header and three members a patient, so that damage is noticed by their checksums. Packing keeps the
 slices of the dose mask and the structures; it rounds the CT to 8 HU and the dose to 0.1 Gy, takes air (below -950 HU)
-as -1000 HU and structures as the voxels at least half inside, and drops the frame of reference and the structures'
-names in their source.
+as -1000 HU and structures as the voxels at least half inside; it drops dose outside the dose mask, the frame of
+reference, the structures' names in their source, the plan's label and approval, and all further plans and images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.errors import Cancelled, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.grid import Box, Grid
 from RTDigitalTwinLib.patient.patient import Image, Patient
@@ -33,6 +33,7 @@ SUFFIX = ".cohort"
 FORMAT = 1
 HU_STEP, DOSE_STEP_GY = 8, 0.1
 LOWEST_HU, HIGHEST_HU, AIR_BELOW_HU = -1000, 3071, -950
+MOST_GY = 1000.0
 MOST_STRUCTURES = 31  # bits of a mask word, one of them for the dose mask
 _COHORT, _HEADER, _CT, _MASKS, _DOSE = "cohort.json", "patient.json", "ct", "masks", "dose"
 
@@ -82,10 +83,16 @@ def read_packed(path: Path, progress: Progress = silent) -> dict[str, list[Patie
                     progress(done / count, f"unpacking {name}")
                     splits[split].append(_unpacked(archive, f"{split}/{i:04d}"))
                     done += 1
+    except Cancelled:
+        raise
     except FileNotFoundError as error:
         raise PatientDataError("There is no such file.", where=str(path)) from error
+    except PermissionError as error:
+        raise PatientDataError("The file may not be read.", where=str(path), remedy="Check permissions.") from error
     except (
         RTDigitalTwinError,
+        OSError,
+        RuntimeError,
         zipfile.BadZipFile,
         zlib.error,
         lzma.LZMAError,
@@ -94,7 +101,6 @@ def read_packed(path: Path, progress: Progress = silent) -> dict[str, list[Patie
         KeyError,
         TypeError,
         EOFError,
-        NotImplementedError,
     ) as error:
         if isinstance(error, PatientDataError) and error.where == path.name:
             raise
@@ -113,12 +119,25 @@ def _packed(patient: Patient) -> tuple[dict[str, Any], dict[str, bytes]]:
     box = _kept(patient)
     masks = np.zeros([part.stop - part.start for part in box], np.uint32)
     for bit, structure in enumerate((patient.dose_mask, *patient.structures.values())):
-        masks |= structure.mask[box].astype(np.uint32) << bit
+        voxels = structure.mask[box]
+        if not voxels.any():
+            raise PatientDataError(
+                "The structure fills no voxel by half, so packing would lose it.",
+                where=f"{patient.pseudonym}/{structure.name}",
+                remedy="Leave the structure out.",
+            )
+        masks |= voxels.astype(np.uint32) << bit
     inside = (masks & 1).astype(bool)
     hu = np.clip(patient.ct.values[box], LOWEST_HU, HIGHEST_HU).astype(np.float32)
     hu[hu < AIR_BELOW_HU] = LOWEST_HU
     ct = np.round((hu - LOWEST_HU) / HU_STEP).astype(np.int16)
-    dose = np.round(patient.plan.dose.values[box][inside] / DOSE_STEP_GY).astype(np.int16)
+    gy = patient.plan.dose.values[box][inside]
+    if not (np.abs(gy) < MOST_GY).all():  # NaN fails as well
+        raise PatientDataError(
+            f"The reference dose is not known, or above {MOST_GY:g} Gy, somewhere in the dose mask.",
+            where=patient.pseudonym,
+        )
+    dose = np.round(gy / DOSE_STEP_GY).astype(np.int16)
     grid, plan = patient.ct.grid, patient.plan
     header = {
         "pseudonym": patient.pseudonym,
