@@ -96,6 +96,8 @@ def _compare(options: Namespace) -> int:
         b = _dose_of(other)
     else:
         b = _dose_file(options.b, patient, options.unit)
+    told = Console(stderr=True, highlight=False)
+    told.print(f"Comparing, with gamma {percent:g} %/{mm:g} mm over the whole volume: this can take minutes.")
     found = compare_doses(patient, a, b, criteria, goals)
     console = Console(highlight=False)
     _print_comparison(console, patient, found)
