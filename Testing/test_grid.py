@@ -10,6 +10,7 @@ from RTDigitalTwinLib.errors import GeometryError
 from RTDigitalTwinLib.patient.grid import Grid, bounding_box
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume, to_sitk
+from Testing.builders import small_patient
 
 # A rotation of 30 degrees about z, columns being the axes of columns, rows and slices.
 C, S = np.cos(np.pi / 6), np.sin(np.pi / 6)
@@ -130,3 +131,12 @@ def test_to_sitk_keeps_array_order() -> None:
     image = to_sitk(values, Grid((2, 3, 4), (1, 1, 1)))
     assert image.GetSize() == (4, 3, 2)
     assert np.array_equal(sitk.GetArrayFromImage(image), values)
+
+
+def test_volumes_and_patients_say_what_they_are_in_a_line() -> None:
+    patient = small_patient()
+    assert repr(patient) == "<Patient small-patient: PTV_7000, SpinalCord, Parotid_R, Parotid_L; with a plan's dose>"
+    assert patient.plan.dose is not None
+    said = repr(patient.plan.dose)
+    assert said.startswith("<Volume 24 x 36 x 40 (slices, rows, columns), 4 x 4 x 5 mm (x, y, z), 0 to 6")
+    assert said.endswith(" Gy>")

@@ -64,6 +64,10 @@ class Patient:
             if plan.dose is not None:
                 self.ct.grid.require_same(plan.dose.grid, f"The planning CT and the dose of {plan.label or 'the plan'}")
 
+    def __repr__(self) -> str:
+        dose = "with" if self.plans and self.plan.dose is not None else "without"
+        return f"<Patient {self.pseudonym}: {', '.join(self.structures)}; {dose} a plan's dose>"
+
     @staticmethod
     def load(path: str | PathLike[str], choice: DicomChoice | None = None) -> Patient:
         """Read a patient from a folder whose layout is recognised by its content: OpenKBP or DICOM-RT.

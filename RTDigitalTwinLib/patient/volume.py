@@ -59,6 +59,13 @@ class Volume:
         view.flags.writeable = False
         object.__setattr__(self, "values", view)
 
+    def __repr__(self) -> str:
+        known = self.values[np.isfinite(self.values)]
+        reach = f"{known.min():g} to {known.max():g}" if known.size else "not known"
+        size = " x ".join(str(n) for n in self.grid.shape)
+        spacing = " x ".join(f"{mm:.4g}" for mm in self.grid.spacing_mm)
+        return f"<Volume {size} (slices, rows, columns), {spacing} mm (x, y, z), {reach} {self.quantity.value}>"
+
     def resampled(self, grid: Grid) -> Volume:
         """Linear interpolation onto another grid of the same frame; NaN outside this one.
 
