@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,32 +34,40 @@ def training_of_two(rank: int, count: int, out: Path) -> tuple[Training, list[Tr
     return training, [TrainingCase.of(small_patient()), TrainingCase.of(replace(small_patient(), pseudonym="again"))]
 
 
-def work(rank: int, folder: str) -> None:
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT="29517", RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank)
-    )
+def work(rank: int, folder: str, port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
     workers, _ = Workers.join(torch.device("cpu"))
     training, cases = training_of_two(workers.rank, workers.count, Path(folder) / "out")
     assert workers == Workers(rank, 2)
+    seen: list[str] = []
+    step = training.step
+
+    def noted(case: TrainingCase) -> float:
+        seen.append(case.pseudonym)
+        return step(case)
+
+    training.step = noted  # type: ignore[method-assign]
     for _ in range(2):
         training.next_step(cases)
     assert workers.agreed(rank + 5.0, torch.device("cpu")) == 5.0
     values = [torch.full((2, 3), float(rank)), torch.tensor(10.0 * rank)]
     workers.mean(values)
     assert values[0].tolist() == [[0.5] * 3] * 2 and float(values[1]) == 5.0
-    torch.save([training.network.state_dict(), training.seconds], Path(folder) / f"{rank}.pt")
+    torch.save([training.network.state_dict(), training.seconds, seen], Path(folder) / f"{rank}.pt")
     workers.part()
 
 
 def test_two_processes_keep_one_network(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
-    (first, seconds), (second, other_seconds) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (str(tmp_path), port), nprocs=2)
+    (first, seconds, ours), (second, other_seconds, theirs) = (torch.load(tmp_path / f"{r}.pt") for r in (0, 1))
     assert seconds == other_seconds > 0
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    # Each had another patient, and both learned from both.
-    alone, cases = training_of_two(0, 1, tmp_path / "alone")
-    alone.next_step(cases)
-    assert not torch.equal(alone.network.state_dict()["last.weight"], first["last.weight"])
+    # In every step each had another patient, and both learned from both.
+    assert [{a, b} for a, b in zip(ours, theirs, strict=True)] == [{"small-patient", "again"}] * 2
 
 
 def test_torchrun_trains(two_patients: Path, tmp_path: Path) -> None:
