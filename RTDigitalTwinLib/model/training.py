@@ -409,8 +409,15 @@ def train(
             "log": training.log,
         }
     }
-    if training.workers.rank:
-        return ""
+    digest = ""
+    if training.workers.rank == 0:
+        digest = _written(training, about)
+    training.workers.agreed(0.0, training.device)  # leave together: one that leaves early takes the others' links along
+    return digest
+
+
+def _written(training: Training, about: dict) -> str:
+    """Write the averaged weights; returns their SHA-256."""
     try:
         return save_weights(training.average, training.out / WEIGHTS, about)
     except ModuleNotFoundError as error:
