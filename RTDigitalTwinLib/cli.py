@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     observe.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
     observe.add_argument("--measurements", type=Path, required=True, metavar="FILE", help="CSV or JSON")
     observe.add_argument("--out", type=Path, required=True, help="folder for the results")
+    add_dicom_options(observe)
     observe.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples (default 32)")
     observe.add_argument(
         "--method",
@@ -215,7 +216,13 @@ def _observe(options: argparse.Namespace) -> int:
     )
     with _progress_bar() as shown:
         summary = observe_patient(
-            options.patient, options.measurements, options.out, settings, overwrite=options.overwrite, progress=shown
+            options.patient,
+            options.measurements,
+            options.out,
+            settings,
+            choice=dicom_choice(options),
+            overwrite=options.overwrite,
+            progress=shown,
         )
     _print_notes(summary["warnings"])
     table = Table(title=Text(f"{summary['patient']}: {summary['method'] or 'nothing absorbed'}"))

@@ -15,12 +15,12 @@ from RTDigitalTwinLib.calibration.measurements import as_row, read_measurements
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_folder
 from RTDigitalTwinLib.model.features import assumptions
-from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.tables import Findings
-from RTDigitalTwinLib.run import SAMPLE, check_places, is_earlier_result, write_tables
+from RTDigitalTwinLib.run import RunSettings, check_places, is_earlier_result, read_source, write_tables
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin, Update
@@ -31,21 +31,16 @@ COLUMNS = ("structure", "metric", "unit", "before", "after", "low_after", "high_
 
 
 @dataclass(frozen=True)
-class ObserveSettings:
-    """How to observe.
+class ObserveSettings(RunSettings):
+    """How to observe, and to predict before and after.
 
     Attributes
     ----------
-    samples, seed, device, weights : of the predictions before and after, as for a run.
     method : a calibrator's name; None for the default.
     absorb_outliers : take in what the belief cannot explain.
     belief : file to go on from; None begins from the network's own belief.
     """
 
-    samples: int = 32
-    seed: int = 0
-    device: str = "auto"
-    weights: Path | None = None
     method: str | None = None
     absorb_outliers: bool = False
     belief: Path | None = None
@@ -57,6 +52,7 @@ def observe_patient(
     out: Path,
     settings: ObserveSettings | None = None,
     *,
+    choice: DicomChoice | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -72,10 +68,8 @@ def observe_patient(
     check_places(source, out, overwrite)
     watch = Stopwatch()
     with whole_folder(out, replaceable=is_earlier_result if overwrite else None) as folder:
-        with watch.stage("reading"):
-            progress(0.0, "reading the patient")
-            patient = Patient.sample() if source == SAMPLE else Patient.load(source)
-            observations = read_measurements(measurements, patient)
+        patient = read_source(source, choice, watch, part(progress, 0.0, 0.02))
+        observations = read_measurements(measurements, patient)
         with watch.stage("weights"):
             progress(0.02, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)

@@ -77,7 +77,7 @@ def run_patient(
     origin = None if dose_file is None else _origin(source, out, dose_file, choice)
     watch = Stopwatch()
     with whole_folder(out, replaceable=is_earlier_result if overwrite else None) as folder:
-        patient = _read(source, choice, watch, part(progress, 0.0, 0.15))
+        patient = read_source(source, choice, watch, part(progress, 0.0, 0.15))
         with watch.stage("weights"):
             progress(0.15, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
@@ -154,7 +154,7 @@ def check_places(source: str | Path, out: Path, overwrite: bool) -> None:
         )
 
 
-def _read(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, progress: Progress) -> Patient:
+def read_source(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, progress: Progress) -> Patient:
     """The patient in a folder, or the built-in one, for which a reference dose is planned."""
     with watch.stage("reading"):
         progress(0.0, "reading the patient")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief
 from RTDigitalTwinLib.calibration.calibrator import Evidence, gather
-from RTDigitalTwinLib.calibration.readings import Reading, voxel_std
+from RTDigitalTwinLib.calibration.readings import Reading, band_std, read_scalars, voxel_std
 from RTDigitalTwinLib.dosimetry.distance import signed_distance_mm
 from RTDigitalTwinLib.patient.observation import MetricObservation, Observation
 from RTDigitalTwinLib.progress import Progress, silent
@@ -162,16 +162,11 @@ def _slopes(reading: Reading, mean: NDArray, fields: NDArray) -> NDArray[np.floa
 
 def _mean_std(reading: Reading, drawn: DoseEnsemble) -> float:
     assert isinstance(reading.observation, MetricObservation)
-    predicted = drawn.metric(reading.observation.structure, "mean")
-    if predicted.scale is None:
-        return float(predicted.std)
-    return float(predicted.scale.factor(0.95) * np.hypot(predicted.std, predicted.scale.floor) / 1.96)
+    return band_std(drawn.metric(reading.observation.structure, "mean"))
 
 
 def _means_of_volumes(evidence: Evidence) -> list[tuple[Reading, float, float]]:
     """Of each dose volume the mean of every structure, as readings with innovation and noise."""
-    from RTDigitalTwinLib.calibration.readings import read_scalars
-
     rows = []
     for volume in evidence.volumes:
         mean = volume.of(evidence.mean_gy)
