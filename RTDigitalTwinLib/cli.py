@@ -19,7 +19,14 @@ from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.cli_dicom import add_dicom_commands, add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
-from RTDigitalTwinLib.train import EXIT_CANCELLED, EXIT_ERROR, add_options as add_training_options, seed, train_network
+from RTDigitalTwinLib.train import (
+    EXIT_CANCELLED,
+    EXIT_ERROR,
+    add_options as add_training_options,
+    seed,
+    train_network,
+    whole_number,
+)
 
 MOST_SAMPLES = 10_000
 OBSERVING_METHODS = ("scale", "offsets", "kalman", "persistence", "decoder")  # calibration.choice has torch in tow
@@ -141,17 +148,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    return _whole_number(text, MOST_SAMPLES)
-
-
-def _whole_number(text: str, highest: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= highest:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {highest}, not {text!r}")
-    return value
+    return whole_number(text, MOST_SAMPLES)
 
 
 @contextmanager

@@ -39,13 +39,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def seed(text: str) -> int:
-    """Of the command line: a whole number."""
+    """Of the command line: a whole number that any generator takes."""
+    return whole_number(text, HIGHEST_SEED)
+
+
+def whole_number(text: str, highest: int) -> int:
+    """Of the command line: from 0 to ``highest``."""
     try:
         value = int(text)
     except ValueError:
         value = -1
-    if not 0 <= value <= HIGHEST_SEED:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {HIGHEST_SEED}, not {text!r}")
+    if not 0 <= value <= highest:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {highest}, not {text!r}")
     return value
 
 
