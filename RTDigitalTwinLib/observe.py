@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, prior_of, save_belief
-from RTDigitalTwinLib.calibration.calibrator import Judgement
 from RTDigitalTwinLib.calibration.choice import calibrator_named
 from RTDigitalTwinLib.calibration.measurements import as_row, read_measurements
+from RTDigitalTwinLib.calibration.outliers import Judgement
+from RTDigitalTwinLib.calibration.recalibration import Update
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_folder
 from RTDigitalTwinLib.model.features import assumptions
@@ -23,7 +24,7 @@ from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.run import RunSettings, check_places, is_earlier_result, read_source, write_tables
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
-from RTDigitalTwinLib.twin import Twin, Update
+from RTDigitalTwinLib.twin import Twin
 
 FEWEST_SAMPLES = 2
 BELIEF_FILE = "belief.npz"

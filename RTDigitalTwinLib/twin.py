@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, absorbed_by, prior_of
-from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator, Judgement, judge
-from RTDigitalTwinLib.calibration.choice import default_calibrator
+from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, prior_of
+from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator
+from RTDigitalTwinLib.calibration.recalibration import Update, recalibrate
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.model.familiarity import FamiliarityVerdict
 from RTDigitalTwinLib.model.state import StateModel
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-from RTDigitalTwinLib.patient.observation import Observation, require_fit
+from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.solver.calibration_file import load_calibration
@@ -26,24 +25,6 @@ from RTDigitalTwinLib.solver.ensemble import Forecast
 from RTDigitalTwinLib.solver.forecast import forecast
 
 ENSEMBLES_KEPT = 2  # 15 MB each for 64 samples of a median patient
-
-
-@dataclass(frozen=True, eq=False)
-class Update:
-    """What observing did.
-
-    Attributes
-    ----------
-    before, after : the belief; the same one where nothing was absorbed.
-    judgements : of every observation, in the order given.
-    absorbed, left_out : the observations taken in, and the outliers that were not.
-    """
-
-    before: Belief
-    after: Belief
-    judgements: tuple[Judgement, ...]
-    absorbed: tuple[Observation, ...]
-    left_out: tuple[Observation, ...]
 
 
 class Twin:
@@ -107,19 +88,18 @@ class Twin:
         ``calibrator`` the default one is used. Where nothing is left to absorb the belief stays.
         Raises PatientDataError for observations that cannot be the patient's or were absorbed before.
         """
-        before = self.dose_belief
-        require_fit(observations, self.patient, absorbed_by(before))
-        drawn = self._sampled(prior_of(before), SAMPLES, 0, part(progress, 0.0, 0.3))
-        seen = self._sampled(before, SAMPLES, 0, part(progress, 0.3, 0.5))
-        judgements = judge(seen, observations)
-        left_out = () if absorb_outliers else tuple(j.observation for j in judgements if j.is_outlier)
-        absorbed = tuple(o for o in observations if not any(o is other for other in left_out))
-        after: Belief = before
-        if absorbed:
-            chosen = calibrator or default_calibrator()
-            after = chosen.recalibrate(before, absorbed, drawn, part(progress, 0.5, 1.0))
-            self._beliefs.append(after)
-        return Update(before, after, judgements, absorbed, left_out)
+        drawn = self._sampled(prior_of(self.dose_belief), SAMPLES, 0, part(progress, 0.0, 0.3))
+        update = recalibrate(
+            self.dose_belief,
+            observations,
+            calibrator,
+            drawn,
+            absorb_outliers=absorb_outliers,
+            progress=part(progress, 0.3, 1.0),
+        )
+        if update.after is not update.before:
+            self._beliefs.append(update.after)
+        return update
 
     def undo(self) -> Belief:
         """Go back to the belief before the last that was adopted. Raises RTDigitalTwinError where there is none."""

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, save_belief
-from RTDigitalTwinLib.calibration.calibrator import Calibrator, judge
+from RTDigitalTwinLib.calibration.calibrator import Calibrator, gather
 from RTDigitalTwinLib.calibration.decoder import DecoderMap, decoder_parameters
 from RTDigitalTwinLib.calibration.kalman import EnsembleKalman, gaspari_cohn
 from RTDigitalTwinLib.calibration.linear import GlobalScale, StructureOffsets, solve
 from RTDigitalTwinLib.calibration.measuring import Wanted, measure_scalars, measure_volume
+from RTDigitalTwinLib.calibration.outliers import judge
 from RTDigitalTwinLib.calibration.persistence import Persistence
 from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
@@ -90,7 +91,7 @@ def test_observations_without_information_change_nothing(
     case: Case, sampled: DoseEnsemble, calibrator: Calibrator
 ) -> None:
     blind = [replace(o, noise=BLIND) for o in (*case.observed(), case.volume())]
-    posterior = calibrator.recalibrate(case.belief, blind, sampled)
+    posterior = calibrator.absorb(gather(case.belief, blind, sampled))
     after = posterior.sample(16, 0)
     assert np.array_equal(after.deterministic_gy, sampled.deterministic_gy)
     assert np.array_equal(after.deviations_gy, sampled.deviations_gy)
@@ -98,14 +99,14 @@ def test_observations_without_information_change_nothing(
 
 @pytest.mark.parametrize("calibrator", **by_name(ALL))
 def test_no_observation_gives_identical_samples(case: Case, sampled: DoseEnsemble, calibrator: Calibrator) -> None:
-    after = calibrator.recalibrate(case.belief, (), sampled).sample(16, 0)
+    after = calibrator.absorb(gather(case.belief, (), sampled)).sample(16, 0)
     assert np.array_equal(after.deterministic_gy, sampled.deterministic_gy)
     assert np.array_equal(after.deviations_gy, sampled.deviations_gy)
 
 
 @pytest.mark.parametrize("calibrator", **by_name(FIELDS))
 def test_means_come_closer_to_the_truth(case: Case, calibrator: Calibrator) -> None:
-    after = calibrator.recalibrate(case.belief, case.observed(), case.drawn).applied(case.drawn)
+    after = calibrator.absorb(gather(case.belief, case.observed(), case.drawn)).applied(case.drawn)
     errors = [(case.mean_error_gy(case.drawn, n), case.mean_error_gy(after, n)) for n in case.patient.structures]
     before, now = np.mean(errors, axis=0)
     assert now < 0.6 * before
@@ -114,14 +115,14 @@ def test_means_come_closer_to_the_truth(case: Case, calibrator: Calibrator) -> N
 @pytest.mark.parametrize("calibrator", **by_name(FIELDS))
 def test_a_dose_volume_lessens_the_error_of_the_whole_mask(case: Case, calibrator: Calibrator) -> None:
     before = case.error_gy(RecalibratedBelief(case.belief, "", ()))
-    after = case.error_gy(calibrator.recalibrate(case.belief, [case.volume(FINE)], case.drawn))
+    after = case.error_gy(calibrator.absorb(gather(case.belief, [case.volume(FINE)], case.drawn)))
     assert after < (0.8 if isinstance(calibrator, StructureOffsets | GlobalScale) else 0.5) * before
 
 
 def test_the_scale_is_the_conjugate_posterior(case: Case) -> None:
     """One mean: 1 + prior^2 x h d / (prior^2 h^2 + noise^2 + belief^2), by hand."""
     (observation,) = (o for o in case.observed() if o.label == "Parotid_L mean")
-    posterior = GlobalScale(0.05).recalibrate(case.belief, [observation], case.drawn)
+    posterior = GlobalScale(0.05).absorb(gather(case.belief, [observation], case.drawn))
     predicted = case.drawn.metric("Parotid_L", "mean")
     (reading,) = read_scalars([observation], case.patient, case.drawn.crop)
     own = 2.0 * np.hypot(predicted.std, 0.25) / 1.96  # the hand-made factor at 95 % and its floor
@@ -143,7 +144,7 @@ def test_a_kalman_update_of_one_point_by_hand(case: Case) -> None:
     index = np.round(grid.to_index(case.patient.structures["PTV_7000"].centroid_mm))
     x, y, z = grid.to_lps_mm(index)
     (observation,) = measure_scalars(case.patient, case.truth, [(x, y, z)], FIRST, SURE, Change(), 1)
-    posterior = EnsembleKalman(relaxation_ratio=0.0).recalibrate(case.belief, [observation], case.drawn)
+    posterior = EnsembleKalman(relaxation_ratio=0.0).absorb(gather(case.belief, [observation], case.drawn))
     place = int(case.drawn.crop.mask_indices.searchsorted(np.ravel_multi_index(tuple(index.astype(int)), grid.shape)))
     std = case.drawn.half_width(0.95).values[tuple(index.astype(int))] / 1.96
     (reading,) = read_scalars([observation], case.patient, case.drawn.crop)
@@ -152,14 +153,14 @@ def test_a_kalman_update_of_one_point_by_hand(case: Case) -> None:
     before = sampled_doses(case.drawn)[:, place].mean()
     assert posterior.shift_gy[place] == pytest.approx(gain * (reading.value - before), rel=0.01)
     assert posterior.spread_ratio[place] == pytest.approx(np.sqrt(1 - gain), rel=0.02)
-    relaxed = EnsembleKalman(relaxation_ratio=0.5).recalibrate(case.belief, [observation], case.drawn)
+    relaxed = EnsembleKalman(relaxation_ratio=0.5).absorb(gather(case.belief, [observation], case.drawn))
     assert relaxed.spread_ratio is not None
     assert relaxed.spread_ratio[place] == pytest.approx((1 + np.sqrt(1 - gain)) / 2, rel=0.02)
 
 
 def test_localisation_ends(case: Case) -> None:
     observation = case.observed()[-1]  # a point in the target
-    posterior = EnsembleKalman(reach_mm=30).recalibrate(case.belief, [observation], case.drawn)
+    posterior = EnsembleKalman(reach_mm=30).absorb(gather(case.belief, [observation], case.drawn))
     grid, indices = case.patient.ct.grid, case.drawn.crop.mask_indices
     positions = grid.to_lps_mm(np.stack(np.unravel_index(indices, grid.shape), axis=-1))
     away = np.linalg.norm(positions - case.patient.structures["PTV_7000"].centroid_mm, axis=-1)
@@ -175,7 +176,7 @@ def test_the_taper_is_smooth_and_compact() -> None:
 
 def test_persistence_is_the_measured_volume(case: Case) -> None:
     volume = case.volume(FINE)
-    after = Persistence().recalibrate(case.belief, [volume], case.drawn).applied(case.drawn).mean.values
+    after = Persistence().absorb(gather(case.belief, [volume], case.drawn)).applied(case.drawn).mean.values
     indices = case.drawn.crop.mask_indices
     (reading,) = read_volumes([volume], case.patient, case.drawn.crop)
     hot = reading.values > 10  # the belief is surer than the measurement nowhere there
@@ -230,7 +231,7 @@ def test_the_decoder_learns_and_the_encoder_stays(case: Case, sampled: DoseEnsem
     before = {n: p.clone() for n, p in case.belief.surrogate.network.named_parameters()}
     observations = case.observed()
     bands = replace(sampled, calibration=hand_made_calibration(samples=16))
-    posterior = calibrator.recalibrate(case.belief, observations, bands)
+    posterior = calibrator.absorb(gather(case.belief, observations, bands))
     (fit,) = calibrator.fits
     assert min(fit.objective) < 0.5 * fit.objective[0] and 0 < fit.steps <= 20
     assert all(torch.equal(p, before[n]) for n, p in case.belief.surrogate.network.named_parameters())
@@ -251,13 +252,13 @@ def test_the_decoder_learns_and_the_encoder_stays(case: Case, sampled: DoseEnsem
 def test_beliefs_are_saved_loaded_and_compared(
     case: Case, sampled: DoseEnsemble, calibrator: Calibrator, tmp_path: Path
 ) -> None:
-    posterior = calibrator.recalibrate(case.belief, [*case.observed(), case.volume(blur_mm=3.0)], sampled)
+    posterior = calibrator.absorb(gather(case.belief, [*case.observed(), case.volume(blur_mm=3.0)], sampled))
     path = tmp_path / "small.belief.npz"
     save_belief(posterior, path)
     again = load_belief(path, case.belief)
     assert again.same_as(posterior) and again.is_simulated
     assert np.array_equal(again.sample(2, 3).deviations_gy, posterior.sample(2, 3).deviations_gy)
-    assert not again.same_as(calibrator.recalibrate(case.belief, case.observed(), sampled))
+    assert not again.same_as(calibrator.absorb(gather(case.belief, case.observed(), sampled)))
     other = DoseSurrogate(case.belief.surrogate.network, torch.device("cpu"), "1" * 64)
     with pytest.raises(ModelError, match="other weights"):
         load_belief(path, replace(case.belief, surrogate=other))
@@ -272,20 +273,20 @@ def test_beliefs_are_saved_loaded_and_compared(
 def test_absorbing_in_parts_is_absorbing_at_once(case: Case) -> None:
     one, two = case.observed(), case.observed(moment=Moment(1.0, 2))
     for calibrator in (StructureOffsets(), EnsembleKalman()):
-        first = calibrator.recalibrate(case.belief, two, case.drawn)
-        late = calibrator.recalibrate(first, one, case.drawn)
-        assert late.same_as(calibrator.recalibrate(case.belief, [*one, *two], case.drawn))
+        first = calibrator.absorb(gather(case.belief, two, case.drawn))
+        late = calibrator.absorb(gather(first, one, case.drawn))
+        assert late.same_as(calibrator.absorb(gather(case.belief, [*one, *two], case.drawn)))
         assert len(first.absorbed) == len(two)  # the belief before is as it was
         with pytest.raises(PatientDataError, match="not yet absorbed"):
-            calibrator.recalibrate(late, one, case.drawn)
+            calibrator.absorb(gather(late, one, case.drawn))
 
 
 def test_bands_say_that_they_are_from_before(case: Case) -> None:
-    after = StructureOffsets().recalibrate(case.belief, case.observed(), case.drawn).applied(case.drawn)
+    after = StructureOffsets().absorb(gather(case.belief, case.observed(), case.drawn)).applied(case.drawn)
     assert case.drawn.band_words() == "calibrated 95 % band"
     assert after.band_words() == "95 % band, calibrated before 5 observations"
 
 
 def test_simulated_observations_say_so(case: Case) -> None:
     assert all(o.simulated and o.source.startswith("simulated") for o in (*case.observed(), case.volume()))
-    assert StructureOffsets().recalibrate(case.belief, case.observed(), case.drawn).is_simulated
+    assert StructureOffsets().absorb(gather(case.belief, case.observed(), case.drawn)).is_simulated

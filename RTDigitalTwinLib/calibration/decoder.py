@@ -16,7 +16,6 @@ compare it with the others first.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -24,16 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from RTDigitalTwinLib.calibration.belief import Belief, DecoderChange, RecalibratedBelief
-from RTDigitalTwinLib.calibration.calibrator import Evidence, gather
+from RTDigitalTwinLib.calibration.belief import DecoderChange, RecalibratedBelief
+from RTDigitalTwinLib.calibration.calibrator import Evidence
 from RTDigitalTwinLib.calibration.linear import CORRELATED_CC
 from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded
-from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.progress import Progress, silent
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 STEPS_A_LINE = 4  # evaluations of one line search, at most
 UNEXPLAINED_RATIO = 0.5  # of the belief's spread at a voxel: what no decoder of this network gives counts as noise
@@ -78,14 +75,7 @@ class DecoderMap:
     name: str = "decoder MAP"
     fits: list[DecoderFit] = field(default_factory=list, compare=False)
 
-    def recalibrate(
-        self,
-        belief: Belief,
-        observations: Sequence[Observation],
-        drawn: DoseEnsemble | None = None,
-        progress: Progress = silent,
-    ) -> RecalibratedBelief:
-        evidence = gather(belief, observations, drawn)
+    def absorb(self, evidence: Evidence, progress: Progress = silent) -> RecalibratedBelief:
         if evidence.prior.prepared.is_extrapolated:
             raise RTDigitalTwinError(
                 "The decoder cannot be recalibrated under a prescription that the network does not know.",

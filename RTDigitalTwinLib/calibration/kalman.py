@@ -8,20 +8,17 @@ places. A dose volume observes every voxel by itself and is absorbed so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief
-from RTDigitalTwinLib.calibration.calibrator import gather
+from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
+from RTDigitalTwinLib.calibration.calibrator import Evidence
 from RTDigitalTwinLib.calibration.linear import distance_mm
 from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import RTDigitalTwinError
-from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.progress import Progress, silent
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 MOST_WIDENING = 50.0  # of deviations that are almost nothing
 
@@ -41,14 +38,7 @@ class EnsembleKalman:
     relaxation_ratio: float = 0.5
     name: str = "ensemble Kalman"
 
-    def recalibrate(
-        self,
-        belief: Belief,
-        observations: Sequence[Observation],
-        drawn: DoseEnsemble | None = None,
-        progress: Progress = silent,
-    ) -> RecalibratedBelief:
-        evidence = gather(belief, observations, drawn, progress)
+    def absorb(self, evidence: Evidence, progress: Progress = silent) -> RecalibratedBelief:
         if not evidence.drawn.has_spread:
             raise RTDigitalTwinError("An ensemble update needs samples.", remedy="Draw some.")
         doses = evidence.doses_gy

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief
-from RTDigitalTwinLib.calibration.calibrator import Evidence, gather
+from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
+from RTDigitalTwinLib.calibration.calibrator import Evidence
 from RTDigitalTwinLib.calibration.readings import Reading, band_std, read_scalars, voxel_std
 from RTDigitalTwinLib.dosimetry.distance import signed_distance_mm
-from RTDigitalTwinLib.patient.observation import MetricObservation, Observation
+from RTDigitalTwinLib.patient.observation import MetricObservation
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
@@ -40,14 +40,7 @@ class GlobalScale:
     prior_ratio: float = 0.05
     name: str = "global scale"
 
-    def recalibrate(
-        self,
-        belief: Belief,
-        observations: Sequence[Observation],
-        drawn: DoseEnsemble | None = None,
-        progress: Progress = silent,
-    ) -> RecalibratedBelief:
-        evidence = gather(belief, observations, drawn, progress)
+    def absorb(self, evidence: Evidence, progress: Progress = silent) -> RecalibratedBelief:
         mean, spread = evidence.mean_gy, voxel_std(evidence.drawn)
         information, pull = 0.0, 0.0
         for reading in evidence.scalars:
@@ -89,14 +82,7 @@ class StructureOffsets:
     scale_ratio: float = 0.03
     name: str = "structure offsets"
 
-    def recalibrate(
-        self,
-        belief: Belief,
-        observations: Sequence[Observation],
-        drawn: DoseEnsemble | None = None,
-        progress: Progress = silent,
-    ) -> RecalibratedBelief:
-        evidence = gather(belief, observations, drawn, progress)
+    def absorb(self, evidence: Evidence, progress: Progress = silent) -> RecalibratedBelief:
         mean, spread = evidence.mean_gy, voxel_std(evidence.drawn)
         rows = [(r, r.value - _expected(r, evidence), r.std) for r in evidence.scalars]
         rows += _means_of_volumes(evidence)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief
-from RTDigitalTwinLib.calibration.calibrator import gather
+from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
+from RTDigitalTwinLib.calibration.calibrator import Evidence
 from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
-from RTDigitalTwinLib.patient.observation import MetricObservation, Observation
+from RTDigitalTwinLib.patient.observation import MetricObservation
 from RTDigitalTwinLib.progress import Progress, silent
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,7 @@ class Persistence:
 
     name: str = "persistence"
 
-    def recalibrate(
-        self,
-        belief: Belief,
-        observations: Sequence[Observation],
-        drawn: DoseEnsemble | None = None,
-        progress: Progress = silent,
-    ) -> RecalibratedBelief:
-        evidence = gather(belief, observations, drawn, progress)
+    def absorb(self, evidence: Evidence, progress: Progress = silent) -> RecalibratedBelief:
         mean, spread = evidence.mean_gy, voxel_std(evidence.drawn)
         now, ratio = mean.copy(), np.ones_like(mean)
         if evidence.volumes:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator
+from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator, gather
 from RTDigitalTwinLib.calibration.choice import METHODS, calibrator_named
 from RTDigitalTwinLib.calibration.measuring import Wanted, measure_scalars, measure_volume
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
@@ -93,7 +93,7 @@ def study(folder: Path, names: Sequence[str], methods: Sequence[str], out: Path)
             if method != "before":
                 calibrator: Calibrator = calibrator_named(method)
                 began = time.perf_counter()
-                posterior = calibrator.recalibrate(belief, observe(patient, truth, change, what), drawn)
+                posterior = calibrator.absorb(gather(belief, observe(patient, truth, change, what), drawn))
                 seconds = time.perf_counter() - began
                 found = posterior.applied(drawn) if posterior.decoder is None else posterior.sample(SAMPLES, 0)
             row = {"patient": name, "change": change_name, "observed": what, "method": method, "simulated": True}
