@@ -29,7 +29,14 @@ from RTDigitalTwinLib.train import (
 )
 
 MOST_SAMPLES = 10_000
-OBSERVING_METHODS = ("scale", "offsets", "kalman", "persistence", "decoder")  # calibration.choice has torch in tow
+OBSERVING_METHODS = (
+    "scale",
+    "offsets",
+    "gp",
+    "kalman",
+    "persistence",
+    "decoder",
+)  # calibration.choice has torch in tow
 RESEARCH_USE = "Research use only. Not for clinical decisions."
 
 console = Console(stderr=True, highlight=False)

@@ -12,6 +12,7 @@ import torch
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, save_belief
 from RTDigitalTwinLib.calibration.calibrator import Calibrator, gather
 from RTDigitalTwinLib.calibration.decoder import DecoderMap, decoder_parameters
+from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
 from RTDigitalTwinLib.calibration.kalman import EnsembleKalman, gaspari_cohn
 from RTDigitalTwinLib.calibration.linear import GlobalScale, StructureOffsets, solve
 from RTDigitalTwinLib.calibration.measuring import Wanted, measure_scalars, measure_volume
@@ -33,7 +34,7 @@ from Testing.builders import hand_made_calibration, hand_made_ensemble, small_pa
 
 FIRST = Moment(0.0, 1)
 SURE, FINE, BLIND = NoiseModel(0.02, 0.001), NoiseModel(0.002, 0.0001), NoiseModel(0.0, 1e9)
-FIELDS = (GlobalScale(), StructureOffsets(), EnsembleKalman(), Persistence())
+FIELDS = (GlobalScale(), StructureOffsets(), GaussianProcess(), EnsembleKalman(), Persistence())
 ALL = (*FIELDS, DecoderMap(most_steps=3))
 
 

@@ -84,7 +84,8 @@ class RecalibratedBelief:
     method : of the calibrator that absorbed.
     absorbed : observations in order of time.
     shift_gy : (mask voxels,) added to the dose; None for none.
-    spread_ratio : (mask voxels,) multiplies the samples' deviations from their mean; None for 1.
+    spread_ratio : (mask voxels,) multiplies the samples' deviations from their mean and the floor under them, and so
+        the bands of voxels; None for 1.
     decoder : change of its weights; None for none.
     """
 
@@ -127,7 +128,13 @@ class RecalibratedBelief:
         if self.spread_ratio is not None and drawn.count:
             about = deviations - deviations.mean(axis=0, dtype=np.float32)
             deviations = (deviations + (self.spread_ratio - 1) * about).astype(np.float16)
-        return replace(drawn, deterministic_gy=expected, deviations_gy=deviations, absorbed=len(self.absorbed))
+        return replace(
+            drawn,
+            deterministic_gy=expected,
+            deviations_gy=deviations,
+            absorbed=len(self.absorbed),
+            floor_ratio=self.spread_ratio,
+        )
 
     def same_as(self, other: object) -> bool:
         """Whether two beliefs are the same value: prior weights, patient, observations and all numbers."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from RTDigitalTwinLib.calibration.calibrator import Calibrator
 from RTDigitalTwinLib.calibration.decoder import DecoderMap
+from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
 from RTDigitalTwinLib.calibration.kalman import EnsembleKalman
 from RTDigitalTwinLib.calibration.linear import GlobalScale, StructureOffsets
 from RTDigitalTwinLib.calibration.persistence import Persistence
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 
-METHODS = ("scale", "offsets", "kalman", "persistence", "decoder")
+METHODS = ("scale", "offsets", "gp", "kalman", "persistence", "decoder")
 
 
 def calibrator_named(method: str) -> Calibrator:
@@ -18,6 +19,8 @@ def calibrator_named(method: str) -> Calibrator:
         return GlobalScale()
     if method == "offsets":
         return StructureOffsets()
+    if method == "gp":
+        return GaussianProcess()
     if method == "kalman":
         return EnsembleKalman()
     if method == "persistence":

@@ -30,6 +30,7 @@ from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, LEVELS, BandCalibration, pooled_key
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
+from RTDigitalTwinLib.solver.correlation import CUSTOMARY_SHARES, correlation_by_distance, fit_shares
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS
 from RTDigitalTwinLib.solver.sampling import sample_dose
@@ -51,6 +52,7 @@ class PatientScores:
     metrics : by (structure, metric) one score.
     curves : by structure the scores of the dose at each of ``VOLUME_RATIOS``.
     kinds : of the structures.
+    correlation : mean square of the signed voxel scores, and mean product of two by their distance; None where unknown.
     """
 
     pseudonym: str
@@ -58,6 +60,7 @@ class PatientScores:
     metrics: Mapping[tuple[str, str], float]
     curves: Mapping[str, NDArray[np.float32]]
     kinds: Mapping[str, StructureKind]
+    correlation: NDArray[np.float64] | None = None
 
 
 def scores_of(ensemble: DoseEnsemble) -> PatientScores:
@@ -89,7 +92,8 @@ def scores_of(ensemble: DoseEnsemble) -> PatientScores:
         distance = np.abs(expected_gy - doses_gy.mean) / np.sqrt(doses_gy.std**2 + FLOORS["Gy"] ** 2)
         curves[name] = distance.astype(np.float32)
     kinds = {name: s.kind for name, s in patient.structures.items()}
-    return PatientScores(patient.pseudonym, voxels, metrics, curves, kinds)
+    correlation = correlation_by_distance(np.sign(truth - mean) * scores, ensemble.crop)
+    return PatientScores(patient.pseudonym, voxels, metrics, curves, kinds, correlation)
 
 
 def _thinned(scores: NDArray, ranges: NDArray, inside: NDArray[np.bool_]) -> tuple[NDArray[np.float32], ...]:
@@ -129,6 +133,9 @@ def fit(cohort: Sequence[PatientScores], samples: int) -> BandCalibration:
         {k: curves.quantiles(k) for k in curves.keys() if curves.patients(k) >= FEWEST_PATIENTS},
         len(cohort),
         samples,
+        fit_shares(measured)
+        if (measured := [p.correlation for p in cohort if p.correlation is not None])
+        else CUSTOMARY_SHARES,
     )
 
 

@@ -4,13 +4,14 @@ The encoder is frozen and its activations are computed once, as in the source pa
 
     J(w) = 1/2 sum ((observed - h(dose(w))) / noise)^2 + 1/2 |w|^2,   weights = trained weights + scale x size x w,
 
-the negative log posterior for independent standard normal w. ``size`` is each tensor's root mean square; the one scale
+plus 1/2 sum ((dose(w) - dose(0)) / spread)^2 over voxels that no dose volume saw, correlated ones counting as one:
+the negative log posterior for independent standard normal w, held in the space of doses by what the calibrated bands
+allow, so that a few metrics cannot move the dose everywhere. ``size`` is each tensor's root mean square; the one scale
 is chosen so that, to first order, the spread of h under that prior is what the belief's calibrated bands say it is: in
 the linear regime this is Gaussian-process regression with the decoder's tangent kernel (Jacot et al. 2018). Minimised
 by L-BFGS. Dropout is off while fitting and kept for sampling.
 
-From metrics and points alone the fit brings those right and may spoil the dose elsewhere: use it with dose volumes, or
-compare it with the others first.
+From metrics and points alone others leave less error elsewhere (docs/recalibration.md).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from RTDigitalTwinLib.progress import Progress, silent
 
 STEPS_A_LINE = 4  # evaluations of one line search, at most
 UNEXPLAINED_RATIO = 0.5  # of the belief's spread at a voxel: what no decoder of this network gives counts as noise
+LEAST_SPREAD_GY = 0.1  # where the belief is surer, the anchor is no stronger
 PROBES = 1  # random combinations of observations that size the prior
 HISTORY = 5  # pairs of vectors as long as all of the decoder's weights
 
@@ -188,25 +190,32 @@ class _Objective:
         self.offsets = [a + b for a, b in zip(bias, soft_bias, strict=True)]
         cell = min(1.0, evidence.drawn.crop.grid.voxel_volume_mm3 / 1000 / CORRELATED_CC)
         self.volumes = []
+        seen = np.zeros(spread.shape, bool)
         for volume in evidence.volumes:
             # What the measurement's blur takes away is left out of account: observed + (dose - blurred dose).
             mean = evidence.mean_gy
             target = volume.values + (mean - volume.of(mean)) - (mean - without[0])
             known = np.flatnonzero(volume.known)
+            seen |= volume.known
             std = np.hypot(volume.std[known], UNEXPLAINED_RATIO * spread[known]) / np.sqrt(cell)
             tensors = [torch.from_numpy(np.ascontiguousarray(v)).to(self.device) for v in (known, target[known], std)]
             self.volumes.append((tensors[0], tensors[1].float(), tensors[2].float(), spread[known]))
+        unseen = np.flatnonzero(~seen)
+        anchor = (unseen, without[0][unseen], np.sqrt(cell) / np.maximum(spread[unseen], LEAST_SPREAD_GY))
+        self.anchor = [torch.from_numpy(np.ascontiguousarray(v)).to(self.device) for v in anchor]
 
     def dose(self) -> Tensor:
         return self.network.decode(self.encoded)[0, self.mask].float()
 
     def deviations(self, dose: Tensor) -> list[Tensor]:
-        """Observed minus expected over noise: one number a scalar, one a voxel of a volume."""
+        """Observed minus expected over noise: one number a scalar, one a voxel of a volume; and the anchor's."""
         parts = [
             (reading.value - offset - reading.soft(dose)) / reading.std
             for reading, offset in zip(self.evidence.scalars, self.offsets, strict=True)
         ]
         parts += [(target - dose[places]) / std for places, target, std, _ in self.volumes]
+        places, held, weight = self.anchor
+        parts.append((held - dose[places]) * weight.float())
         return parts
 
     def size_prior(self) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.patient.structure import StructureKind
+from RTDigitalTwinLib.solver.correlation import CUSTOMARY_SHARES, LENGTHS_MM
 
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.98)
 DOSE_EDGES_GY = (5.0, 20.0, 40.0, 55.0)
@@ -102,6 +103,7 @@ class BandCalibration:
     metrics : by "key metric" factors by level; "key Gy" and "key %" stand for metrics that were not measured.
     curves : by key factors by level.
     patients, samples : what it was measured on.
+    correlation : shares of the lengths over which errors hang together (``solver.correlation``).
     """
 
     voxels: Mapping[str, tuple[tuple[float, ...], ...]]
@@ -109,6 +111,7 @@ class BandCalibration:
     curves: Mapping[str, tuple[float, ...]]
     patients: int
     samples: int
+    correlation: tuple[float, ...] = CUSTOMARY_SHARES
 
     def metric_scale(self, structure: str, kind: StructureKind, metric: str, unit: str) -> BandScale | None:
         """For a DVH metric of a structure, pooled over what is alike where it was not measured itself; None without."""
@@ -138,7 +141,8 @@ class BandCalibration:
             name: {key: rounded(f) for key, f in getattr(self, name).items()}
             for name in ("voxels", "metrics", "curves")
         }
-        return {**groups, "patients": self.patients, "samples": self.samples}
+        correlation = rounded(self.correlation)
+        return {**groups, "patients": self.patients, "samples": self.samples, "correlation": correlation}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> BandCalibration:
@@ -150,7 +154,10 @@ class BandCalibration:
             raise ValueError("no factors by level and dose range")
         if REMAINDER not in voxels:
             raise ValueError("no factors for the remainder")
-        return cls(voxels, flat[0], flat[1], int(stored["patients"]), int(stored["samples"]))
+        shares = tuple(map(float, stored.get("correlation", CUSTOMARY_SHARES)))
+        if len(shares) != len(LENGTHS_MM) or not all(0 <= share <= 1 for share in shares):
+            raise ValueError("no shares of the lengths of correlation")
+        return cls(voxels, flat[0], flat[1], int(stored["patients"]), int(stored["samples"]), shares)
 
 
 def _are_factors(values: tuple[float, ...]) -> bool:

@@ -39,6 +39,8 @@ class DoseEnsemble:
     weights_sha256 : of the network.
     calibration : of its bands, where it was measured for these weights.
     absorbed : number of observations in it; the bands' factors were measured without any.
+    floor_ratio : (voxels,) times which the floor under the sampled spread counts where observations were absorbed;
+        None for 1.
     """
 
     patient: Patient
@@ -49,6 +51,7 @@ class DoseEnsemble:
     weights_sha256: str
     calibration: BandCalibration | None = None
     absorbed: int = 0
+    floor_ratio: NDArray[np.float32] | None = None
     _curves: dict[str, DvhEnsemble] = field(default_factory=dict, repr=False, init=False)
 
     @property
@@ -134,7 +137,8 @@ class DoseEnsemble:
         mean, spread = (v.values.reshape(-1)[self.crop.mask_indices] for v in (self.mean, self.std))
         listed, owner = self.owners()
         factors = np.stack([self._bands.voxel_factors(name, kind, level) for name, kind in listed])
-        half = factors[owner, np.digitize(mean, DOSE_EDGES_GY)] * np.sqrt(np.square(spread) + FLOORS["Gy"] ** 2)
+        floor = FLOORS["Gy"] if self.floor_ratio is None else FLOORS["Gy"] * self.floor_ratio
+        half = factors[owner, np.digitize(mean, DOSE_EDGES_GY)] * np.sqrt(np.square(spread) + np.square(floor))
         return self._volume(half, Quantity.DOSE_WIDTH_GY)
 
     def quantile(self, ratio: float) -> Volume:

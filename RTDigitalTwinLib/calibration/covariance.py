@@ -1,0 +1,163 @@
+"""What a belief may be wrong by, voxel to voxel: errors of the network, and treatment that is not as planned.
+
+Errors of the network have the calibrated spread at each voxel and hang together over the distances measured on a cohort
+(``solver.correlation``). Treatment may differ from the plan by a shift of the patient and by the machine's output; to
+first order these are the dose's slopes along the three axes, and the dose itself. How likely such a change is before
+anything is observed is said by ``HYPOTHESES``; the observations then weigh them by their evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.calibration.readings import Reading, voxel_std
+from RTDigitalTwinLib.solver.correlation import CUSTOMARY_SHARES, MaskBox
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+
+SHIFT_STD_MM = 4.0  # along each axis, where there is one
+OUTPUT_STD_RATIO = 0.04  # likewise of the machine's output
+SEEN_RATIO = 0.99  # of the spread before: where less is left, something was seen
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A way in which treatment may go: its probability before anything is observed, and what it lets change."""
+
+    name: str
+    probability: float
+    shifted: bool
+    output: bool
+
+    @property
+    def sizes(self) -> NDArray[np.float32]:
+        """(4,) 1 for the changes it has: along slices, rows, columns, and of the output."""
+        return np.array([self.shifted] * 3 + [self.output], np.float32)
+
+
+HYPOTHESES = (
+    Hypothesis("as planned", 0.7, False, False),
+    Hypothesis("shifted", 0.13, True, False),
+    Hypothesis("output", 0.13, False, True),
+    Hypothesis("shifted, output", 0.04, True, True),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCovariance:
+    """Of a dose at the mask's voxels, in Gy of the course.
+
+    Attributes
+    ----------
+    std : (mask voxels,) of the network's error.
+    shares : of the lengths over which it hangs together.
+    changes : (4, mask voxels) of one standard deviation each: shift along slices, rows, columns; output.
+    """
+
+    box: MaskBox
+    std: NDArray[np.float32]
+    shares: tuple[float, ...]
+    changes: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, drawn: DoseEnsemble) -> ErrorCovariance:
+        """Of samples with at least two."""
+        box = MaskBox(drawn.crop)
+        mean = drawn.mean.values.reshape(-1)[drawn.crop.mask_indices].astype(np.float32)
+        changes = np.concatenate([SHIFT_STD_MM * box.slopes(mean), OUTPUT_STD_RATIO * mean[None]])
+        shares = CUSTOMARY_SHARES if drawn.calibration is None else drawn.calibration.correlation
+        return cls(box, voxel_std(drawn).astype(np.float32), shares, changes)
+
+    def of_network(self, fields: NDArray) -> NDArray[np.float32]:
+        """Covariance of the network's error times fields (fields, mask voxels)."""
+        return self.std * self.box.correlated(fields * self.std, self.shares)
+
+    def after(self, variance: NDArray[np.float64]) -> ErrorCovariance:
+        """Where a dose volume was seen: less of the network's error, and no change of treatment it did not show."""
+        std = np.sqrt(variance).astype(np.float32)
+        seen = std < self.std * SEEN_RATIO
+        return replace(self, std=std, changes=np.where(seen, 0, self.changes))
+
+    @cached_property
+    def change_variance(self) -> NDArray[np.float32]:
+        """(mask voxels,) of all changes together."""
+        return np.square(self.changes).sum(axis=0)
+
+    def unseen_ratio(self, blur_mm: float) -> float:
+        """Share of the network's variance at a voxel that a Gaussian blur takes out of sight.
+
+        Of a term exp(-d^2 / 2 l^2) the covariance with its blurred self is (l^2 / (l^2 + b^2))^(3/2), and the blurred
+        variance (l^2 / (l^2 + 2 b^2))^(3/2).
+        """
+        from RTDigitalTwinLib.solver.correlation import LENGTHS_MM
+
+        square, blur = np.square(LENGTHS_MM), blur_mm**2
+        with_itself = (square / (square + blur)) ** 1.5
+        blurred = (square / (square + 2 * blur)) ** 1.5
+        return float(np.dot(self.shares, 1 - 2 * with_itself + blurred))
+
+
+@dataclass(frozen=True, eq=False)
+class ScalarErrors:
+    """What metrics and points say, linear about a dose.
+
+    Attributes
+    ----------
+    slopes : (readings, mask voxels) change of each reading by the dose at each voxel.
+    off, noise_std : (readings,) observed minus the mean over the samples, and the noise.
+    network : (readings, mask voxels) covariance of the network's error at each voxel with that of each reading.
+    """
+
+    covariance: ErrorCovariance
+    slopes: NDArray[np.float32]
+    off: NDArray[np.float64]
+    noise_std: NDArray[np.float64]
+    network: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, readings: Sequence[Reading], doses: NDArray[np.float32], covariance: ErrorCovariance) -> ScalarErrors:
+        """About the mean of doses (samples, mask voxels)."""
+        doses = np.maximum(doses, 0)
+        mean = doses.mean(axis=0)
+        slopes = np.stack([slope_of(reading, mean) for reading in readings])
+        off = np.array([reading.value - reading.of(doses).mean() for reading in readings])
+        noise = np.array([reading.std for reading in readings])
+        return cls(covariance, slopes, off, noise, covariance.of_network(slopes))
+
+    @cached_property
+    def _between(self) -> NDArray[np.float64]:
+        both = self.network.astype(float) @ self.slopes.T.astype(float)
+        return (both + both.T) / 2
+
+    @cached_property
+    def change_slopes(self) -> NDArray[np.float64]:
+        """(readings, 4) change of each reading by one standard deviation of each change."""
+        return self.slopes.astype(float) @ self.covariance.changes.T.astype(float)
+
+    def total(self, hypothesis: Hypothesis) -> NDArray[np.float64]:
+        """(readings, readings) covariance of what is observed, noise included."""
+        moved = self.change_slopes * hypothesis.sizes
+        return self._between + moved @ moved.T + np.diag(np.square(self.noise_std))
+
+    def weights(self) -> NDArray[np.float64]:
+        """(hypotheses,) their probabilities after what the readings observed: prior times evidence."""
+        logs = []
+        for hypothesis in HYPOTHESES:
+            total = self.total(hypothesis)
+            _, size = np.linalg.slogdet(total)
+            logs.append(np.log(hypothesis.probability) - 0.5 * (size + self.off @ np.linalg.solve(total, self.off)))
+        likely = np.exp(np.array(logs) - max(logs))
+        return likely / likely.sum()
+
+
+def slope_of(reading: Reading, dose_gy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(mask voxels,) derivative of a reading by the dose at each voxel, smoothed as ``Reading.soft`` is."""
+    dose = torch.from_numpy(dose_gy.copy()).requires_grad_()
+    reading.soft(dose).backward()
+    assert dose.grad is not None
+    return dose.grad.numpy()

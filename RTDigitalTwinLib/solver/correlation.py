@@ -1,0 +1,107 @@
+"""How errors of a predicted dose hang together in space: a mixture of Gaussians of the distance, measured on a cohort.
+
+The correlation of the errors over their calibrated spread, at voxels ``d`` apart, is sum_k share_k exp(-d^2 / 2 l_k^2)
+with the lengths l_k of ``LENGTHS_MM``: every such mixture with shares of 0 and more is a valid covariance (Rasmussen
+and Williams 2006, 4.2). Shares are fitted by non-negative least squares to the correlation found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.model.crop import Crop
+
+LENGTHS_MM = (4.0, 8.0, 16.0, 32.0, 64.0)
+DISTANCES_MM = tuple(float(d) for d in (0, 2, 4, 6, 9, 12, 16, 20, 25, 30, 40, 50, 60, 80))  # edges of the bins
+CUSTOMARY_SHARES = (0.05, 0.3, 0.35, 0.15, 0.15)  # where none were measured
+FARTHEST_MM = DISTANCES_MM[-1]
+
+
+class MaskBox:
+    """The box around a mask's voxels, where smoothing is a product of three small matrices, exact up to its edge."""
+
+    def __init__(self, crop: Crop) -> None:
+        index = np.stack(np.unravel_index(crop.mask_indices, crop.grid.shape), axis=1)
+        low = index.min(axis=0)
+        self.shape = tuple(int(n) for n in index.max(axis=0) - low + 1)
+        self.spacing_mm = tuple(reversed(crop.grid.spacing_mm))  # slices, rows, columns
+        self.places = np.ravel_multi_index(tuple((index - low).T), self.shape)
+
+    def spread(self, values: NDArray) -> NDArray[np.float32]:
+        """(fields, mask voxels) as (fields, slices, rows, columns), 0 outside the mask."""
+        full = np.zeros((len(values), int(np.prod(self.shape))), np.float32)
+        full[:, self.places] = values
+        return full.reshape(-1, *self.shape)
+
+    def correlated(self, values: NDArray, shares: Sequence[float]) -> NDArray[np.float32]:
+        """(fields, mask voxels): each field summed over all voxels with the correlation to them as its weight."""
+        fields = torch.from_numpy(self.spread(values))
+        total = torch.zeros_like(fields)
+        for share, (slices, rows, columns) in zip(shares, self._weights, strict=True):
+            if share:
+                along = torch.einsum("ij,kjyx->kiyx", slices, rows @ (fields @ columns))
+                total += share * along
+        return total.reshape(len(values), -1).numpy()[:, self.places]
+
+    def slopes(self, dose_gy: NDArray) -> NDArray[np.float32]:
+        """(3, mask voxels) change of a dose per mm along slices, rows and columns; outside the mask it is 0 Gy."""
+        full = self.spread(dose_gy[None])[0]
+        steps = [
+            np.gradient(full, h, axis=axis) if full.shape[axis] > 1 else np.zeros_like(full)
+            for axis, h in enumerate(self.spacing_mm)
+        ]
+        return np.stack([step.reshape(-1)[self.places] for step in steps]).astype(np.float32)
+
+    @cached_property
+    def _weights(self) -> list[list[torch.Tensor]]:
+        """For each length the weights along each axis: symmetric, so that they serve from either side."""
+        axes = [(np.arange(n)[:, None] - np.arange(n)) * h for n, h in zip(self.shape, self.spacing_mm, strict=True)]
+        return [
+            [torch.from_numpy(np.exp(-0.5 * np.square(away / length)).astype(np.float32)) for away in axes]
+            for length in LENGTHS_MM
+        ]
+
+
+def correlation_by_distance(scores: NDArray, crop: Crop) -> NDArray[np.float64]:
+    """(1 + bins,) mean square of signed scores (mask voxels,), and mean product of two in each bin of distance.
+
+    NaN for bins in which there are no two voxels. By fast Fourier transform over the box around the mask.
+    """
+    from scipy import fft
+
+    box = MaskBox(crop)
+    full, inside = box.spread(np.stack([scores, np.ones_like(scores)]))
+    reach = [min(n - 1, int(FARTHEST_MM / h)) for n, h in zip(box.shape, box.spacing_mm, strict=True)]
+    size = [fft.next_fast_len(n + k, real=True) for n, k in zip(box.shape, reach, strict=True)]
+
+    def products(values: NDArray) -> NDArray:
+        spectrum = np.abs(fft.rfftn(values, size)) ** 2
+        whole = fft.irfftn(spectrum, size)
+        return whole[np.ix_(*(np.arange(-k, k + 1) for k in reach))]
+
+    summed, pairs = products(full), np.round(products(inside))
+    steps = np.meshgrid(*(np.arange(-k, k + 1) * h for k, h in zip(reach, box.spacing_mm, strict=True)), indexing="ij")
+    away = np.sqrt(sum(np.square(s) for s in steps))
+    bins = np.digitize(away, DISTANCES_MM)  # the first bin holds distances up to its edge, but not 0
+    bins[away == 0] = 0
+    count = np.bincount(bins.ravel(), pairs.ravel(), len(DISTANCES_MM) + 1)[: len(DISTANCES_MM)]
+    total = np.bincount(bins.ravel(), summed.ravel(), len(DISTANCES_MM) + 1)[: len(DISTANCES_MM)]
+    return np.divide(total, count, out=np.full(len(DISTANCES_MM), np.nan), where=count > 0)
+
+
+def fit_shares(curves: Sequence[NDArray]) -> tuple[float, ...]:
+    """Shares by length from curves of ``correlation_by_distance``, every patient weighing the same; their sum is 1."""
+    from scipy.optimize import nnls
+
+    known = np.stack([curve / curve[0] for curve in curves])
+    middle = np.array([0.0, *(0.5 * (np.array(DISTANCES_MM[:-1]) + DISTANCES_MM[1:]))])
+    found = np.nanmean(known, axis=0)
+    usable = np.isfinite(found)
+    terms = np.exp(-0.5 * np.square(middle[usable, None] / np.array(LENGTHS_MM)))
+    shares, _ = nnls(terms, found[usable])
+    return tuple(float(s) for s in shares / shares.sum())
