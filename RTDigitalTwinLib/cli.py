@@ -18,6 +18,7 @@ from RTDigitalTwinLib import __version__, progress
 from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.cli_dicom import add_dicom_commands, add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
+from RTDigitalTwinLib.cli_study import add_study_command
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import (
     EXIT_CANCELLED,
@@ -103,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     observe.add_argument(
         "--method",
         choices=OBSERVING_METHODS,
-        help="how to absorb (default: kalman)",
+        help="how to absorb (default: gp)",
     )
     observe.add_argument(
         "--absorb-outliers", action="store_true", help="absorb even what the prediction cannot explain"
@@ -131,6 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples (default 32)")
     calibrate.add_argument("--out", type=Path, help="file to write (default: beside the weights, where it is found)")
     _add_model_options(calibrate)
+
+    add_study_command(commands, OBSERVING_METHODS, _add_model_options, _progress_bar)
 
     train = commands.add_parser("train", help="train the dose network within a time budget")
     train.set_defaults(command=_train)

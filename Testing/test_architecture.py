@@ -26,9 +26,9 @@ LEVELS = (
     ("decision",),
     ("twin", "course", "ledger"),
     ("report", "run", "scene", "doctor"),
-    ("observe",),
+    ("observe", "study"),
     ("train",),
-    ("cli_dicom", "cli_dosimetry"),
+    ("cli_dicom", "cli_dosimetry", "cli_study"),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,61 @@
+"""The command recalibration-study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from RTDigitalTwinLib.progress import Progress
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+ProgressBar = Callable[[], AbstractContextManager[Progress]]
+
+
+def add_study_command(
+    commands: Any, methods: Sequence[str], add_model_options: Callable[[Any], None], progress_bar: ProgressBar
+) -> None:
+    """Add the command to a parser's commands; ``methods`` are those of ``observe``."""
+    study = commands.add_parser(
+        "recalibration-study", help="what observing is worth: every method on a cohort, deliveries simulated"
+    )
+    study.set_defaults(command=lambda options: _study(options, progress_bar))
+    study.add_argument("data", type=Path, metavar="DATA", help="folder of patients not trained on, with their doses")
+    study.add_argument("--out", type=Path, required=True, help="folder for the study; one that was begun goes on")
+    study.add_argument("--patients", nargs="+", default=["8"], metavar="WHO", help="how many, or names (default 8)")
+    study.add_argument("--methods", nargs="+", choices=methods, default=list(methods), help="only these")
+    study.add_argument("--processes", type=int, default=1, help="patients at a time (default 1)")
+    study.add_argument("--decoder-steps", type=int, default=30, help="of the method decoder, at most (default 30)")
+    add_model_options(study)
+
+
+def _study(options: Namespace, progress_bar: ProgressBar) -> int:
+    from RTDigitalTwinLib.study import StudySettings, run_study
+
+    settings = StudySettings(
+        tuple(options.methods),
+        options.seed,
+        options.decoder_steps,
+        options.processes,
+        options.device,
+        options.weights,
+    )
+    count = options.patients[0]
+    patients = int(count) if len(options.patients) == 1 and count.isdecimal() else options.patients
+    with progress_bar() as shown:
+        summary = run_study(options.data, options.out, patients, settings, shown)
+    table = Table(title=f"Simulated deliveries, {len(summary['patients'])} patients: mean absolute errors in Gy")
+    columns = ("observed", "treatment", "method", "mask_gy", "elsewhere_gy", "structure_mean_gy", "coverage_ratio")
+    for name in columns:
+        table.add_column(name.removesuffix("_gy").removesuffix("_ratio").replace("_", " "))
+    for mean in sorted(summary["means"], key=lambda m: (m["observed"], m["treatment"])):
+        table.add_row(*(f"{v:.2f}" if isinstance(v := mean.get(name, ""), float) else str(v) for name in columns))
+    Console(highlight=False).print(table)
+    print(f"{options.out}: cases, errors.png, study.json, summary.json, summary.md")
+    return 0
