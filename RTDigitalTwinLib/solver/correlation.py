@@ -100,8 +100,8 @@ def fit_shares(curves: Sequence[NDArray]) -> tuple[float, ...]:
 
     known = np.stack([curve / curve[0] for curve in curves])
     middle = np.array([0.0, *(0.5 * (np.array(DISTANCES_MM[:-1]) + DISTANCES_MM[1:]))])
-    found = np.nanmean(known, axis=0)
-    usable = np.isfinite(found)
+    usable = np.isfinite(known).any(axis=0)
+    found = np.nanmean(known[:, usable], axis=0)
     terms = np.exp(-0.5 * np.square(middle[usable, None] / np.array(LENGTHS_MM)))
-    shares, _ = nnls(terms, found[usable])
+    shares, _ = nnls(terms, found)
     return tuple(float(s) for s in shares / shares.sum())

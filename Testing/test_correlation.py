@@ -1,0 +1,170 @@
+"""How errors hang together in space: smoothing, measured correlation, and the posterior under it, by brute force."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, ErrorCovariance, ScalarErrors
+from RTDigitalTwinLib.calibration.gaussian_process import inflation_ratio, posterior
+from RTDigitalTwinLib.calibration.measuring import measure_scalars, measure_volume
+from RTDigitalTwinLib.calibration.outliers import judge
+from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
+from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
+from RTDigitalTwinLib.model.crop import Crop, crop_around
+from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, NoiseModel, Observation
+from RTDigitalTwinLib.solver.bands import BandCalibration
+from RTDigitalTwinLib.solver.correlation import (
+    CUSTOMARY_SHARES,
+    DISTANCES_MM,
+    LENGTHS_MM,
+    MaskBox,
+    correlation_by_distance,
+    fit_shares,
+)
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from Testing.builders import hand_made_calibration, hand_made_ensemble, small_patient
+
+FIRST = Moment(0.0, 1)
+
+
+@pytest.fixture(scope="module")
+def crop() -> Crop:
+    return crop_around(small_patient())
+
+
+@pytest.fixture(scope="module")
+def drawn() -> DoseEnsemble:
+    return replace(hand_made_ensemble(small_patient(), 16), calibration=hand_made_calibration(samples=16))
+
+
+def positions_mm(crop: Crop) -> np.ndarray:
+    index = np.stack(np.unravel_index(crop.mask_indices, crop.grid.shape), axis=1)
+    return index * np.array(crop.grid.spacing_mm[::-1])
+
+
+def kernel(away_mm: np.ndarray, shares: tuple[float, ...] = CUSTOMARY_SHARES) -> np.ndarray:
+    return sum(s * np.exp(-0.5 * np.square(away_mm / length)) for s, length in zip(shares, LENGTHS_MM, strict=True))
+
+
+def test_smoothing_is_the_sum_over_all_voxels(crop: Crop) -> None:
+    values = np.random.default_rng(0).standard_normal((1, crop.mask_indices.size)).astype(np.float32)
+    smooth = MaskBox(crop).correlated(values, CUSTOMARY_SHARES)[0]
+    places = positions_mm(crop)
+    for k in (0, 777, crop.mask_indices.size - 1):
+        weights = kernel(np.linalg.norm(places - places[k], axis=1))
+        assert smooth[k] == pytest.approx(float(weights @ values[0]), rel=1e-3, abs=1e-3)
+
+
+def test_correlation_by_distance_is_that_of_all_pairs(crop: Crop) -> None:
+    """A thin mask, so that all pairs can be gone through."""
+    few = replace(crop, mask=crop.mask & (np.random.default_rng(3).random(crop.mask.shape) < 0.02))
+    assert 200 < few.mask_indices.size < 800
+    scores = np.random.default_rng(1).standard_normal(few.mask_indices.size)
+    found = correlation_by_distance(scores, few)
+    places = positions_mm(few)
+    away = np.linalg.norm(places[:, None] - places, axis=-1)
+    for k in range(1, len(DISTANCES_MM)):
+        pairs = (away >= DISTANCES_MM[k - 1]) & (away < DISTANCES_MM[k]) & (away > 0)
+        if pairs.any():
+            assert found[k] == pytest.approx(float(np.outer(scores, scores)[pairs].mean()), abs=1e-5)
+
+
+def test_a_known_length_is_found_again(crop: Crop) -> None:
+    """White noise smoothed by exp(-d^2 / l^2) has the correlation exp(-d^2 / 2 l^2)."""
+    rng = np.random.default_rng(2)
+    box = MaskBox(crop)
+    curves = []
+    for _ in range(12):
+        noise = rng.standard_normal(box.shape)
+        for axis, h in enumerate(box.spacing_mm):
+            away = (np.arange(box.shape[axis])[:, None] - np.arange(box.shape[axis])) * h
+            noise = np.moveaxis(np.tensordot(np.exp(-np.square(away / 8.0)), noise, (1, axis)), 0, axis)
+        curves.append(correlation_by_distance(noise.reshape(-1)[box.places], crop))
+    shares = dict(zip(LENGTHS_MM, fit_shares(curves), strict=True))
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares[8.0] > 0.7  # edges weaken the correlation there; bins are some mm wide
+
+
+def test_a_calibration_keeps_its_correlation() -> None:
+    one = replace(hand_made_calibration(), correlation=(0.1, 0.4, 0.3, 0.15, 0.05))
+    stored = one.as_dict()
+    assert BandCalibration.from_dict(stored).correlation == one.correlation
+    del stored["correlation"]  # measured before there was one
+    assert BandCalibration.from_dict(stored).correlation == CUSTOMARY_SHARES
+    with pytest.raises(ValueError, match="correlation"):
+        BandCalibration.from_dict(stored | {"correlation": [0.5, 0.5]})
+
+
+def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
+    """Shift at a voxel under each hypothesis: covariance with the mean over its variance, weighed by the evidence."""
+    patient, crop = drawn.patient, drawn.crop
+    truth = delivered_dose(patient, Change(output_error_ratio=0.05))
+    noise = NoiseModel(0.02, 0.005)
+    observed = measure_scalars(patient, truth, [("Parotid_L", "mean")], FIRST, noise, Change(), 1)
+    covariance = ErrorCovariance.of(drawn)
+    readings = read_scalars(observed, patient, crop)
+    errors = ScalarErrors.of(readings, sampled_doses(drawn), covariance)
+    shift, variance = posterior(errors)
+    places, std = positions_mm(crop), covariance.std.astype(float)
+    (reading,) = readings
+    mean_of = np.zeros(std.size)
+    np.add.at(mean_of, reading.places, reading.weights / reading.weights.sum())
+    inside = np.flatnonzero(mean_of)
+    voxel, seen = int(inside[0]), mean_of[inside] * std[inside]
+    covered = [kernel(np.linalg.norm(places[inside] - places[a], axis=1)) @ seen for a in inside]
+    own, with_voxel = float(seen @ covered), std[voxel] * covered[0]
+    changes, likely, moved = covariance.changes.astype(float), [], []
+    for hypothesis in HYPOTHESES:
+        of_mean, of_voxel = (changes @ mean_of) * hypothesis.sizes, changes[:, voxel] * hypothesis.sizes
+        total = own + of_mean @ of_mean + reading.std**2
+        likely.append(hypothesis.probability * np.exp(-0.5 * errors.off[0] ** 2 / total) / np.sqrt(total))
+        moved.append((with_voxel + of_voxel @ of_mean) / total * errors.off[0])
+    weights = np.array(likely) / sum(likely)
+    assert errors.weights() == pytest.approx(weights, rel=1e-3)
+    assert shift[voxel] == pytest.approx(float(weights @ moved), rel=1e-3)
+    assert 0 < variance[voxel] < std[voxel] ** 2
+
+
+def scaled(drawn: DoseEnsemble, factors: dict[str, float]) -> list[Observation]:
+    """Metrics of the target as expected, times a factor each, for one fraction."""
+    noise = NoiseModel(0.02, 0.005)
+    return [
+        MetricObservation(
+            "PTV_7000", metric, f * float(drawn.metric("PTV_7000", metric).mean) / 35, FIRST, noise, "made up"
+        )
+        for metric, f in factors.items()
+    ]
+
+
+def test_values_that_agree_are_a_change_and_one_alone_is_an_outlier(drawn: DoseEnsemble) -> None:
+    metrics = ("D50", "mean", "D95", "D2")
+    together = judge(drawn, scaled(drawn, dict.fromkeys(metrics, 1.25)))
+    assert not any(judgement.is_outlier for judgement in together)
+    alone = judge(drawn, scaled(drawn, {metric: 1.25 if metric == "D50" else 1.0 for metric in metrics}))
+    assert [judgement.is_outlier for judgement in alone] == [True, False, False, False]
+
+
+def test_a_shifted_volume_is_a_change_and_a_doubled_one_an_outlier(drawn: DoseEnsemble) -> None:
+    patient = drawn.patient
+    planned = replace(drawn, deterministic_gy=patient.plan.dose.values.reshape(-1)[drawn.crop.mask_indices])  # type: ignore[union-attr]
+    sure = replace(planned, deviations_gy=(0.05 * drawn.deviations_gy).astype(np.float16))
+    noise = NoiseModel(0.02, 0.005)
+    for change, expected in ((Change(shift_mm=(4.0, 0.0, 0.0)), False), (Change(output_error_ratio=0.5), True)):
+        volume = measure_volume(patient, delivered_dose(patient, change), FIRST, noise, change, 1)
+        (judged,) = judge(sure, [volume])
+        assert judged.is_outlier is expected, judged.words
+
+
+def test_a_volume_says_how_much_larger_errors_are(drawn: DoseEnsemble) -> None:
+    """Errors drawn three times as large as their variance: 9 in variance; never below 1."""
+    patient, crop = drawn.patient, drawn.crop
+    truth = delivered_dose(patient, Change())
+    (volume,) = read_volumes(
+        [measure_volume(patient, truth, FIRST, NoiseModel(0.0, 0.001), Change(), 1)], patient, crop
+    )
+    mean = volume.values + 3 * np.random.default_rng(0).standard_normal(volume.values.size).astype(np.float32)
+    assert inflation_ratio([volume], mean, np.ones(mean.size)) == pytest.approx(9.0, rel=0.05)
+    assert inflation_ratio([volume], mean, np.full(mean.size, 100.0)) == 1.0
