@@ -11,6 +11,7 @@ import pytest
 
 from RTDigitalTwinLib.calibration.measurements import COLUMNS, as_row, from_row, read_measurements, write_measurements
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.patient.dicom_export import fresh_origin, write_dose
 from RTDigitalTwinLib.patient.observation import (
     DoseObservation,
     MetricObservation,
@@ -23,6 +24,7 @@ from RTDigitalTwinLib.patient.observation import (
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, Volume, write_nrrd
 from Testing.builders import oblique_grid, small_patient
+from Testing.dicom_sets import edited
 
 NOISE = NoiseModel(0.02, 0.01)
 MEAN = MetricObservation("Parotid_L", "mean", 0.4, Moment(1.0, 2), NOISE, "log")
@@ -75,6 +77,35 @@ def test_a_dose_volume_lies_beside_its_row(tmp_path: Path) -> None:
     path = as_csv(tmp_path, [{"patient": "small-patient", "file": "fraction.nrrd"} | as_row(given)])
     (read,) = read_measurements(path, patient)
     assert same_observation(read, given)
+
+
+def test_a_dose_volume_may_be_rtdose(tmp_path: Path) -> None:
+    patient = small_patient(oblique_grid())
+    assert patient.plan.dose is not None
+    one_fraction = Volume(patient.plan.dose.values / 35, patient.ct.grid, Quantity.DOSE_GY)
+    origin = fresh_origin(patient)
+    write_dose(one_fraction, tmp_path / "fraction.dcm", origin, "delivered")
+    given = DoseObservation(one_fraction, Moment(0, 1), NOISE, "log")
+    path = as_csv(tmp_path, [{"patient": "small-patient", "file": "fraction.dcm"} | as_row(given)])
+    (read,) = read_measurements(path, patient)
+    assert isinstance(read, DoseObservation)
+    step_gy = one_fraction.values.max() / 65535
+    seen = read.dose.resampled(patient.ct.grid).values
+    known = np.isfinite(seen)
+    assert known.mean() > 0.99 and np.abs(seen - one_fraction.values)[known].max() < 2 * step_gy
+    write_dose(one_fraction, tmp_path / "fraction.dcm", replace(origin, frame_uid="1.2.3"), "of another patient")
+    with pytest.raises(PatientDataError, match=r"row 1.*frames of reference differ"):
+        read_measurements(path, patient)
+    for tag, value, said in (
+        ("DoseSummationType", "BEAM", "a part of what was delivered"),
+        ("DoseType", "EFFECTIVE", "no physical dose"),
+        ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.481.5", "is RTPLAN, not RTDOSE"),
+    ):
+        write_dose(one_fraction, tmp_path / "fraction.dcm", origin, "delivered")
+        with edited(tmp_path / "fraction.dcm") as dataset:
+            setattr(dataset, tag, value)
+        with pytest.raises(PatientDataError, match=f"row 1, fraction.dcm: .*{said}"):
+            read_measurements(path, patient)
 
 
 def test_noise_adds_in_quadrature() -> None:

@@ -22,6 +22,7 @@ from RTDigitalTwinLib.report.study_tables import study_markdown, summarise
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration, calibration_path, save_calibration
 from RTDigitalTwinLib.study import StudySettings, cases_of, run_study
 from Testing.builders import hand_made_calibration, small_patient
+from Testing.conftest import blurred_target_dose
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,11 @@ def data(sample: Patient, tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask = Structure.from_array(sample.dose_mask.name, inside, sample.ct.grid, StructureKind.REGION)
     folder = tmp_path_factory.mktemp("cohort")
     structures = {"PTV_7000": target, "Parotid_L": parotid}
+    cut = replace(sample, structures=structures, dose_mask=mask)
+    dose = blurred_target_dose(sample)
     for name in ("pt_1", "pt_2", "pt_9"):
-        openkbp.write_patient(replace(sample, pseudonym=name, structures=structures, dose_mask=mask), folder / name)
+        openkbp.write_patient(replace(cut, pseudonym=name), folder / name)
+        openkbp.write_dose(dose, folder / name / "dose.csv")
     return folder
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.readings import Reading, voxel_std
-from RTDigitalTwinLib.solver.correlation import CUSTOMARY_SHARES, MaskBox
+from RTDigitalTwinLib.solver.correlation import MaskBox
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 SHIFT_STD_MM = 4.0  # along each axis, where there is one
@@ -70,8 +70,7 @@ class ErrorCovariance:
         box = MaskBox(drawn.crop)
         mean = drawn.mean.values.reshape(-1)[drawn.crop.mask_indices].astype(np.float32)
         changes = np.concatenate([SHIFT_STD_MM * box.slopes(mean), OUTPUT_STD_RATIO * mean[None]])
-        shares = CUSTOMARY_SHARES if drawn.calibration is None else drawn.calibration.correlation
-        return cls(box, voxel_std(drawn).astype(np.float32), shares, changes)
+        return cls(box, voxel_std(drawn).astype(np.float32), drawn.correlation, changes)
 
     def of_network(self, fields: NDArray) -> NDArray[np.float32]:
         """Covariance of the network's error times fields (fields, mask voxels)."""
@@ -82,24 +81,6 @@ class ErrorCovariance:
         std = np.sqrt(variance).astype(np.float32)
         seen = std < self.std * SEEN_RATIO
         return replace(self, std=std, changes=np.where(seen, 0, self.changes))
-
-    @cached_property
-    def change_variance(self) -> NDArray[np.float32]:
-        """(mask voxels,) of all changes together."""
-        return np.square(self.changes).sum(axis=0)
-
-    def unseen_ratio(self, blur_mm: float) -> float:
-        """Share of the network's variance at a voxel that a Gaussian blur takes out of sight.
-
-        Of a term exp(-d^2 / 2 l^2) the covariance with its blurred self is (l^2 / (l^2 + b^2))^(3/2), and the blurred
-        variance (l^2 / (l^2 + 2 b^2))^(3/2).
-        """
-        from RTDigitalTwinLib.solver.correlation import LENGTHS_MM
-
-        square, blur = np.square(LENGTHS_MM), blur_mm**2
-        with_itself = (square / (square + blur)) ** 1.5
-        blurred = (square / (square + 2 * blur)) ** 1.5
-        return float(np.dot(self.shares, 1 - 2 * with_itself + blurred))
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,8 +25,10 @@ from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, ErrorCovariance,
 from RTDigitalTwinLib.calibration.readings import VolumeReading, voxel_std
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.correlation import unseen_ratio
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
+LEAST_GY2 = 1e-6  # of a variance: where dose is 0 and stays so
 LEAST_CHANGE_RATIO = 1e-5  # of a variance: less is rounding
 
 
@@ -51,7 +53,7 @@ class GaussianProcess:
         covariance, doses = ErrorCovariance.of(drawn), evidence.doses_gy
         shift, variance = np.zeros(covariance.std.shape), np.square(covariance.std.astype(float))
         if evidence.volumes:
-            variance = variance * inflation_ratio(evidence.volumes, evidence.mean_gy, variance)
+            variance = np.maximum(variance * inflation_ratio(evidence.volumes, evidence.mean_gy, variance), LEAST_GY2)
             shift = self._from_volumes(evidence, variance, progress)
             variance = _seen_variance(evidence.volumes, covariance, variance)
             covariance = covariance.after(variance)
@@ -153,7 +155,7 @@ def _seen_variance(
     hidden = np.ones_like(spread)
     precision = np.zeros_like(spread)
     for volume in volumes:
-        hidden[volume.known] = np.minimum(hidden, covariance.unseen_ratio(volume.blur_mm))[volume.known]
+        hidden[volume.known] = np.minimum(hidden, unseen_ratio(covariance.shares, volume.blur_mm))[volume.known]
         precision[volume.known] += 1 / np.square(volume.std[volume.known].astype(float))
     seen = (1 - hidden) * spread
     return hidden * spread + seen / (1 + seen * precision)

@@ -19,6 +19,7 @@ from RTDigitalTwinLib.calibration.linear import distance_mm
 from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.correlation import unseen_ratio
 
 MOST_WIDENING = 50.0  # of deviations that are almost nothing
 
@@ -54,7 +55,9 @@ class EnsembleKalman:
             gain = (variance / (variance + np.square(volume.std.astype(float)))).astype(np.float32)
             gain[~volume.known] = 0
             now += gain * np.where(volume.known, volume.values - volume.of(now), 0)
-            moved *= np.sqrt(1 - gain)
+            # What the blur hides stays as unsure as it was.
+            seen_ratio = 1 - unseen_ratio(evidence.drawn.correlation, volume.blur_mm)
+            moved *= np.sqrt(1 - seen_ratio * gain)
         between = moved.std(axis=0, ddof=1)
         for reading in evidence.scalars:
             # Where the dose is 0 it stays there, so what is observed is worked out from doses that can be.

@@ -1,4 +1,4 @@
-"""Observations in files: CSV with a row each, or JSON; dose volumes as image files beside them."""
+"""Observations in files: CSV with a row each, or JSON; dose volumes as image or RTDOSE files beside them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import numpy as np
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.patient.dicom_dose import read_dose
+from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
+from RTDigitalTwinLib.patient.dicom_index import RTDOSE, index_file
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.observation import (
     DoseObservation,
@@ -41,6 +44,7 @@ COLUMNS = (
     *("patient", "kind", "structure", "metric", *POSITION, "file", "value", "unit", *WHEN, *NOISE),
     *("blur_mm", "source", "simulated"),
 )
+WHOLE_SUMMATIONS = ("PLAN", "FRACTION")  # of RTDOSE
 WORDS = {"true": True, "false": False}
 
 
@@ -48,7 +52,8 @@ def read_measurements(path: Path, patient: Patient) -> tuple[Observation, ...]:
     """The observations in a file that is this patient's, in order of time.
 
     CSV has the columns of ``COLUMNS`` that its rows need, ``patient`` in every row. JSON is an object with ``patient``
-    and ``observations``, a list of objects with the same names. ``file`` of a dose volume is relative to the folder.
+    and ``observations``, a list of objects with the same names. ``file`` of a dose volume is relative to the folder: an
+    image file in Gy, or RTDOSE of whole fractions in the planning CT's frame of reference.
 
     Raises PatientDataError naming file and row: not readable, unknown or missing columns, no numbers, units other than
     Gy and %, another patient, absent structures, duplicates, rows out of order in time.
@@ -235,6 +240,8 @@ def _read_volume(folder: Path, name: str, grid: Grid) -> Volume:
         raise PatientDataError("The dose volume must lie in the folder of the measurements.", where=name)
     if not path.is_file():
         raise PatientDataError("The dose volume is not there.", where=name)
+    if looks_like_dicom(path):
+        return _read_rtdose(path, name)
     try:
         image = sitk.ReadImage(str(path), sitk.sitkFloat32)
     except RuntimeError as error:
@@ -247,6 +254,23 @@ def _read_volume(folder: Path, name: str, grid: Grid) -> Volume:
     # Grids written to a file and read again differ in the last digit of a direction.
     own = grid if own.same_as(grid) else own
     return Volume(sitk.GetArrayFromImage(image), own, Quantity.DOSE_GY)
+
+
+def _read_rtdose(path: Path, name: str) -> Volume:
+    """A physical dose of whole fractions, on its own grid and in its own frame of reference."""
+    file = index_file(path, name)
+    if file.kind != RTDOSE:
+        raise PatientDataError(f"The file is {file.kind}, not RTDOSE.", where=name)
+    found = read_dose(file)
+    if found.summation not in WHOLE_SUMMATIONS:
+        raise PatientDataError(
+            f"(3004,000A) DoseSummationType is {found.summation}: a part of what was delivered.",
+            where=name,
+            remedy=f"Give the dose of whole fractions ({' or '.join(WHOLE_SUMMATIONS)}).",
+        )
+    if found.remarks:
+        raise PatientDataError(found.remarks[0], where=name, remedy="Give the physical dose.")
+    return found.dose
 
 
 def _not_read(path: Path, error: Exception) -> PatientDataError:

@@ -12,6 +12,7 @@ from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.patient.observation import MetricObservation
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.correlation import unseen_ratio
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Persistence:
             last = evidence.volumes[-1]
             trusted = last.known & (last.std < spread)
             now[trusted] = last.values[trusted]
-            ratio[trusted] = (last.std / np.maximum(spread, 1e-6))[trusted]
+            hidden = unseen_ratio(evidence.drawn.correlation, last.blur_mm)
+            ratio[trusted] = np.sqrt(hidden + np.square(last.std / np.maximum(spread, 1e-6)))[trusted]
         else:
             lasting = {
                 reading.observation.structure: reading

@@ -105,3 +105,15 @@ def fit_shares(curves: Sequence[NDArray]) -> tuple[float, ...]:
     terms = np.exp(-0.5 * np.square(middle[usable, None] / np.array(LENGTHS_MM)))
     shares, _ = nnls(terms, found)
     return tuple(float(s) for s in shares / shares.sum())
+
+
+def unseen_ratio(shares: Sequence[float], blur_mm: float) -> float:
+    """Share of the errors' variance that a Gaussian blur of standard deviation ``blur_mm`` takes out of sight.
+
+    Of a term exp(-d^2 / 2 l^2) the covariance with its blurred self is (l^2 / (l^2 + b^2))^(3/2), and the blurred
+    variance (l^2 / (l^2 + 2 b^2))^(3/2).
+    """
+    square, blur = np.square(LENGTHS_MM), blur_mm**2
+    with_itself = (square / (square + blur)) ** 1.5
+    blurred = (square / (square + 2 * blur)) ** 1.5
+    return float(np.dot(shares, 1 - 2 * with_itself + blurred))

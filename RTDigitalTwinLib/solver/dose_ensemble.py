@@ -20,6 +20,7 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, REMAINDER, BandCalibration, BandScale
+from RTDigitalTwinLib.solver.correlation import CUSTOMARY_SHARES
 from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS, DvhEnsemble, Ensemble, band_quantiles
 
 BAND_REACH_GY = 5.0  # calibrated bands go beyond the highest sample
@@ -121,6 +122,11 @@ class DoseEnsemble:
                     owner[structure.mask.reshape(-1)[self.crop.mask_indices]] = len(listed)
                     listed.append((name, kind))
         return listed, owner
+
+    @property
+    def correlation(self) -> tuple[float, ...]:
+        """Shares of the lengths over which errors hang together (``solver.correlation``)."""
+        return CUSTOMARY_SHARES if self.calibration is None else self.calibration.correlation
 
     def half_width(self, level: float = 0.95) -> Volume:
         """Half the width of the calibrated band in Gy, voxel by voxel, before its lower limit is cut at 0 Gy.
