@@ -18,6 +18,7 @@ from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
+from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.report.study_tables import study_markdown, summarise
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration, calibration_path, save_calibration
 from RTDigitalTwinLib.study import StudySettings, cases_of, run_study
@@ -46,7 +47,8 @@ def data(sample: Patient, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cohort")
     structures = {"PTV_7000": target, "Parotid_L": parotid}
     cut = replace(sample, structures=structures, dose_mask=mask)
-    dose = blurred_target_dose(sample)
+    whole = blurred_target_dose(sample)
+    dose = Volume(np.where(inside, whole.values, 0), whole.grid, whole.quantity)
     for name in ("pt_1", "pt_2", "pt_9"):
         openkbp.write_patient(replace(cut, pseudonym=name), folder / name)
         openkbp.write_dose(dose, folder / name / "dose.csv")

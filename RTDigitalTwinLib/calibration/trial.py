@@ -101,7 +101,7 @@ class Trial:
         return self._errors(found) | {"seconds": 0.0, "left_out": 0}
 
     def _true(self) -> NDArray[np.float32]:
-        return self.truth.values.reshape(-1)[self.drawn.crop.mask_indices]
+        return self.truth.values.reshape(-1)[self.drawn.crop.mask_indices].astype(np.float32)
 
     def _errors(self, dose_gy: NDArray) -> dict[str, Any]:
         off, patient, indices = np.abs(dose_gy - self._true()), self.belief.patient, self.drawn.crop.mask_indices

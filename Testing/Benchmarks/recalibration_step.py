@@ -65,7 +65,7 @@ def main() -> None:
         parameter.requires_grad_(True)
     channels = full_grid(patient, network.configuration.channels)
     mask = torch.from_numpy(cut(patient.dose_mask.mask, (0, 0, 0), FULL_SIDE, False))
-    wanted = torch.from_numpy(cut(trial.truth.values, (0, 0, 0), FULL_SIDE, trial.truth.values.dtype.type(0)))
+    wanted = torch.from_numpy(cut(trial.truth.values, (0, 0, 0), FULL_SIDE, 0.0))
     optimiser = torch.optim.AdamW(network.parameters(), 1e-5)
 
     def fine_tuning_step() -> None:
