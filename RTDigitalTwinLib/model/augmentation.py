@@ -121,7 +121,8 @@ def _moved(example: Example, angle: float, pixel_ratio: float, place: Sequence[f
         return replace(example, values=_cut(values, first, sizes, example.names))
     values = _cut(values, [first[0], 0, 0], [sizes[0], *values.shape[1:3]], example.names)
     rows, columns = (
-        (start + torch.arange(n, device=values.device)) * pixel_ratio for start, n in zip(starts[1:], sizes[1:], strict=True)
+        (start + torch.arange(n, device=values.device)) * pixel_ratio
+        for start, n in zip(starts[1:], sizes[1:], strict=True)
     )
     y, x = _turned(rows[:, None], columns[None], -angle)
     return replace(example, values=_sampled(values, y + middle[1], x + middle[2], example.names))
