@@ -21,9 +21,8 @@ def sample_dose(
     """Predict a patient's dose with its sampled spread.
 
     The encoder runs once; each sample decodes with its own whole-channel dropout, drawn from ``seed``, so that the
-    same seed gives the same samples and the dropout of the first k of n samples is that of k. It is stratified over every
-    32 samples, so that their mean varies less with the seed than that of independent ones.
-    ``samples`` 0 is deterministic.
+    same seed gives the same samples and the dropout of the first k of n samples is that of k. Over every 32 samples it
+    is stratified: their mean varies less with the seed than that of independent ones. ``samples`` 0 is deterministic.
     Raises RTDigitalTwinError for a negative number; ``progress`` may cancel by raising.
     """
     if samples < 0:
