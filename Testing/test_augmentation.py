@@ -104,6 +104,23 @@ def test_turned_patients_keep_their_dose(example: Example, turns: int) -> None:
     assert inside(back)[:, -2].mean().item() == pytest.approx(plain_dose.mean().item(), abs=0.2)
 
 
+@pytest.mark.parametrize(("turns", "pixel_ratio"), [(0, 0.8), (0, 1.25), (4, 1.25), (7, 0.8)])
+def test_in_other_pixels_it_is_the_same_patient(example: Example, turns: int, pixel_ratio: float) -> None:
+    """Volumes, doses and distances to the targets stay; the number of pixels does not."""
+    seen = Augmentation(turns=turns, pixel_ratio=pixel_ratio, place=(0.0, 0.0, 0.0))(example)
+    assert len(inside(seen)) * pixel_ratio**2 == pytest.approx(len(inside(example)), rel=0.01)
+    distance = CHANNELS.index("Distance PTV_7000")
+    for channel, most in ((-2, 0.8), (distance, 0.02), (FITTED, 0.02)):
+        for ratio in (0.1, 0.5, 0.9):
+            was, now = (np.quantile(inside(e)[:, channel], ratio) for e in (example, seen))
+            assert now == pytest.approx(was, abs=most), (channel, ratio)
+    assert all(size % SIZE_MULTIPLE == 0 for size in seen.mask.shape[1:])
+    extents = [e.mask[0].nonzero().float().amax(0) - e.mask[0].nonzero().float().amin(0) for e in (example, seen)]
+    assert extents[0][0] == extents[1][0]
+    if not turns:
+        assert (extents[1][1:] * pixel_ratio).tolist() == pytest.approx(extents[0][1:].tolist(), abs=2)
+
+
 def test_beyond_the_crop_is_air_far_from_targets(example: Example) -> None:
     one_voxel = example.values[:16, :16, :16].clone()
     one_voxel[..., -1] = 0
@@ -125,3 +142,7 @@ def test_draws_follow_the_seed_and_the_ratio() -> None:
     assert 0.45 < sum(a.mirrored for a in drawn(3)) / 800 < 0.55
     generator = torch.Generator().manual_seed(0)
     assert all(Augmentation.draw(generator, 0.0, 0.0).turns == 0 for _ in range(50))
+    several = [Augmentation.draw(generator, 0.5, 0.5, pixel_range=1.25) for _ in range(400)]
+    assert all((a.pixel_ratio == 1) == (a.turns == 0) for a in several)
+    ratios = np.log([a.pixel_ratio for a in several if a.turns]) / np.log(1.25)
+    assert ratios.min() < -0.9 and ratios.max() > 0.9 and abs(ratios.mean()) < 0.15 and abs(ratios).max() <= 1

@@ -90,6 +90,18 @@ def test_dose_is_linear_and_its_adjoint_true() -> None:
     assert torch.allclose(beams.transposed(weights), gradient, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("angle_deg", [0, 40, 90, 135])
+def test_every_ray_through_a_target_sees_it(angle_deg: float) -> None:
+    target = torch.zeros(GRID.shape)
+    target[10, 24:40, 20:44] = 70.0
+    seen = CoplanarBeams(water_box(), GRID, [angle_deg]).projection(target)[0, 10]
+    rays = seen.nonzero()[:, 0]
+    assert torch.all(seen[rays.min() : rays.max() + 1] == 70.0)
+    turn = np.deg2rad(angle_deg)
+    width = (24 - 1) * abs(np.cos(turn)) + (16 - 1) * abs(np.sin(turn))  # between the outermost voxels' middles
+    assert len(rays) == pytest.approx(width + 1, abs=1.1)
+
+
 def test_a_window_gives_the_same_dose() -> None:
     window = (slice(4, 16), slice(10, 50), slice(20, 60))
     whole, part = CoplanarBeams(water_box(), GRID, NINE), CoplanarBeams(water_box(), GRID, NINE, window=window)

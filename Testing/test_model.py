@@ -170,6 +170,18 @@ def test_dropout_takes_whole_channels_behind_the_encoder_only() -> None:
     assert not torch.equal(network.decode(encoded, [f[:1] for f in factors]), again)
 
 
+def test_stratified_dropout_drops_every_channel_as_often_as_its_ratio_says() -> None:
+    network = DoseUNet(NARROW)
+    drawn = [network.draw_factors(32, torch.Generator().manual_seed(seed), block=32) for seed in range(400)]
+    dropped = torch.stack([torch.cat(d, dim=1) == 0 for d in drawn])  # (seeds, samples, channels)
+    assert set(dropped.sum(1).unique().tolist()) == {3, 4}  # of 3.2
+    # Each sample by itself is as an independent one: 2,560,000 / 32 draws a sample at 10 %, one sigma is 0.1 %,
+    # and two of its channels know nothing of each other.
+    assert dropped.float().mean((0, 2)).tolist() == pytest.approx([0.1] * 32, abs=0.006)
+    both = (dropped[:, :, 0] & dropped[:, :, 1]).float().mean()
+    assert float(both) == pytest.approx(0.01, abs=0.004)
+
+
 def saved(folder: Path) -> Path:
     torch.manual_seed(0)
     path = folder / "dose-unet.safetensors"

@@ -17,7 +17,7 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseState
 from RTDigitalTwinLib.solver.ensemble import Ensemble
 from RTDigitalTwinLib.solver.forecast import forecast
-from RTDigitalTwinLib.solver.sampling import sample_dose
+from RTDigitalTwinLib.solver.sampling import STRATIFIED_TOGETHER, sample_dose
 from RTDigitalTwinLib.twin import Twin
 
 SAMPLES = 5
@@ -40,7 +40,7 @@ def test_one_encoding_equals_whole_network_passes(sample: Patient) -> None:
     """The weights that come with the software: the same crop, the same dropout, the whole network once a sample."""
     shipped = DoseSurrogate.load(device="cpu")
     ours = sample_dose(shipped, sample, SAMPLES, seed=7)
-    factors = shipped.network.draw_factors(SAMPLES, torch.Generator().manual_seed(7))
+    factors = shipped.network.draw_factors(SAMPLES, torch.Generator().manual_seed(7), STRATIFIED_TOGETHER)
     channels = torch.from_numpy(shipped.features(sample).channels)[None]
     mask = torch.from_numpy(ours.crop.mask)
     with torch.inference_mode():
@@ -62,9 +62,10 @@ def test_same_seed_same_samples_other_seed_others(
 
 
 def test_fewer_samples_are_the_first_of_more(surrogate: DoseSurrogate) -> None:
-    few = surrogate.network.draw_factors(3, torch.Generator().manual_seed(7))
-    many = surrogate.network.draw_factors(40, torch.Generator().manual_seed(7))
-    assert all(torch.equal(a, b[:3]) for a, b in zip(few, many, strict=True))
+    for block in (1, STRATIFIED_TOGETHER):
+        few = surrogate.network.draw_factors(3, torch.Generator().manual_seed(7), block)
+        many = surrogate.network.draw_factors(40, torch.Generator().manual_seed(7), block)
+        assert all(torch.equal(a, b[:3]) for a, b in zip(few, many, strict=True))
 
 
 def test_dose_is_finite_not_negative_and_zero_outside_the_mask(ensemble: DoseEnsemble, sample: Patient) -> None:

@@ -108,12 +108,17 @@ def test_packing_keeps_what_it_says(case: TrainingCase, sample_folder: Path) -> 
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
-    settings = TrainingSettings(minutes=10, learning_rate=1e-3, warm_up_ratio=0.1)
+    settings = TrainingSettings(minutes=10, learning_rate=1e-3, warm_up_ratio=0.1, hold_ratio=0.1)
     assert settings.rate_at(0.05) == pytest.approx(5e-4)
     assert settings.rate_at(0.1) == pytest.approx(1e-3)
     assert settings.rate_at(0.55) == pytest.approx(5e-4)
     assert settings.rate_at(1.0) == pytest.approx(0, abs=1e-12)
     assert settings.rate_at(1.2) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_learning_rate_is_held_for_a_share_of_the_budget() -> None:
+    settings = TrainingSettings(minutes=10, learning_rate=1e-3, warm_up_ratio=0.1, hold_ratio=0.6)
+    assert [settings.rate_at(r) for r in (0.1, 0.3, 0.6, 0.8, 1.0)] == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4, 0])
 
 
 def test_the_dvh_loss_comes_late() -> None:

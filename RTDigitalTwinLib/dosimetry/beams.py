@@ -42,6 +42,7 @@ class BeamQuality:
 
 
 SIX_MV = BeamQuality()
+HALF_WAY = 0.501  # pixels, with room for rounding
 
 
 def relative_density(ct_hu: Tensor) -> Tensor:
@@ -183,12 +184,14 @@ class CoplanarBeams:
 
     def projection(self, values: Tensor) -> Tensor:
         """The highest of non-negative ``values`` (slices, rows, columns) along each ray: (beams, slices, rays)."""
-        half = (self.rays - 1) / 2
-        nearest = (self._across + half).round().long().flatten(1)
+        position = (self._across + (self.rays - 1) / 2).flatten(1)
+        # A voxel half-way between two rays is seen by both: at 0 degrees every voxel is, in a slice of even width.
+        nearest = [(position - HALF_WAY).ceil().long(), (position + HALF_WAY).floor().long()]
         flat = values.flatten(1)
         result = torch.zeros(self.fluence_shape, device=flat.device)
-        for beam in range(len(nearest)):
-            result[beam].scatter_reduce_(1, nearest[beam].expand(len(flat), -1), flat, "amax")
+        for beam in range(len(position)):
+            for rays in nearest:
+                result[beam].scatter_reduce_(1, rays[beam].expand(len(flat), -1), flat, "amax")
         return result
 
 

@@ -183,7 +183,6 @@ def optimised_plan(
         cost = _Cost(patient, goals, beams, box)
         prescribed_gy = torch.from_numpy(prescribed_dose(patient, levels, box))
         start = prescribed_fluence(beams, prescribed_gy)
-        start = functional.avg_pool1d(start, 3, stride=1, padding=1)  # at 0 degrees every other ray has been missed
         fluence = non_negative_minimum(start, cost.gradient, cost.majoriser(), iterations, part(progress, 0.05, 1.0))
         gy = np.zeros(patient.ct.grid.shape, np.float32)
         gy[box] = (beams.dose(fluence) * cost.mask).numpy()

@@ -64,26 +64,36 @@ class Augmentation:
     ----------
     mirrored : left and right exchanged, paired organs with them.
     turns : of 40 degrees about the superior-inferior axis.
+    pixel_ratio : size of the pixels it is seen in, relative to its own; slices stay as thick as they are.
     place : of the dose mask in the crop's slack along slices, rows and columns, 0 to 1; None leaves it centred.
     """
 
     mirrored: bool = False
     turns: int = 0
+    pixel_ratio: float = 1.0
     place: tuple[float, float, float] | None = None
 
     @classmethod
-    def draw(cls, generator: torch.Generator, mirrored_ratio: float, turned_ratio: float) -> Augmentation:
-        """A random one; so many of them mirrored, and so many turned, the others upright as patients lie."""
-        drawn = torch.rand(6, generator=generator).tolist()
-        turns = 1 + int(drawn[2] * (TURNS - 1)) if drawn[1] < turned_ratio else 0
-        return cls(drawn[0] < mirrored_ratio, turns, (drawn[3], drawn[4], drawn[5]))
+    def draw(
+        cls, generator: torch.Generator, mirrored_ratio: float, turned_ratio: float, pixel_range: float = 1.0
+    ) -> Augmentation:
+        """A random one; so many of them mirrored, and so many turned, the others upright as patients lie.
+
+        The turned ones, interpolated anyway, are seen in pixels up to ``pixel_range`` times larger or smaller.
+        """
+        drawn = torch.rand(7, generator=generator).tolist()
+        place = (drawn[3], drawn[4], drawn[5])
+        if drawn[1] >= turned_ratio:
+            return cls(drawn[0] < mirrored_ratio, place=place)
+        return cls(drawn[0] < mirrored_ratio, 1 + int(drawn[2] * (TURNS - 1)), pixel_range ** (2 * drawn[6] - 1), place)
 
     def __call__(self, example: Example) -> Example:
         """The example moved; what comes in from beyond its crop is as outside the patient."""
         if self.mirrored:
             example = _mirrored(example)
-        if self.turns or self.place is not None:
-            example = _moved(example, math.radians(BEAM_SPACING_DEG * self.turns), self.place or (0.5, 0.5, 0.5))
+        if self.turns or self.pixel_ratio != 1 or self.place is not None:
+            angle = math.radians(BEAM_SPACING_DEG * self.turns)
+            example = _moved(example, angle, self.pixel_ratio, self.place or (0.5, 0.5, 0.5))
         return example
 
 
@@ -93,13 +103,13 @@ def _mirrored(example: Example) -> Example:
     return replace(example, values=example.values.flip(2)[..., [*order, -2, -1]])
 
 
-def _moved(example: Example, angle: float, place: Sequence[float]) -> Example:
-    """Turned about the crop's middle, onto the smallest crop with the dose mask, at ``place`` of the slack."""
+def _moved(example: Example, angle: float, pixel_ratio: float, place: Sequence[float]) -> Example:
+    """Turned about the crop's middle, in new pixels, on the smallest crop with the mask, at ``place`` of the slack."""
     values = example.values
     middle = [(n - 1) / 2 for n in values.shape[:3]]
     voxels = values[..., -1].nonzero().double().T - torch.tensor(middle, device=values.device)[:, None]
     z, y, x = voxels
-    turned = torch.stack([z, *_turned(y, x, angle)])
+    turned = torch.stack([z, *(t / pixel_ratio for t in _turned(y, x, angle))])
     starts, sizes = [], []
     for low, high, share in zip(turned.amin(1).tolist(), turned.amax(1).tolist(), place, strict=True):
         wanted = math.ceil(high - low - 1e-6) + 1 + 2 * MARGIN_VOXELS
@@ -107,11 +117,12 @@ def _moved(example: Example, angle: float, place: Sequence[float]) -> Example:
         starts.append(low - MARGIN_VOXELS - round(share * (size - wanted)))
         sizes.append(size)
     first = [round(start + m) for start, m in zip(starts, middle, strict=True)]
-    if not angle:
+    if not angle and pixel_ratio == 1:
         return replace(example, values=_cut(values, first, sizes, example.names))
     values = _cut(values, [first[0], 0, 0], [sizes[0], *values.shape[1:3]], example.names)
     rows, columns = (
-        start + torch.arange(n, device=values.device) for start, n in zip(starts[1:], sizes[1:], strict=True)
+        (start + torch.arange(n, device=values.device)) * pixel_ratio
+        for start, n in zip(starts[1:], sizes[1:], strict=True)
     )
     y, x = _turned(rows[:, None], columns[None], -angle)
     return replace(example, values=_sampled(values, y + middle[1], x + middle[2], example.names))

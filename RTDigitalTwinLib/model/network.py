@@ -179,15 +179,21 @@ class DoseUNet(nn.Module):
                 for i, j in both:
                     value[:, i] = given[name][:, j]
 
-    def draw_factors(self, samples: int, generator: torch.Generator) -> list[Tensor]:
+    def draw_factors(self, samples: int, generator: torch.Generator, block: int = 1) -> list[Tensor]:
         """Dropout factors (samples, width) for every dropout, from a CPU generator: the same on any device.
 
-        One sample's factors are drawn together, so that sample k is the same however many are drawn.
+        Samples are drawn in blocks, always whole ones, so that sample k is the same however many are drawn. Each sample
+        of a block is as if drawn alone; over a block each channel is dropped as often as its ratio says, to one (Latin
+        hypercube: McKay, Beckman and Conover, Technometrics 21, 239, 1979), which steadies the mean over samples.
         """
         keep = 1 - self.configuration.dropout_ratio
         widths = [dropout.width for dropout in self._dropouts]
-        drawn = torch.rand(samples, sum(widths), generator=generator) < keep
-        return list((drawn.float() / keep).split(widths, dim=1))
+        drawn = []
+        for _ in range(0, samples, block):
+            strata = torch.rand(block, sum(widths), generator=generator).argsort(dim=0)
+            drawn.append((strata + torch.rand(1, sum(widths), generator=generator)) / block < keep)
+        factors = torch.cat(drawn)[:samples].float() / keep if drawn else torch.empty(0, sum(widths))
+        return list(factors.split(widths, dim=1))
 
     def encode(self, features: Tensor) -> Encoded:
         """All that precedes the first dropout."""

@@ -13,9 +13,10 @@ class TrainingSettings:
     Attributes
     ----------
     minutes : the budget of training time; the schedules run on its elapsed share, over all resumed parts.
-    learning_rate : peak of the cosine, reached after ``warm_up_ratio`` of the budget.
+    learning_rate : reached after ``warm_up_ratio`` of the budget, held up to ``hold_ratio`` of it, then a cosine to 0.
     average_decay : of the moving average of weights, at its end.
     turned_ratio : share of steps on a patient turned by a multiple of 40 degrees.
+    pixel_range : turned patients are seen in pixels up to so many times larger or smaller than their own.
     mirrored_ratio : share of steps on a patient with left and right exchanged.
     dvh_weight, dvh_from_ratio : of the DVH loss beside the masked L1, rising from that share of the budget on over the
         next fifth.
@@ -28,9 +29,11 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warm_up_ratio: float = 0.02
+    hold_ratio: float = 0.02
     gradient_norm: float = 1.0
     average_decay: float = 0.998
     turned_ratio: float = 0.5
+    pixel_range: float = 1.0
     mirrored_ratio: float = 0.5
     dvh_weight: float = 0.15
     dvh_from_ratio: float = 0.4
@@ -39,11 +42,11 @@ class TrainingSettings:
     begun_from: str = ""
 
     def rate_at(self, elapsed_ratio: float) -> float:
-        """Learning rate after a share of the budget: linear warm-up, then a cosine to zero."""
+        """Learning rate after a share of the budget: linear warm-up, its peak, then a cosine to zero."""
         if elapsed_ratio < self.warm_up_ratio:
             return self.learning_rate * max(elapsed_ratio / self.warm_up_ratio, 0.01)
-        along = (min(elapsed_ratio, 1.0) - self.warm_up_ratio) / (1 - self.warm_up_ratio)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * along))
+        along = (min(elapsed_ratio, 1.0) - self.hold_ratio) / (1 - self.hold_ratio)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * max(along, 0.0)))
 
     def dvh_weight_at(self, elapsed_ratio: float) -> float:
         """Weight of the DVH loss after a share of the budget."""

@@ -192,7 +192,8 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate_at(self.elapsed_ratio)
         random = _stream(self.settings.seed, self.steps, 1 + self.workers.rank)
-        augmentation = Augmentation.draw(random, self.settings.mirrored_ratio, self.settings.turned_ratio)
+        s = self.settings
+        augmentation = Augmentation.draw(random, s.mirrored_ratio, s.turned_ratio, s.pixel_range)
         seen = augmentation(case.example(self.network.configuration.channels))
         factors = [f.to(self.device) for f in self.network.draw_factors(1, random)]
         half = self._precision_for(seen.channels) is torch.bfloat16
