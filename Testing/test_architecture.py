@@ -28,7 +28,8 @@ LEVELS = (
     ("report", "run", "scene", "doctor"),
     ("observe",),
     ("train",),
-    ("cli_dicom", "cli_dosimetry"),
+    ("cli_dicom", "cli_dosimetry", "cli_options", "cli_terminal"),
+    ("cli_patient",),
     ("cli",),
     ("__main__",),
 )
