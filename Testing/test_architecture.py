@@ -27,7 +27,7 @@ LEVELS = (
     ("ledger", "ledger_entries"),
     ("twin", "course"),
     ("report", "run", "scene", "doctor"),
-    ("observe",),
+    ("observe", "replay", "loop"),
     ("train",),
     ("cli_dicom", "cli_dosimetry", "cli_options", "cli_terminal"),
     ("cli_patient",),
