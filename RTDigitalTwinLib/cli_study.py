@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from RTDigitalTwinLib.progress import Progress
+from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options
+from RTDigitalTwinLib.cli_terminal import progress_bar
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-ProgressBar = Callable[[], AbstractContextManager[Progress]]
 
-
-def add_study_command(
-    commands: Any, methods: Sequence[str], add_model_options: Callable[[Any], None], progress_bar: ProgressBar
-) -> None:
-    """Add the command to a parser's commands; ``methods`` are those of ``observe``."""
+def add_study_command(commands: Any) -> None:
+    """Add the command to a parser's commands."""
     study = commands.add_parser(
         "recalibration-study", help="what observing is worth: every method on a cohort, deliveries simulated"
     )
-    study.set_defaults(command=lambda options: _study(options, progress_bar))
+    study.set_defaults(command=_study)
     study.add_argument("data", type=Path, metavar="DATA", help="folder of patients not trained on, with their doses")
     study.add_argument("--out", type=Path, required=True, help="folder for the study; one that was begun goes on")
     study.add_argument("--patients", nargs="+", default=["8"], metavar="WHO", help="how many, or names (default 8)")
-    study.add_argument("--methods", nargs="+", choices=methods, default=list(methods), help="only these")
+    study.add_argument(
+        "--methods", nargs="+", choices=OBSERVING_METHODS, default=list(OBSERVING_METHODS), help="only these"
+    )
     study.add_argument("--processes", type=int, default=1, help="patients at a time (default 1)")
     study.add_argument("--decoder-steps", type=int, default=30, help="of the method decoder, at most (default 30)")
     add_model_options(study)
 
 
-def _study(options: Namespace, progress_bar: ProgressBar) -> int:
+def _study(options: Namespace) -> int:
     from RTDigitalTwinLib.study import StudySettings, run_study
 
     settings = StudySettings(

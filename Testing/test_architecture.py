@@ -17,18 +17,20 @@ MODULE = ROOT / "RTDigitalTwin"
 
 # A room imports from its own level and those before it.
 LEVELS = (
-    ("errors", "progress", "stopwatch", "resources", "files", "allocation"),
+    ("errors", "progress", "stopwatch", "resources", "files", "allocation", "versions"),
     ("patient",),
     ("dosimetry",),
     ("model",),
     ("solver",),
     ("calibration",),
     ("decision",),
-    ("twin", "course", "ledger"),
+    ("ledger", "ledger_entries"),
+    ("twin", "course"),
     ("report", "run", "scene", "doctor"),
-    ("observe", "study"),
+    ("observe", "study", "replay", "loop"),
     ("train",),
-    ("cli_dicom", "cli_dosimetry", "cli_study"),
+    ("cli_dicom", "cli_dosimetry", "cli_options", "cli_terminal"),
+    ("cli_patient", "cli_study"),
     ("cli",),
     ("__main__",),
 )
