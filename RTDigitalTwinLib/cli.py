@@ -16,6 +16,7 @@ from rich.text import Text
 
 from RTDigitalTwinLib import __version__, progress
 from RTDigitalTwinLib.allocation import keep_freed_memory
+from RTDigitalTwinLib.cli_accumulation import add_accumulation_command
 from RTDigitalTwinLib.cli_dicom import add_dicom_commands, add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
@@ -31,6 +32,7 @@ from RTDigitalTwinLib.train import (
 MOST_SAMPLES = 10_000
 OBSERVING_METHODS = ("scale", "offsets", "kalman", "persistence", "decoder")  # calibration.choice has torch in tow
 RESEARCH_USE = "Research use only. Not for clinical decisions."
+NOT_INFORMATIVE = "says nothing"  # a band that leaves nearly all of 0 to 100 % open
 
 console = Console(stderr=True, highlight=False)
 
@@ -135,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--out", type=Path, required=True, help="file to write, ending in .cohort")
 
     add_dosimetry_commands(commands)
+    add_accumulation_command(commands, _progress_bar)
 
     doctor = commands.add_parser("doctor", help="what is installed, GPU, weights, system libraries")
     doctor.set_defaults(command=_doctor)
@@ -251,14 +254,25 @@ def _print_metrics(summary: dict) -> None:
         title = f"{summary['patient']}: mean of {samples} samples, {summary['bands']}"
     if any(row["reference"] is not None for row in rows):
         columns["reference"] = "reference"
+    judged = any(row["covers_reference"] is not None for row in rows)
     table = Table(title=Text(title))
     for heading in ("structure", "metric", *columns):
         table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
+    if judged:
+        table.add_column("reference is")
     for row in rows:
-        numbers = [row[key] for key in columns.values()]
-        cells = ["not known" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
-        table.add_row(Text(row["structure"]), row["metric"], *cells)
+        cells = {key: "not known" if row[key] is None else f"{row[key]:.1f} {row['unit']}" for key in columns.values()}
+        if row["informative"] is False:
+            cells |= dict.fromkeys(("low", "high"), NOT_INFORMATIVE)
+        table.add_row(Text(row["structure"]), row["metric"], *cells.values(), *([_where(row)] if judged else []))
     Console(highlight=False).print(table)
+
+
+def _where(row: dict) -> Text:
+    """Where the reference is, in words; nothing where the band does not tell."""
+    if row["covers_reference"] is None or row["informative"] is False:
+        return Text("")
+    return Text("inside") if row["covers_reference"] else Text("outside", "yellow")
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -25,7 +25,14 @@ from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import write_report
-from RTDigitalTwinLib.report.tables import Findings, write_dvh_csv, write_goals_csv, write_metrics_csv
+from RTDigitalTwinLib.report.tables import (
+    Findings,
+    MetricRow,
+    write_biology_csv,
+    write_dvh_csv,
+    write_goals_csv,
+    write_metrics_csv,
+)
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
@@ -191,6 +198,7 @@ def write_tables(folder: Path, findings: Findings) -> None:
     write_dvh_csv(folder / "dvh.csv", prediction)
     write_metrics_csv(folder / "metrics.csv", findings.rows)
     write_goals_csv(folder / "goals.csv", findings.goals)
+    write_biology_csv(folder / "biology.csv", findings.biology)
     dvh_figure(prediction).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
 
 
@@ -228,6 +236,10 @@ def _caption(path: Path) -> str:
     return f"{CAPTIONS[orientation]}: {SHOWN[shown]}" if shown else "Structures in space"
 
 
+def _judged(row: MetricRow) -> dict[str, bool | None]:
+    return {"informative": row.is_informative, "covers_reference": row.covers_reference}
+
+
 def _summary(findings: Findings) -> dict[str, Any]:
     prediction = findings.prediction
     patient = prediction.patient
@@ -241,8 +253,10 @@ def _summary(findings: Findings) -> dict[str, Any]:
         "fractions": patient.plan.prescription.fractions,
         "bands": prediction.band_words(findings.level) if prediction.has_spread else None,
         "structures_cc": {name: round(s.volume_cc, 3) for name, s in patient.structures.items()},
-        "metrics": [asdict(row) for row in findings.rows],
+        "metrics": [asdict(row) | _judged(row) for row in findings.rows],
         "goals": [asdict(row) for table in findings.goals for row in table.rows],
+        "biology": [asdict(row) for row in findings.biology.rows],
+        "biology_notes": list(findings.biology.notes),
     }
     if (score := findings.score) is not None:
         summary["dose_error_gy"], summary["dvh_error_gy"] = round(score.dose_error_gy, 4), round(score.dvh_error_gy, 4)

@@ -28,7 +28,8 @@ LEVELS = (
     ("report", "run", "scene", "doctor"),
     ("observe",),
     ("train",),
-    ("cli_dicom", "cli_dosimetry"),
+    ("cli_tables",),
+    ("cli_dicom", "cli_dosimetry", "cli_accumulation"),
     ("cli",),
     ("__main__",),
 )

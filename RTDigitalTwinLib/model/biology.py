@@ -115,19 +115,29 @@ class DoseResponse:
         """
         return self.probability(self.eud_gy(dose, fractions))
 
-    def drawn(self, dose: StructureDose, fractions: int, draws: int, seed: int = 0) -> NDArray[np.float64]:
+    def drawn(
+        self, dose: StructureDose, fractions: int, draws: int, seed: int = 0, shift_gy: NDArray | None = None
+    ) -> NDArray[np.float64]:
         """Probabilities (draws,) with parameters drawn anew each time, the dose samples taken in turn.
 
         Parameters are normal with their published standard deviations, independent of each other, and positive where
-        they must be. Without published ones only the doses vary. Raises RTDigitalTwinError for no draws.
+        they must be. Without published ones only the doses vary. ``shift_gy`` (samples,) is added to the equivalent
+        uniform dose of each sample: what a calibration of their spread moves it by.
+        Raises RTDigitalTwinError for no draws.
         """
         if draws < 1:
             raise RTDigitalTwinError(f"At least one draw is needed, not {draws}.", where=self.endpoint)
         rng = np.random.default_rng(seed)
+        eud_gy, shift = self.eud_gy(dose, fractions), np.zeros(dose.count) if shift_gy is None else shift_gy
         if not self.sd:
-            return np.resize(self.of(dose, fractions), draws)
-        rows = [dose.sample(k) for k in range(dose.count)]
-        return np.array([float(self._varied(rng).of(rows[k % dose.count], fractions)[0]) for k in range(draws)])
+            return np.resize(self.probability(np.maximum(eud_gy + shift, 0)), draws)
+        found = np.empty(draws)
+        for k in range(draws):
+            row = k % dose.count
+            varied = self._varied(rng)
+            gy = varied.eud_gy(dose.sample(row), fractions)[0] if "n" in self.sd else eud_gy[row]
+            found[k] = varied.probability(max(gy + shift[row], 0.0))
+        return found
 
     def _varied(self, rng: np.random.Generator) -> DoseResponse:
         for _ in range(_REDRAWS):

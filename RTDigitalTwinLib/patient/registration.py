@@ -138,7 +138,7 @@ class Registration:
 
 
 def interpolated(values: NDArray, source: Grid, target: Grid, shifts_mm: NDArray) -> NDArray[np.float64]:
-    """``values`` on ``source`` at each voxel of ``target`` plus a shift, linearly; NaN outside, and where a shift is NaN.
+    """``values`` on ``source`` at each voxel of ``target`` plus a shift, linear; NaN outside, and where a shift is NaN.
 
     Parameters
     ----------

@@ -1,0 +1,72 @@
+"""What commands on doses share: reading a dose, tables and notes on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from RTDigitalTwinLib.errors import PatientDataError
+
+if TYPE_CHECKING:
+    from RTDigitalTwinLib.patient.patient import Patient
+    from RTDigitalTwinLib.patient.volume import Volume
+
+RESEARCH_USE = "Research use only. Not for clinical decisions."
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print("Note:", end=" ", style="yellow")
+        console.print(note, markup=False, soft_wrap=True)
+
+
+def print_table(console: Console, title: str, headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    table = Table(title=Text(title))
+    for heading in headings:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def with_error(value: float, error: float | None, unit: str) -> str:
+    return f"{value:.1f} {unit}" if error is None else f"{value:.1f} ± {error:.1f} {unit} (voxel size)"
+
+
+def number_text(value: float | None, digits: int, sign: str = "") -> str:
+    return "–" if value is None else format(value, f"{sign}.{digits}f")
+
+
+def percent_text(probability: float) -> str:
+    return "below 0.1 %" if probability < 0.001 else f"{100 * probability:.1f} %"
+
+
+def range_text(low: float | None, high: float | None) -> str:
+    return "not published" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def required_dose(patient: Patient) -> Volume:
+    if not patient.plans or patient.plan.dose is None:
+        raise PatientDataError(
+            "The folder holds no dose.", where=patient.pseudonym, remedy="Add it, or name an image file of it."
+        )
+    return patient.plan.dose
+
+
+def dose_file(path: Path, patient: Patient, unit: str | None) -> Volume:
+    from RTDigitalTwinLib.patient.dose_file import read_dose_image
+
+    return read_dose_image(path, patient.ct.grid.frame_of_reference, unit)
+
+
+def require_place(out: Path, source: Path) -> None:
+    from RTDigitalTwinLib.files import require_apart
+    from RTDigitalTwinLib.patient.loading import require_outside_patients
+
+    require_outside_patients(out)
+    require_apart(out, source)
