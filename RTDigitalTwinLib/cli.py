@@ -19,6 +19,7 @@ from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.cli_accumulation import add_accumulation_command
 from RTDigitalTwinLib.cli_dicom import add_dicom_commands, add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
+from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import (
     EXIT_CANCELLED,
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dose-dicom", type=Path, metavar="FILE", help="the mean as RTDOSE for the patient's record")
     add_dicom_options(run)
     run.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)")
+    add_goals_option(run)
     run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     _add_model_options(run)
 
@@ -184,7 +186,14 @@ def _progress_bar() -> Iterator[progress.Progress]:
 def _run(options: argparse.Namespace) -> int:
     from RTDigitalTwinLib.run import RunSettings, run_patient
 
-    settings = RunSettings(options.samples, options.seed, options.device, options.weights)
+    goals = chosen_goals(options.goals)
+    settings = RunSettings(
+        options.samples,
+        options.seed,
+        options.device,
+        options.weights,
+        goals=None if goals is None else tuple(goals),
+    )
     with _progress_bar() as shown:
         summary = run_patient(
             options.patient,

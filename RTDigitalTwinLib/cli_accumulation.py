@@ -124,33 +124,37 @@ def _print(console: Console, patient: Patient, found: Accumulation) -> None:
         (
             m.fractions,
             str(m.count),
-            number_text(m.moved_mean_mm, 1),
-            number_text(m.inconsistency_mean_mm, 1),
-            number_text(m.inconsistency_95_mm, 1),
+            f"{m.moved_mean_mm:.1f} mm",
+            _known(m.inconsistency_mean_mm, "mm"),
+            _known(m.inconsistency_95_mm, "mm"),
             "–" if m.density_changed_ratio is None else f"{m.density_changed_ratio:.1%}",
         )
         for m in found.mappings
     ]
-    headings = ("fractions", "number", "moved (mm)", "inconsistency (mm)", "95th percentile (mm)", "density changed")
-    print_table(console, f"{patient.pseudonym}: mapping, means over the dose mask", headings, mappings)
+    headings = ("fractions", "number", "moved", "inconsistent", "95 % below", "density changed")
+    title = f"{patient.pseudonym}: mapping over the dose mask (inconsistent: away after there and back)"
+    print_table(console, title, headings, mappings)
     ratio = found.sum.alpha_beta_gy
     kind = "physical dose" if ratio is None else f"EQD2, alpha/beta {ratio:g} Gy"
     rows = [
         (
             m.structure,
-            m.metric,
-            m.unit,
+            f"{m.metric} ({m.unit})",
             number_text(m.planned, 1),
             number_text(m.accumulated, 1),
             number_text(m.difference, 1, "+"),
-            number_text(m.inconsistency_mean_mm, 1),
-            number_text(m.dose_error_gy, 1),
+            _known(m.dose_error_gy, "Gy"),
         )
         for m in found.metrics
     ]
-    metric_headings = ("structure", "metric", "unit", "planned", "accumulated", "difference", "off by (mm)", "or (Gy)")
+    metric_headings = ("structure", "metric", "planned", "summed", "change", "by mapping")
     print_table(console, f"{found.sum.fractions} fractions, {kind}", metric_headings, rows)
+    console.print("By mapping: how far doses in the structure may be off by the inconsistency, mean.")
     print_notes(console, found.notes)
+
+
+def _known(value: float | None, unit: str) -> str:
+    return "–" if value is None else f"{value:.1f} {unit}"
 
 
 def _write(out: Path, patient: Patient, found: Accumulation, registered: str) -> None:

@@ -15,6 +15,8 @@ from rich.text import Text
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.cli_tables import (
     RESEARCH_USE,
+    add_goals_option,
+    chosen_goals,
     dose_file,
     number_text,
     percent_text,
@@ -30,7 +32,6 @@ from RTDigitalTwinLib.errors import RTDigitalTwinError
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from RTDigitalTwinLib.dosimetry.goals import GoalSet
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.patient.volume import Volume
     from RTDigitalTwinLib.report.dose_comparison import DoseComparison
@@ -61,9 +62,7 @@ def add_dosimetry_commands(commands: Any) -> None:
 
 
 def _add_shared(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--goals", action="append", metavar="WHICH", help="protocol by name or TOML file; may be repeated (default all)"
-    )
+    add_goals_option(parser)
     parser.add_argument("--unit", choices=("Gy", "cGy"), help="of a dose file that does not say it")
 
 
@@ -71,7 +70,7 @@ def _dose(options: Namespace) -> int:
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.report.dose_review import review_dose
 
-    goals = _chosen_goals(options.goals)
+    goals = chosen_goals(options.goals)
     if options.out is not None:
         require_place(options.out, options.folder)
     patient = Patient.load(options.folder)
@@ -94,7 +93,7 @@ def _compare(options: Namespace) -> int:
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.report.dose_comparison import compare_doses
 
-    goals = _chosen_goals(options.goals)
+    goals = chosen_goals(options.goals)
     percent, mm = _gamma_numbers(options.gamma)
     criteria = GammaCriteria(percent, mm, options.cutoff, options.local)
     if options.out is not None:
@@ -125,20 +124,6 @@ def _gamma_numbers(text: str) -> tuple[float, float]:
     except ValueError as error:
         raise RTDigitalTwinError(f"{text!r} are no gamma criteria.", remedy="Write 3/2 for 3 % and 2 mm.") from error
     return percent, mm
-
-
-def _chosen_goals(chosen: list[str] | None) -> list[GoalSet] | None:
-    from RTDigitalTwinLib.dosimetry.goals import available_goals, load_goals
-
-    if chosen is None:
-        return None
-    known = available_goals()
-    for word in chosen:
-        if word not in known and not Path(word).is_file():
-            raise RTDigitalTwinError(
-                f"There are no goals of this name, and no such file; there are {', '.join(known)}.", where=word
-            )
-    return [load_goals(known[word] if word in known else Path(word)) for word in chosen]
 
 
 def _print_review(console: Console, patient: Patient, review: DoseReview) -> None:

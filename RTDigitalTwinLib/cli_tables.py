@@ -10,9 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+    from RTDigitalTwinLib.dosimetry.goals import GoalSet
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.patient.volume import Volume
 
@@ -70,3 +73,26 @@ def require_place(out: Path, source: Path) -> None:
 
     require_outside_patients(out)
     require_apart(out, source)
+
+
+def add_goals_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--goals",
+        action="append",
+        metavar="WHICH",
+        help="protocol by name or TOML file; may be repeated (default: those that fit the prescription)",
+    )
+
+
+def chosen_goals(chosen: list[str] | None) -> list[GoalSet] | None:
+    from RTDigitalTwinLib.dosimetry.goals import available_goals, load_goals
+
+    if chosen is None:
+        return None
+    known = available_goals()
+    for word in chosen:
+        if word not in known and not Path(word).is_file():
+            raise RTDigitalTwinError(
+                f"There are no goals of this name, and no such file; there are {', '.join(known)}.", where=word
+            )
+    return [load_goals(known[word] if word in known else Path(word)) for word in chosen]

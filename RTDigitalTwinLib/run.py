@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
+from RTDigitalTwinLib.dosimetry.goals import GoalSet
 from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
 from RTDigitalTwinLib.files import require_apart, require_writable, whole_file, whole_folder
@@ -50,12 +51,16 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to predict: Monte Carlo samples (0 is deterministic), their seed, device, weights file (None: ours)."""
+    """How to predict: Monte Carlo samples (0 is deterministic), their seed, device, weights file (None: ours).
+
+    ``goals`` are the protocols to judge by; None for those that fit the prescription.
+    """
 
     samples: int = 32
     seed: int = 0
     device: str = "auto"
     weights: Path | None = None
+    goals: tuple[GoalSet, ...] | None = field(default=None, kw_only=True)
 
 
 def run_patient(
@@ -93,7 +98,7 @@ def run_patient(
             prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.17, 0.6))
         verdict = twin.familiarity
         unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
-        findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)))
+        findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)), chosen_goals=settings.goals)
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
             write_tables(folder, findings)
@@ -255,6 +260,8 @@ def _summary(findings: Findings) -> dict[str, Any]:
         "structures_cc": {name: round(s.volume_cc, 3) for name, s in patient.structures.items()},
         "metrics": [asdict(row) | _judged(row) for row in findings.rows],
         "goals": [asdict(row) for table in findings.goals for row in table.rows],
+        "goal_reasons": dict(findings.goal_choice.reasons),
+        "goals_left_out": list(findings.goal_choice.left_out),
         "biology": [asdict(row) for row in findings.biology.rows],
         "biology_notes": list(findings.biology.notes),
     }

@@ -60,7 +60,7 @@ def test_a_registered_day(dicom_set: tuple[Path, Patient], tmp_path: Path, capsy
     assert float(mean["accumulated"]) == pytest.approx(float(mean["planned"]), abs=0.05)
     assert 0 < float(mean["dose_error_gy"]) < 0.5
     printed = " ".join(capsys.readouterr().out.split())
-    assert "EQD2, alpha/beta 3 Gy" in printed and "inconsistency" in printed and "Research use only" in printed
+    assert "EQD2, alpha/beta 3 Gy" in printed and "inconsistent" in printed and "Research use only" in printed
 
 
 def test_another_patient_is_refused(

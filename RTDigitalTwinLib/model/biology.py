@@ -70,6 +70,7 @@ class DoseResponse:
     alpha_beta_gy : dose is turned to EQD2 with it; None where the model is in physical dose.
     citation : where the parameters come from.
     sd : published standard deviations by parameter (d50_gy, slope, n).
+    unverified : what of it could not be checked in a source; "" where all of it was.
     """
 
     effect: Effect
@@ -82,6 +83,12 @@ class DoseResponse:
     alpha_beta_gy: float | None
     citation: str
     sd: Mapping[str, float] = field(default_factory=dict)
+    unverified: str = ""
+
+    @property
+    def source(self) -> str:
+        """The citation, with what of it is not verified."""
+        return f"{self.citation}. Not verified: {self.unverified}" if self.unverified else self.citation
 
     def probability(self, eud_gy: ArrayLike) -> NDArray[np.float64]:
         """At equivalent uniform doses in Gy, of any shape; 0 at no dose but for what the formula's own tail gives.
@@ -173,7 +180,18 @@ def _read(effect: Effect, entry: Mapping[str, Any], where: str) -> DoseResponse:
     with reading(where):
         formula = Formula(entry["formula"])
         slope = _SLOPES[formula]
-        known = {"structures", "endpoint", "formula", "d50_gy", "n", "alpha_beta_gy", "citation", "sd", slope}
+        known = {
+            "structures",
+            "endpoint",
+            "formula",
+            "d50_gy",
+            "n",
+            "alpha_beta_gy",
+            "citation",
+            "sd",
+            "unverified",
+            slope,
+        }
         require_known(entry, known, f"; a {formula.value} model has d50_gy, {slope} and n")
         sd = {{slope: "slope"}.get(name, name): float(value) for name, value in entry.get("sd", {}).items()}
         ratio = entry.get("alpha_beta_gy")
@@ -188,6 +206,7 @@ def _read(effect: Effect, entry: Mapping[str, Any], where: str) -> DoseResponse:
             None if ratio is None else float(ratio),
             text_of(entry["citation"]),
             sd,
+            text_of(entry["unverified"]) if "unverified" in entry else "",
         )
     _require_possible(model, where)
     return model

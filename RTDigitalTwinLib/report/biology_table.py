@@ -100,5 +100,5 @@ def _row(
     reference = None if planned is None else float(model.of(planned, fractions)[0])
     return PredictedBiologyRow(
         name, model.effect.value, model.endpoint, float(eud_gy.mean()), float(probability.mean()), low, high,
-        bool(model.sd), calibrated, reference, model.citation,
+        bool(model.sd), calibrated, reference, model.source,
     )  # fmt: skip

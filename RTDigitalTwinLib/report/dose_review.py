@@ -19,7 +19,7 @@ from RTDigitalTwinLib.model.biology import NOTICE, DoseResponse, load_biology, m
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Volume
-from RTDigitalTwinLib.report.goal_table import GoalTable, goal_sets, goal_tables, metrics_of_dose
+from RTDigitalTwinLib.report.goal_table import GoalTable, goal_choice, goal_tables, metrics_of_dose
 from RTDigitalTwinLib.report.tables import ordered_structures
 
 DRAWS = 400  # of published parameters
@@ -101,7 +101,9 @@ def review_dose(
     quality = tuple(_quality(inside[name], body, gy, notes) for name, gy in levels.items() if name in inside)
     notes += overlaps(patient, levels)
     fractions = patient.plan.prescription.fractions if patient.plans else None
-    tables = goal_tables(patient, metrics_of_dose(dose, patient), goal_sets(goals), fractions)
+    choice = goal_choice(patient, goals)
+    tables = goal_tables(patient, metrics_of_dose(dose, patient), choice)
+    notes += choice.left_out
     biology: list[BiologyRow] = []
     chosen = tuple(load_biology() if models is None else models)
     for name, doses in inside.items():
@@ -170,7 +172,7 @@ def _biology(model: DoseResponse, name: str, doses: StructureDose, fractions: in
         drawn = model.drawn(doses, fractions, DRAWS)
         low, high = (float(v) for v in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     eud, probability = float(model.eud_gy(doses, fractions)[0]), float(model.of(doses, fractions)[0])
-    return BiologyRow(name, model.effect.value, model.endpoint, eud, probability, low, high, model.citation)
+    return BiologyRow(name, model.effect.value, model.endpoint, eud, probability, low, high, model.source)
 
 
 @dataclass(frozen=True)

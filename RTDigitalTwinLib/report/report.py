@@ -112,6 +112,7 @@ def render_report(
             level_percent=f"{100 * level:g}",
             score=findings.score,
             goals=findings.goals,
+            goal_notes=findings.goal_choice.left_out,
             biology=findings.biology,
             uninformative=any(row.is_informative is False for row in findings.rows),
             uncalibrated_biology=any(row.calibrated is False for row in findings.biology.rows),

@@ -13,6 +13,7 @@ import numpy as np
 
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.goals import GoalChoice, GoalSet
 from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, score_patient
 from RTDigitalTwinLib.errors import PatientDataError
@@ -20,7 +21,7 @@ from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.report.biology_table import BiologyTable, PredictedBiologyRow, biology_of_prediction
-from RTDigitalTwinLib.report.goal_table import GoalRow, GoalTable, goal_sets, goal_tables, metrics_of_prediction
+from RTDigitalTwinLib.report.goal_table import GoalRow, GoalTable, goal_choice, goal_tables, metrics_of_prediction
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.ensemble import fewest_simultaneous
 
@@ -94,11 +95,13 @@ class Findings:
     ----------
     level : of the band.
     more_notes : for the user to read, beside what the patient's reader noticed.
+    chosen_goals : protocols to judge by; None for those that fit the prescription.
     """
 
     prediction: DoseEnsemble
     level: float = 0.95
     more_notes: tuple[str, ...] = ()
+    chosen_goals: tuple[GoalSet, ...] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -117,10 +120,14 @@ class Findings:
 
     @cached_property
     def goals(self) -> tuple[GoalTable, ...]:
-        """Clinical goals of the protocols that come with the software."""
-        patient = self.prediction.patient
-        fractions = patient.plan.prescription.fractions if patient.plans else None
-        return tuple(goal_tables(patient, metrics_of_prediction(self.prediction), goal_sets(), fractions))
+        """Clinical goals of the protocols asked for; by default of those that fit the prescription."""
+        metrics = metrics_of_prediction(self.prediction)
+        return tuple(goal_tables(self.prediction.patient, metrics, self.goal_choice))
+
+    @cached_property
+    def goal_choice(self) -> GoalChoice:
+        """Which protocols, and why."""
+        return goal_choice(self.prediction.patient, self.chosen_goals)
 
     @cached_property
     def biology(self) -> BiologyTable:
