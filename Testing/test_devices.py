@@ -1,7 +1,7 @@
 """The engine on another device: what takes a device must do all of its work there.
 
-Without a GPU the work is done on torch's device ``meta``, whose tensors hold no numbers: an operation between it and the
-processor is an error there as on a GPU. Numbers are compared where a CUDA device is at hand.
+Without a GPU the work is done on torch's device ``meta``, whose tensors hold no numbers: an operation between it and
+the processor is an error there as on a GPU. Numbers are compared where a CUDA device is at hand.
 """
 
 from __future__ import annotations

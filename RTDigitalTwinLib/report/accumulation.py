@@ -24,6 +24,7 @@ from RTDigitalTwinLib.patient.registration import Registration
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.report.dose_review import require_reach
 from RTDigitalTwinLib.report.tables import ordered_structures
 
 MUCH_CHANGED_RATIO = 0.05  # of the dose mask; noise alone and a slipped voxel at the skin change a part of this
@@ -106,7 +107,7 @@ def accumulate(
     """Register every day's CT with the planning CT, map the doses there and sum them.
 
     ``settings`` None registers nothing: doses must then lie in the planning frame. Raises GeometryError where images
-    cannot be registered or frames do not fit.
+    cannot be registered or frames do not fit, PatientDataError where the sum is known nowhere in the patient.
     """
     parts, mappings, notes = [], [], [*patient.warnings]
     mask = patient.dose_mask.mask
@@ -119,6 +120,7 @@ def accumulate(
         notes += _mapping_notes(mappings[-1])
     progress(1.0, "summing")
     total = accumulated(parts, patient.ct.grid, alpha_beta_gy)
+    require_reach(patient, total.dose)
     unknown = float(np.isnan(total.dose.values[mask]).mean())
     if unknown > 0:
         notes.append(f"The sum is not known in {unknown:.1%} of the volume that can receive dose.")

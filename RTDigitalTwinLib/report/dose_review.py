@@ -84,9 +84,10 @@ def review_dose(
     """Review a dose on the grid of the patient's CT; goals and models by default those that come with the software.
 
     A structure that the dose does not cover is named in the notes. Raises GeometryError for another grid,
-    PatientDataError where the volume is no dose or has negative values.
+    PatientDataError where the volume is no dose, has negative values or is known nowhere in the patient.
     """
     patient.ct.grid.require_same(dose.grid, "The planning CT and the dose")
+    require_reach(patient, dose)
     notes = list(patient.warnings)
     inside: dict[str, StructureDose] = {}
     rows: list[DoseMetricRow] = []
@@ -120,6 +121,16 @@ def review_dose(
         integral = None
         notes.append(str(error))
     return DoseReview(tuple(rows), quality, integral, tuple(tables), tuple(biology), tuple(dict.fromkeys(notes)))
+
+
+def require_reach(patient: Patient, dose: Volume) -> None:
+    """Raises PatientDataError where a dose on the CT's grid is known nowhere in the volume that can receive it."""
+    if not np.isfinite(dose.values[patient.dose_mask.mask]).any():
+        raise PatientDataError(
+            "The dose is known nowhere in the patient: it lies elsewhere, or holds no numbers.",
+            where=patient.pseudonym,
+            remedy="Check its position and frame of reference.",
+        )
 
 
 def overlaps(patient: Patient, levels: dict[str, float]) -> list[str]:
