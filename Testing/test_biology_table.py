@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from RTDigitalTwinLib.cli import _print_metrics
 from RTDigitalTwinLib.model.biology import NOTICE, load_biology, models_for
 from RTDigitalTwinLib.report.biology_table import BiologyTable, PredictedBiologyRow, biology_of_prediction
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, write_biology_csv, write_dvh_csv
@@ -157,3 +158,18 @@ def test_the_report_says_which_bands_say_nothing(ensemble: DoseEnsemble) -> None
 
     text = text_of(render_report(findings, {}, provenance_of(ensemble)))
     assert "V70 (%) 50.0 not informative 20.0" in text and "counts neither as holding the reference" in text
+
+
+def test_the_terminal_marks_what_is_outside_and_what_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = {"structure": "PTV_7000", "unit": "Gy", "mean": 50.0, "low": 40.0, "high": 60.0}
+    rows = [
+        {**numbers, "metric": "D95", "reference": 55.0, "covers_reference": True, "informative": True},
+        {**numbers, "metric": "D1", "reference": 65.0, "covers_reference": False, "informative": True},
+        {**numbers, "metric": "V70", "unit": "%", "low": 0.0, "high": 100.0, "reference": 20.0,
+         "covers_reference": True, "informative": False},
+    ]  # fmt: skip
+    _print_metrics({"patient": "pt_1", "bands": "calibrated", "provenance": {"samples": 32}, "metrics": rows})
+    lines = {cells[1]: cells for cells in map(str.split, capsys.readouterr().out.replace("│", " ").splitlines())
+             if len(cells) > 1}  # fmt: skip
+    assert lines["D95"][-1] == "inside" and lines["D1"][-1] == "outside"
+    assert lines["V70"][4:8] == ["says", "nothing", "says", "nothing"] and lines["V70"][-1] == "%"

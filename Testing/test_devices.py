@@ -7,6 +7,7 @@ the processor is an error there as on a GPU. Numbers are compared where a CUDA d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,13 +25,16 @@ SAMPLES = 3
 WORK: dict[str, Callable[[StructureDose], object]] = {
     "DVH": lambda dose: dose.volume_at_dose_ratio([0.0, 20.0, 40.0]),
     "dose at volume": lambda dose: dose.doses_at_volume_gy([0.02, 0.95]),
-    **{str(m): (lambda dose, m=m: dose.metric(m)) for m in map(DvhMetric.parse, ("D95", "D0.1cc", "V20", "V20[cc]"))},
+    **{
+        text: partial(StructureDose.metric, metric=DvhMetric.parse(text))
+        for text in ("D95", "D0.1cc", "V20", "V20[cc]")
+    },
     "mean, min, max": lambda dose: (dose.mean_gy(), dose.min_gy(), dose.max_gy()),
     "gEUD": lambda dose: geud_gy(dose, 8.0),
     "gEUD of EQD2": lambda dose: geud_gy(dose, 8.0, of=lambda gy: eqd2_gy(gy, 35, 3.0)),
     "plan quality": lambda dose: plan_quality(dose, dose, 40.0),
     "integral dose": integral_dose_gy_l,
-    **{f"biology {k}": (lambda dose, m=m: m.of(dose, 35)) for k, m in enumerate(load_biology())},
+    **{f"biology {k}": partial(model.of, fractions=35) for k, model in enumerate(load_biology())},
 }
 
 

@@ -102,7 +102,7 @@ def accumulated(parts: Sequence[DeliveredDose], grid: Grid, alpha_beta_gy: float
     count = sum(part.fractions for part in parts)
     for part in parts:
         gy = part.onto(grid)
-        rise = 1.0
+        rise: float | NDArray = 1.0
         if alpha_beta_gy is None:
             total += gy
         else:

@@ -257,7 +257,8 @@ def load_goals(path: Path) -> GoalSet:
         site = text_of(content["site"]) if "site" in content else ""
         known = {"name", "title", "citation", "fractions", "prescribed_gy", "site", "dose_unit", "goals"}
         require_known(content, known)
-    return GoalSet(*texts, goals, fractions, None if prescribed is None else float(prescribed), site)
+    prescribed_gy = None if prescribed is None else float(prescribed)
+    return GoalSet(texts[0], texts[1], texts[2], goals, fractions, prescribed_gy, site)
 
 
 def _goal(entry: Mapping[str, Any], where: str) -> Goal:

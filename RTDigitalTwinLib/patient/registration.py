@@ -47,10 +47,13 @@ class Registration:
     error: Volume | None = None
 
     def __post_init__(self) -> None:
-        matrix = np.asarray(self.rotation, float).reshape(-1)
-        if matrix.size != 9 or not np.isfinite([*matrix, *self.offset_mm]).all() or len(self.offset_mm) != 3:
+        if (
+            len(self.rotation) != 9
+            or len(self.offset_mm) != 3
+            or not np.isfinite([*self.rotation, *self.offset_mm]).all()
+        ):
             raise GeometryError("A registration needs nine finite numbers of rotation and three of shift.")
-        matrix = matrix.reshape(3, 3)
+        matrix = np.reshape(self.rotation, (3, 3))
         if not np.allclose(matrix @ matrix.T, np.eye(3), atol=_ROTATION_TOLERANCE) or np.linalg.det(matrix) < 0:
             raise GeometryError("The matrix of a registration is no rotation.", remedy="Scalings are not supported.")
         if (self.displacement_mm is None) != (self.grid is None):
