@@ -160,7 +160,10 @@ def test_the_report_says_which_bands_say_nothing(ensemble: DoseEnsemble) -> None
     assert "V70 (%) 50.0 not informative 20.0" in text and "counts neither as holding the reference" in text
 
 
-def test_the_terminal_marks_what_is_outside_and_what_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_marks_what_is_outside_and_what_says_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     numbers = {"structure": "PTV_7000", "unit": "Gy", "mean": 50.0, "low": 40.0, "high": 60.0}
     rows = [
         {**numbers, "metric": "D95", "reference": 55.0, "covers_reference": True, "informative": True},
