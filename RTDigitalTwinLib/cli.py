@@ -14,6 +14,7 @@ from rich.text import Text
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.allocation import keep_freed_memory
+from RTDigitalTwinLib.cli_accumulation import add_accumulation_command
 from RTDigitalTwinLib.cli_dicom import add_dicom_commands
 from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
 from RTDigitalTwinLib.cli_options import add_model_options, sample_count
@@ -104,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--out", type=Path, required=True, help="file to write, ending in .cohort")
 
     add_dosimetry_commands(commands)
+    add_accumulation_command(commands)
 
     doctor = commands.add_parser("doctor", help="what is installed, GPU, weights, system libraries")
     doctor.set_defaults(command=_doctor)

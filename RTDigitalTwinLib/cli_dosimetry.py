@@ -13,13 +13,23 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__
-from RTDigitalTwinLib.cli_terminal import RESEARCH_USE
-from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.cli_tables import (
+    add_goals_option,
+    chosen_goals,
+    dose_file,
+    number_text,
+    percent_text,
+    range_text,
+    require_place,
+    required_dose,
+    with_error,
+)
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table
+from RTDigitalTwinLib.errors import RTDigitalTwinError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from RTDigitalTwinLib.dosimetry.goals import GoalSet
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.patient.volume import Volume
     from RTDigitalTwinLib.report.dose_comparison import DoseComparison
@@ -50,9 +60,7 @@ def add_dosimetry_commands(commands: Any) -> None:
 
 
 def _add_shared(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--goals", action="append", metavar="WHICH", help="protocol by name or TOML file; may be repeated (default all)"
-    )
+    add_goals_option(parser)
     parser.add_argument("--unit", choices=("Gy", "cGy"), help="of a dose file that does not say it")
 
 
@@ -60,11 +68,11 @@ def _dose(options: Namespace) -> int:
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.report.dose_review import review_dose
 
-    goals = _chosen_goals(options.goals)
+    goals = chosen_goals(options.goals)
     if options.out is not None:
-        _require_place(options.out, options.folder)
+        require_place(options.out, options.folder)
     patient = Patient.load(options.folder)
-    dose = _dose_of(patient) if options.dose is None else _dose_file(options.dose, patient, options.unit)
+    dose = required_dose(patient) if options.dose is None else dose_file(options.dose, patient, options.unit)
     dose = dose.resampled(patient.ct.grid)
     review = review_dose(patient, dose, goals)
     console = Console(highlight=False)
@@ -83,19 +91,19 @@ def _compare(options: Namespace) -> int:
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.report.dose_comparison import compare_doses
 
-    goals = _chosen_goals(options.goals)
+    goals = chosen_goals(options.goals)
     percent, mm = _gamma_numbers(options.gamma)
     criteria = GammaCriteria(percent, mm, options.cutoff, options.local)
     if options.out is not None:
         require_outside_patients(options.out)
         require_writable(options.out)
     patient = Patient.load(options.a)
-    a = _dose_of(patient)
+    a = required_dose(patient)
     if options.b.is_dir():
         other = Patient.load(options.b)
-        b = _dose_of(other)
+        b = required_dose(other)
     else:
-        b = _dose_file(options.b, patient, options.unit)
+        b = dose_file(options.b, patient, options.unit)
     told = Console(stderr=True, highlight=False)
     told.print(f"Comparing, with gamma {percent:g} %/{mm:g} mm over the whole volume: this can take minutes.")
     found = compare_doses(patient, a, b, criteria, goals)
@@ -116,73 +124,44 @@ def _gamma_numbers(text: str) -> tuple[float, float]:
     return percent, mm
 
 
-def _chosen_goals(chosen: list[str] | None) -> list[GoalSet] | None:
-    from RTDigitalTwinLib.dosimetry.goals import available_goals, load_goals
-
-    if chosen is None:
-        return None
-    known = available_goals()
-    for word in chosen:
-        if word not in known and not Path(word).is_file():
-            raise RTDigitalTwinError(
-                f"There are no goals of this name, and no such file; there are {', '.join(known)}.", where=word
-            )
-    return [load_goals(known[word] if word in known else Path(word)) for word in chosen]
-
-
-def _dose_of(patient: Patient) -> Volume:
-    if not patient.plans or patient.plan.dose is None:
-        raise PatientDataError(
-            "The folder holds no dose.", where=patient.pseudonym, remedy="Add it, or name an image file of it."
-        )
-    return patient.plan.dose
-
-
-def _dose_file(path: Path, patient: Patient, unit: str | None) -> Volume:
-    from RTDigitalTwinLib.patient.dose_file import read_dose_image
-
-    return read_dose_image(path, patient.ct.grid.frame_of_reference, unit)
-
-
-def _require_place(out: Path, source: Path) -> None:
-    from RTDigitalTwinLib.files import require_apart
-    from RTDigitalTwinLib.patient.loading import require_outside_patients
-
-    require_outside_patients(out)
-    require_apart(out, source)
-
-
 def _print_review(console: Console, patient: Patient, review: DoseReview) -> None:
     rows = [
-        (r.structure, f"{r.volume_cc:.1f}", r.metric, _with_error(r.value, r.discretisation, r.unit))
+        (r.structure, f"{r.volume_cc:.1f}", r.metric, with_error(r.value, r.discretisation, r.unit))
         for r in review.metrics
     ]
-    _print_table(console, f"{patient.pseudonym}: dose in structures", ("structure", "cc", "metric", "value"), rows)
+    print_table(console, f"{patient.pseudonym}: dose in structures", ("structure", "cc", "metric", "value"), rows)
     quality = [
         (
             q.structure,
             f"{q.prescribed_gy:g}",
-            _number(q.conformity, 2),
-            _number(q.homogeneity, 3),
-            _number(q.gradient, 1),
+            number_text(q.conformity, 2),
+            number_text(q.homogeneity, 3),
+            number_text(q.gradient, 1),
         )
         for q in review.quality
     ]
     if quality:
         headings = ("target", "prescribed (Gy)", "conformity (Paddick)", "homogeneity", "gradient index")
-        _print_table(console, "plan quality", headings, quality)
+        print_table(console, "plan quality", headings, quality)
     if review.integral_dose_gy_l is not None:
         console.print(f"Integral dose: {review.integral_dose_gy_l:.1f} Gy l")
     for table in review.goals:
         _print_goals(console, table)
     biology = [
-        (b.structure, b.effect, b.endpoint, f"{b.eud_gy:.1f} Gy", _percent(b.probability), _range(b.low, b.high))
+        (
+            b.structure,
+            b.effect,
+            b.endpoint,
+            f"{b.eud_gy:.1f} Gy",
+            percent_text(b.probability),
+            range_text(b.low, b.high),
+        )
         for b in review.biology
     ]
     if biology:
         biology_headings = ("structure", "effect", "endpoint", "EUD", "probability", "95 % by parameters")
-        _print_table(console, "biology (to rank, not to predict)", biology_headings, biology)
-    _print_notes(console, review.notes)
+        print_table(console, "biology (to rank, not to predict)", biology_headings, biology)
+    print_notes(review.notes, console)
 
 
 def _print_goals(console: Console, goals: GoalTable) -> None:
@@ -196,15 +175,15 @@ def _print_goals(console: Console, goals: GoalTable) -> None:
             Text(row.sign, style), Text(row.status, style), str(row.priority), Text(row.goal), value, row.note
         )
     console.print(table)
-    _print_notes(console, goals.notes)
+    print_notes(goals.notes, console)
 
 
 def _print_comparison(console: Console, patient: Patient, found: DoseComparison) -> None:
     rows = [
-        (m.structure, m.metric, m.unit, _number(m.a, 1), _number(m.b, 1), _number(m.difference, 1, "+"))
+        (m.structure, m.metric, m.unit, number_text(m.a, 1), number_text(m.b, 1), number_text(m.difference, 1, "+"))
         for m in found.metrics
     ]
-    _print_table(console, f"{patient.pseudonym}: B against A", ("structure", "metric", "unit", "A", "B", "B - A"), rows)
+    print_table(console, f"{patient.pseudonym}: B against A", ("structure", "metric", "unit", "A", "B", "B - A"), rows)
     table = Table(title="goals")
     for heading in ("goal", "A", "", "B", ""):
         table.add_column(heading)
@@ -212,7 +191,7 @@ def _print_comparison(console: Console, patient: Patient, found: DoseComparison)
         sides = [
             part
             for value, status in ((g.a_value, g.a_status), (g.b_value, g.b_status))
-            for part in (_number(value, 1), Text(status, STYLES[status]))
+            for part in (number_text(value, 1), Text(status, STYLES[status]))
         ]
         table.add_row(Text(f"{g.protocol}: {g.goal}"), *sides)
     console.print(table)
@@ -222,38 +201,7 @@ def _print_comparison(console: Console, patient: Patient, found: DoseComparison)
         f"{difference.mean_absolute_gy:.2f} Gy, largest {difference.largest_gy:+.2f} Gy"
     )
     console.print(f"Gamma {gamma.criteria}: {gamma.pass_ratio:.1%} of {gamma.judged_voxels} voxels at or below 1")
-    _print_notes(console, found.notes)
-
-
-def _print_notes(console: Console, notes: Iterable[str]) -> None:
-    for note in notes:
-        console.print("Note:", end=" ", style="yellow")
-        console.print(note, markup=False, soft_wrap=True)
-
-
-def _print_table(console: Console, title: str, headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    table = Table(title=Text(title))
-    for heading in headings:
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
-
-
-def _with_error(value: float, error: float | None, unit: str) -> str:
-    return f"{value:.1f} {unit}" if error is None else f"{value:.1f} ± {error:.1f} {unit} (voxel size)"
-
-
-def _number(value: float | None, digits: int, sign: str = "") -> str:
-    return "–" if value is None else format(value, f"{sign}.{digits}f")
-
-
-def _percent(probability: float) -> str:
-    return "below 0.1 %" if probability < 0.001 else f"{100 * probability:.1f} %"
-
-
-def _range(low: float | None, high: float | None) -> str:
-    return "not published" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
+    print_notes(found.notes, console)
 
 
 def _write_review(out: Path, patient: Patient, dose: Volume, review: DoseReview) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from RTDigitalTwinLib.cli_dicom import MOST_FRACTIONS, add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
+from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar
 from RTDigitalTwinLib.train import whole_number
 
@@ -25,6 +26,7 @@ def add_patient_commands(commands: Any) -> None:
     run.add_argument(
         "--samples", type=sample_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)"
     )
+    add_goals_option(run)
     run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     add_model_options(run)
 
@@ -72,7 +74,10 @@ def _fractions(text: str) -> int:
 def _run(options: Namespace) -> int:
     from RTDigitalTwinLib.run import RunSettings, run_patient
 
-    settings = RunSettings(options.samples, options.seed, options.device, options.weights)
+    goals = chosen_goals(options.goals)
+    settings = RunSettings(
+        options.samples, options.seed, options.device, options.weights, goals=None if goals is None else tuple(goals)
+    )
     with progress_bar() as shown:
         summary = run_patient(
             options.patient,

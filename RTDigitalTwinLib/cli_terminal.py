@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.text import Text
 from RTDigitalTwinLib import progress
 
 RESEARCH_USE = "Research use only. Not for clinical decisions."
+NOT_INFORMATIVE = "says nothing"  # a band that leaves nearly all of 0 to 100 % open
 
 console = Console(stderr=True, highlight=False)
 
@@ -45,10 +46,19 @@ def progress_bar() -> Iterator[progress.Progress]:
         yield lambda done_ratio, message: bar.update(task, completed=done_ratio, description=message)
 
 
-def print_notes(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        console.print("[yellow]Note:[/]", end=" ")
-        console.print(warning, markup=False, soft_wrap=True)
+def print_notes(notes: Iterable[str], to: Console = console) -> None:
+    for note in notes:
+        to.print("[yellow]Note:[/]", end=" ")
+        to.print(note, markup=False, soft_wrap=True)
+
+
+def print_table(to: Console, title: str, headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    table = Table(title=Text(title))
+    for heading in headings:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    to.print(table)
 
 
 def print_metrics(title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
@@ -56,8 +66,20 @@ def print_metrics(title: str, rows: Sequence[Mapping[str, Any]], columns: Mappin
     table = Table(title=Text(title))
     for heading in ("structure", "metric", *columns.values()):
         table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
+    judged = any(row.get("covers_reference") is not None for row in rows)
+    if judged:
+        table.add_column("reference is")
     for row in rows:
-        numbers = [row[key] for key in columns]
-        cells = ["not known" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
-        table.add_row(Text(row["structure"]), row["metric"], *cells)
+        cells = {key: "not known" if row[key] is None else f"{row[key]:.1f} {row['unit']}" for key in columns}
+        if row.get("informative") is False:
+            cells |= dict.fromkeys(("low", "high"), NOT_INFORMATIVE)
+        where = [_where_the_reference_is(row)] if judged else []
+        table.add_row(Text(row["structure"]), row["metric"], *cells.values(), *where)
     Console(highlight=False).print(table)
+
+
+def _where_the_reference_is(row: Mapping[str, Any]) -> Text:
+    """In words; nothing where the band does not tell."""
+    if row["covers_reference"] is None or row["informative"] is False:
+        return Text("")
+    return Text("inside") if row["covers_reference"] else Text("outside", "yellow")

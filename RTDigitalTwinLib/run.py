@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
+from RTDigitalTwinLib.dosimetry.goals import GoalSet
 from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
 from RTDigitalTwinLib.files import require_apart, require_writable, whole_file, whole_folder
@@ -26,7 +27,14 @@ from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import write_report
-from RTDigitalTwinLib.report.tables import Findings, write_dvh_csv, write_goals_csv, write_metrics_csv
+from RTDigitalTwinLib.report.tables import (
+    Findings,
+    MetricRow,
+    write_biology_csv,
+    write_dvh_csv,
+    write_goals_csv,
+    write_metrics_csv,
+)
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
@@ -44,12 +52,16 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to predict: Monte Carlo samples (0 is deterministic), their seed, device, weights file (None: ours)."""
+    """How to predict: Monte Carlo samples (0 is deterministic), their seed, device, weights file (None: ours).
+
+    ``goals`` are the protocols to judge by; None for those that fit the prescription.
+    """
 
     samples: int = 32
     seed: int = 0
     device: str = "auto"
     weights: Path | None = None
+    goals: tuple[GoalSet, ...] | None = field(default=None, kw_only=True)
 
 
 def run_patient(
@@ -88,7 +100,7 @@ def run_patient(
             prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.17, 0.6))
         verdict = twin.familiarity
         unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
-        findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)))
+        findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)), chosen_goals=settings.goals)
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
             write_tables(folder, findings)
@@ -194,6 +206,7 @@ def write_tables(folder: Path, findings: Findings) -> None:
     write_dvh_csv(folder / "dvh.csv", prediction)
     write_metrics_csv(folder / "metrics.csv", findings.rows)
     write_goals_csv(folder / "goals.csv", findings.goals)
+    write_biology_csv(folder / "biology.csv", findings.biology)
     dvh_figure(prediction).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
 
 
@@ -231,6 +244,10 @@ def _caption(path: Path) -> str:
     return f"{CAPTIONS[orientation]}: {SHOWN[shown]}" if shown else "Structures in space"
 
 
+def _judged(row: MetricRow) -> dict[str, bool | None]:
+    return {"informative": row.is_informative, "covers_reference": row.covers_reference}
+
+
 def _summary(findings: Findings) -> dict[str, Any]:
     prediction = findings.prediction
     patient = prediction.patient
@@ -244,8 +261,12 @@ def _summary(findings: Findings) -> dict[str, Any]:
         "fractions": patient.plan.prescription.fractions,
         "bands": prediction.band_words(findings.level) if prediction.has_spread else None,
         "structures_cc": {name: round(s.volume_cc, 3) for name, s in patient.structures.items()},
-        "metrics": [asdict(row) for row in findings.rows],
+        "metrics": [asdict(row) | _judged(row) for row in findings.rows],
         "goals": [asdict(row) for table in findings.goals for row in table.rows],
+        "goal_reasons": dict(findings.goal_choice.reasons),
+        "goals_left_out": list(findings.goal_choice.left_out),
+        "biology": [asdict(row) for row in findings.biology.rows],
+        "biology_notes": list(findings.biology.notes),
     }
     if (score := findings.score) is not None:
         summary["dose_error_gy"], summary["dvh_error_gy"] = round(score.dose_error_gy, 4), round(score.dvh_error_gy, 4)

@@ -149,6 +149,14 @@ def test_every_entry_says_where_it_comes_from() -> None:
     assert all(found.citation and found.endpoint for found in MODELS)
 
 
+def test_what_was_not_verified_is_said_with_the_source() -> None:
+    """Parotid, cord and larynx were read in their papers' abstracts; the others were not."""
+    assert [found.structures[0] for found in MODELS if not found.unverified] == ["Parotid_L", "SpinalCord", "Larynx"]
+    tcp = model("PTV_7000")
+    assert tcp.source.startswith(tcp.citation) and "Not verified: the primary report" in tcp.source
+    assert model("Larynx").source == model("Larynx").citation
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

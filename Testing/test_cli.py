@@ -32,7 +32,16 @@ from RTDigitalTwinLib.run import SHOWN, RunSettings, run_patient
 from RTDigitalTwinLib.train import HIGHEST_SEED
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = {"dose_mean.nrrd", "dvh.csv", "dvh.png", "goals.csv", "metrics.csv", "report.html", "summary.json"}
+TABLES = {
+    "biology.csv",
+    "dose_mean.nrrd",
+    "dvh.csv",
+    "dvh.png",
+    "goals.csv",
+    "metrics.csv",
+    "report.html",
+    "summary.json",
+}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +100,8 @@ def test_tables_agree_with_the_volume(results: Path, sample: Patient) -> None:
     assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
     with (results / "dvh.csv").open(newline="") as file:
         curve = [r for r in csv.DictReader(file) if r["structure"] == "SpinalCord"]
-    assert list(curve[0]) == ["structure", "dose_gy", "volume_mean", "volume_low", "volume_high"]
+    columns = ["structure", "dose_gy", "volume_mean", "volume_low", "volume_high", "whole_low", "whole_high"]
+    assert list(curve[0]) == columns
     assert float(curve[0]["volume_mean"]) == 1.0
     low, mean, high = (np.array([float(r[k]) for r in curve]) for k in ("volume_low", "volume_mean", "volume_high"))
     assert ((low <= mean + 1e-6) & (mean <= high + 1e-6)).all()

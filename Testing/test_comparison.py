@@ -49,6 +49,34 @@ def test_a_shifted_ramp() -> None:
     assert found.pass_ratio == 1
 
 
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("distance_mm", [1.0, 2.0, 5.0])
+def test_asking_for_passing_only_gives_the_same_voxels(distance_mm: float, local: bool) -> None:
+    """A smooth dose against one with errors of several Gy, a part of it not known, on its grid and on another."""
+    rng = np.random.default_rng(int(distance_mm))
+    reference = ramp()
+    waves = 4 * np.sin(np.indices(GRID.shape).sum(axis=0) / 3) + rng.normal(0, 1, GRID.shape)
+    gy = np.asarray(reference.values + waves)
+    gy[0, :3] = np.nan
+    other = replace(reference, values=gy)
+    elsewhere = replace(other, grid=replace(GRID, origin_mm=(-9.3, 5.4, 0.2)))
+    criteria = GammaCriteria(3, distance_mm, 10, local)
+    for evaluated in (other, elsewhere):
+        whole = gamma_index(reference, evaluated, criteria)
+        quick = gamma_index(reference, evaluated, criteria, passing_only=True)
+        assert 0.1 < whole.pass_ratio < 0.99 and quick.pass_ratio == whole.pass_ratio
+        assert np.array_equal(quick.values <= 1, whole.values <= 1)
+        assert np.array_equal(np.isnan(quick.values), ~np.isfinite(evaluated.resampled(GRID).values))
+        passing = quick.values <= 1
+        assert (quick.values[passing] >= whole.values[passing] - 1e-9).all()
+
+
+def test_a_dose_that_is_wrong_everywhere_passes_nowhere() -> None:
+    high = replace(ramp(), values=ramp().values + 30)
+    quick = gamma_index(ramp(), high, passing_only=True)
+    assert quick.pass_ratio == 0 and np.isinf(quick.values).all() and quick.judged_voxels == high.values.size
+
+
 def test_local_criteria_are_stricter_where_dose_is_low() -> None:
     reference = ramp()
     other = replace(reference, values=reference.values + 1.5)

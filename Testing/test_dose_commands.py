@@ -196,3 +196,23 @@ def test_doses_of_another_grid_or_quantity() -> None:
         review_dose(patient, Volume(dose.values, moved, Quantity.DOSE_GY))
     with pytest.raises(PatientDataError, match="not a dose in Gy"):
         compare_doses(patient, dose, replace(dose, quantity=Quantity.HU))
+
+
+@pytest.mark.parametrize("kind", ["elsewhere", "no numbers"])
+@pytest.mark.parametrize("command", ["dose", "compare", "accumulate"])
+def test_a_dose_that_is_known_nowhere(
+    command: str, kind: str, dicom_set: tuple[Path, Patient], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, patient = dicom_set
+    dose = patient.plan.dose
+    assert dose is not None
+    wrong = replace(dose, values=np.full_like(dose.values, np.nan))
+    if kind == "elsewhere":
+        wrong = replace(dose, grid=replace(dose.grid, origin_mm=(900.0, 900.0, 900.0)))
+    write_nrrd(wrong, str(tmp_path / "wrong.nrrd"))
+    file, out = str(tmp_path / "wrong.nrrd"), str(tmp_path / "out")
+    more = {"dose": ["--dose", file, "--out", out], "compare": [file], "accumulate": [file, "--out", out]}[command]
+    assert main([command, str(folder), *more]) == 1
+    said = "no voxel in common" if command == "compare" else "The dose is known nowhere in the patient"
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

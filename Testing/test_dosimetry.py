@@ -107,6 +107,9 @@ def test_coverage_counts_what_the_dose_grid_leaves_out() -> None:
     nowhere = structure_dose_of(replace(dose, values=np.full_like(cut, np.nan)), larynx)
     with pytest.raises(PatientDataError, match="covers 0"):
         nowhere.max_gy()
+    for text in ("D0.1cc", "V20[cc]", "D95", "mean"):
+        with pytest.raises(PatientDataError, match="covers 0"):
+            nowhere.metric(DvhMetric.parse(text))
 
 
 def test_what_is_no_dose_is_refused() -> None:

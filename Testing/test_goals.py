@@ -20,10 +20,12 @@ from RTDigitalTwinLib.dosimetry.goals import (
     available_goals,
     evaluate_goal,
     evaluate_goals,
+    goals_for,
     least_probability,
     load_goals,
 )
 from RTDigitalTwinLib.errors import PatientDataError, ProtocolError
+from RTDigitalTwinLib.report.goal_table import goal_choice, goal_tables
 from RTDigitalTwinLib.solver.bands import BandScale
 from Testing.builders import hand_made_calibration, hand_made_ensemble, small_patient
 
@@ -150,8 +152,11 @@ def test_protocols_that_come_with_the_software() -> None:
         "Brainstem max ≤ 54 Gy or Brainstem D1 ≤ 60 Gy",
         "SpinalCord max ≤ 45 Gy or SpinalCord D1cc ≤ 50 Gy",
         "Bone_Mandible max ≤ 70 Gy or Bone_Mandible D1cc ≤ 75 Gy",
-        "Parotid_L mean ≤ 26 Gy or Parotid_R mean ≤ 26 Gy",
+        "Parotid_L mean ≤ 26 Gy or Parotid_R mean ≤ 26 Gy or Parotid_L V30 ≤ 50 % or Parotid_R V30 ≤ 50 %",
     ]
+    assert (rtog.prescribed_gy, rtog.site, quantec.prescribed_gy) == (70, "nasopharyngeal carcinoma", None)
+    accepted = [c.acceptable for goal in rtog.goals for c in goal.criteria if c.acceptable is not None]
+    assert accepted == [95, 60, 60]
     assert [str(goal).split(" or ")[0] for goal in quantec.goals] == [
         "Brainstem max ≤ 54 Gy",
         "SpinalCord max ≤ 50 Gy",
@@ -160,6 +165,34 @@ def test_protocols_that_come_with_the_software() -> None:
         "Parotid_L and Parotid_R mean ≤ 25 Gy",
         "Esophagus mean ≤ 34 Gy",
     ]
+
+
+@pytest.mark.parametrize(
+    ("highest_gy", "names", "said"),
+    [
+        (
+            70.0,
+            ["QUANTEC head and neck", "RTOG 0225"],
+            "dose is 70 Gy. It is a protocol for nasopharyngeal carcinoma",
+        ),
+        (69.3, ["QUANTEC head and neck", "RTOG 0225"], "the highest prescribed dose is 69.3 Gy"),
+        (60.0, ["QUANTEC head and neck"], "RTOG 0225 is not applied: it is for 70 Gy, and 60 Gy are prescribed."),
+        (None, ["QUANTEC head and neck"], "it is for 70 Gy, and no dose is prescribed."),
+    ],
+)
+def test_protocols_are_chosen_by_the_prescription(highest_gy: float | None, names: list[str], said: str) -> None:
+    choice = goals_for([load_goals(path) for path in available_goals().values()], highest_gy)
+    assert [one.name for one in choice.sets] == names and set(choice.reasons) == set(names)
+    assert any(said in text for text in (*choice.reasons.values(), *choice.left_out))
+
+
+def test_a_user_may_choose_any_protocol() -> None:
+    patient = small_patient()
+    rtog = load_goals(available_goals()["rtog0225"])
+    choice = goal_choice(replace(patient, plans=()), [rtog])
+    assert choice.sets == (rtog,) and choice.reasons == {"RTOG 0225": "Applied because it was asked for."}
+    tables = goal_tables(patient, single(**dict.fromkeys(patient.structures, 20.0)), goal_choice(patient))
+    assert [table.notes[0].partition(" because ")[0] for table in tables] == ["Applied", "Applied"]
 
 
 def test_every_goal_of_a_set_is_judged_by_priority() -> None:
@@ -189,6 +222,9 @@ def test_every_goal_of_a_set_is_judged_by_priority() -> None:
         ("priority = 1", "priority = 0", "priority is 0"),
         ("priority = 1\n", "", "goal 1: priority is missing"),
         ("fractions = 33", "fractions = 0", "fractions is 0"),
+        ("prescribed_gy = 70", "prescribed_gy = 7000", "prescribed_gy is 7000, which is no dose in Gy"),
+        ("prescribed_gy = 70", "prescription = 70", "unknown: prescription"),
+        ('site = "nasopharyngeal carcinoma"', "site = 3", "3 is no text"),
         ("[[goals]]", "[[gaols]]", "mine.toml: There are no goals"),
     ],
 )  # fmt: skip

@@ -235,6 +235,7 @@ class StructureDose:
         D of more cc than the structure has is its lowest dose. Raises PatientDataError where the dose covers too
         little of the structure.
         """
+        _ = self._middle  # refuses what is not covered, before its volume is asked for
         match metric.kind:
             case DvhMetricKind.MEAN:
                 return self.mean_gy()

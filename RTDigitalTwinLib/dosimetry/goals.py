@@ -26,6 +26,7 @@ from RTDigitalTwinLib.resources import resource_path
 
 CONFIDENCE = 0.95
 GOAL_FILES = "goals_*.toml"
+SAME_PRESCRIPTION_RATIO = 0.02
 
 
 class Status(Enum):
@@ -80,13 +81,52 @@ class Goal:
 
 @dataclass(frozen=True)
 class GoalSet:
-    """The goals of a protocol; ``fractions`` that its limits are meant for, None where it does not say."""
+    """The goals of a protocol.
+
+    Attributes
+    ----------
+    fractions : that its limits are meant for; None where it does not say.
+    prescribed_gy : highest dose prescribed that it is meant for; None where it is for any.
+    site : of the tumours it is for, in words; "" where it is for any.
+    """
 
     name: str
     title: str
     citation: str
     goals: tuple[Goal, ...]
     fractions: int | None = None
+    prescribed_gy: float | None = None
+    site: str = ""
+
+
+@dataclass(frozen=True)
+class GoalChoice:
+    """The protocols to judge by, with a reason for each by its name, and for those left out why."""
+
+    sets: tuple[GoalSet, ...]
+    reasons: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
+
+
+def goals_for(known: Sequence[GoalSet], highest_gy: float | None) -> GoalChoice:
+    """The protocols that fit a plan whose highest prescribed dose is ``highest_gy``; None where no dose is prescribed.
+
+    The rule: a protocol without a dose of its own is for every plan; one with a dose is for plans within 2 % of it. The
+    tumour's site is in no plan, so a protocol for one site is taken by the dose alone and the reason says so.
+    """
+    sets, reasons, left_out = [], {}, []
+    for one in known:
+        if one.prescribed_gy is None:
+            reasons[one.name] = "Applied because it is for plans of any prescribed dose."
+        elif highest_gy is not None and abs(highest_gy / one.prescribed_gy - 1) <= SAME_PRESCRIPTION_RATIO:
+            site = f" It is a protocol for {one.site}; whether that is the site here is not known." if one.site else ""
+            reasons[one.name] = f"Applied because the highest prescribed dose is {highest_gy:g} Gy.{site}"
+        else:
+            given = "no dose is prescribed" if highest_gy is None else f"{highest_gy:g} Gy are prescribed"
+            left_out.append(f"{one.name} is not applied: it is for {one.prescribed_gy:g} Gy, and {given}.")
+            continue
+        sets.append(one)
+    return GoalChoice(tuple(sets), reasons, tuple(left_out))
 
 
 @dataclass(frozen=True)
@@ -211,7 +251,14 @@ def load_goals(path: Path) -> GoalSet:
         fractions = content.get("fractions")
         if fractions is not None and (not isinstance(fractions, int) or fractions < 1):
             raise ValueError(f"fractions is {fractions!r}")
-    return GoalSet(texts[0], texts[1], texts[2], goals, fractions)
+        prescribed = content.get("prescribed_gy")
+        if prescribed is not None and not 0 < float(prescribed) <= HIGHEST_DOSE_GY:
+            raise ValueError(f"prescribed_gy is {prescribed!r}, which is no dose in Gy")
+        site = text_of(content["site"]) if "site" in content else ""
+        known = {"name", "title", "citation", "fractions", "prescribed_gy", "site", "dose_unit", "goals"}
+        require_known(content, known)
+    prescribed_gy = None if prescribed is None else float(prescribed)
+    return GoalSet(texts[0], texts[1], texts[2], goals, fractions, prescribed_gy, site)
 
 
 def _goal(entry: Mapping[str, Any], where: str) -> Goal:

@@ -70,6 +70,7 @@ class DoseResponse:
     alpha_beta_gy : dose is turned to EQD2 with it; None where the model is in physical dose.
     citation : where the parameters come from.
     sd : published standard deviations by parameter (d50_gy, slope, n).
+    unverified : what of it could not be checked in a source; "" where all of it was.
     """
 
     effect: Effect
@@ -82,6 +83,12 @@ class DoseResponse:
     alpha_beta_gy: float | None
     citation: str
     sd: Mapping[str, float] = field(default_factory=dict)
+    unverified: str = ""
+
+    @property
+    def source(self) -> str:
+        """The citation, with what of it is not verified."""
+        return f"{self.citation}. Not verified: {self.unverified}" if self.unverified else self.citation
 
     def probability(self, eud_gy: ArrayLike) -> NDArray[np.float64]:
         """At equivalent uniform doses in Gy, of any shape; 0 at no dose but for what the formula's own tail gives.
@@ -115,19 +122,29 @@ class DoseResponse:
         """
         return self.probability(self.eud_gy(dose, fractions))
 
-    def drawn(self, dose: StructureDose, fractions: int, draws: int, seed: int = 0) -> NDArray[np.float64]:
+    def drawn(
+        self, dose: StructureDose, fractions: int, draws: int, seed: int = 0, shift_gy: NDArray | None = None
+    ) -> NDArray[np.float64]:
         """Probabilities (draws,) with parameters drawn anew each time, the dose samples taken in turn.
 
         Parameters are normal with their published standard deviations, independent of each other, and positive where
-        they must be. Without published ones only the doses vary. Raises RTDigitalTwinError for no draws.
+        they must be. Without published ones only the doses vary. ``shift_gy`` (samples,) is added to the equivalent
+        uniform dose of each sample: what a calibration of their spread moves it by.
+        Raises RTDigitalTwinError for no draws.
         """
         if draws < 1:
             raise RTDigitalTwinError(f"At least one draw is needed, not {draws}.", where=self.endpoint)
         rng = np.random.default_rng(seed)
+        eud_gy, shift = self.eud_gy(dose, fractions), np.zeros(dose.count) if shift_gy is None else shift_gy
         if not self.sd:
-            return np.resize(self.of(dose, fractions), draws)
-        rows = [dose.sample(k) for k in range(dose.count)]
-        return np.array([float(self._varied(rng).of(rows[k % dose.count], fractions)[0]) for k in range(draws)])
+            return np.resize(self.probability(np.maximum(eud_gy + shift, 0)), draws)
+        found = np.empty(draws)
+        for k in range(draws):
+            row = k % dose.count
+            varied = self._varied(rng)
+            gy = varied.eud_gy(dose.sample(row), fractions)[0] if "n" in self.sd else eud_gy[row]
+            found[k] = varied.probability(max(gy + shift[row], 0.0))
+        return found
 
     def _varied(self, rng: np.random.Generator) -> DoseResponse:
         for _ in range(_REDRAWS):
@@ -163,7 +180,18 @@ def _read(effect: Effect, entry: Mapping[str, Any], where: str) -> DoseResponse:
     with reading(where):
         formula = Formula(entry["formula"])
         slope = _SLOPES[formula]
-        known = {"structures", "endpoint", "formula", "d50_gy", "n", "alpha_beta_gy", "citation", "sd", slope}
+        known = {
+            "structures",
+            "endpoint",
+            "formula",
+            "d50_gy",
+            "n",
+            "alpha_beta_gy",
+            "citation",
+            "sd",
+            "unverified",
+            slope,
+        }
         require_known(entry, known, f"; a {formula.value} model has d50_gy, {slope} and n")
         sd = {{slope: "slope"}.get(name, name): float(value) for name, value in entry.get("sd", {}).items()}
         ratio = entry.get("alpha_beta_gy")
@@ -178,6 +206,7 @@ def _read(effect: Effect, entry: Mapping[str, Any], where: str) -> DoseResponse:
             None if ratio is None else float(ratio),
             text_of(entry["citation"]),
             sd,
+            text_of(entry["unverified"]) if "unverified" in entry else "",
         )
     _require_possible(model, where)
     return model

@@ -15,7 +15,14 @@ from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import DicomDose, read_dose
 from RTDigitalTwinLib.patient.dicom_export import Origin
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
-from RTDigitalTwinLib.patient.dicom_index import STUDY_KEYWORDS, DicomIndex, IndexedFile, files_below, index_folder
+from RTDigitalTwinLib.patient.dicom_index import (
+    STUDY_KEYWORDS,
+    DicomIndex,
+    Identity,
+    IndexedFile,
+    files_below,
+    index_folder,
+)
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
 from RTDigitalTwinLib.patient.dose_region import BODY_NOTE, REGION_NOTE, as_mask, body_of, dose_region
@@ -135,6 +142,11 @@ def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress:
     return Patient(
         files.pseudonym, (Image("CT", ct),), structures, region, (patient_plan,), tuple(dict.fromkeys(warnings))
     )
+
+
+def identity_of(folder: Path) -> Identity:
+    """Whose files a folder holds. Raises PatientDataError where there are none, or several patients."""
+    return index_folder(folder).patient().identity
 
 
 def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:

@@ -82,6 +82,19 @@ def require_outside_patients(out: Path) -> None:
             )
 
 
+def require_same_person(folder: Path, other: Path) -> None:
+    """Raises PatientDataError where two DICOM folders name different patients; other layouts name none."""
+    if not (folder.is_dir() and dicom_patient.recognises(folder) and dicom_patient.recognises(other)):
+        return
+    mine, theirs = (dicom_patient.identity_of(path) for path in (folder, other))
+    if mine.patient_id != theirs.patient_id:
+        raise PatientDataError(
+            f"The files are of another patient than those in {folder.name}.",
+            where=other.name,
+            remedy="Check which patient is meant.",
+        )
+
+
 def load_patients(folders: list[Path], progress: Progress = silent) -> list[Patient]:
     """All patients, every error naming its folder."""
     patients = []

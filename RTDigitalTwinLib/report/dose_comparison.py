@@ -64,7 +64,7 @@ def compare_doses(
     Difference and gamma are on the grid of A. Raises GeometryError or PatientDataError where they cannot be compared.
     """
     difference = dose_difference(a, b)
-    gamma = gamma_index(a, b, criteria)
+    gamma = gamma_index(a, b, criteria, passing_only=True)
     reviews = [review_dose(patient, dose.resampled(patient.ct.grid), goals, models=()) for dose in (a, b)]
     labels = [f"{name}: " for name in "AB"]
     shared = set(reviews[0].notes) & set(reviews[1].notes)

@@ -19,7 +19,7 @@ from RTDigitalTwinLib.model.biology import NOTICE, DoseResponse, load_biology, m
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Volume
-from RTDigitalTwinLib.report.goal_table import GoalTable, goal_sets, goal_tables, metrics_of_dose
+from RTDigitalTwinLib.report.goal_table import GoalTable, goal_choice, goal_tables, metrics_of_dose
 from RTDigitalTwinLib.report.tables import ordered_structures
 
 DRAWS = 400  # of published parameters
@@ -84,9 +84,10 @@ def review_dose(
     """Review a dose on the grid of the patient's CT; goals and models by default those that come with the software.
 
     A structure that the dose does not cover is named in the notes. Raises GeometryError for another grid,
-    PatientDataError where the volume is no dose or has negative values.
+    PatientDataError where the volume is no dose, has negative values or is known nowhere in the patient.
     """
     patient.ct.grid.require_same(dose.grid, "The planning CT and the dose")
+    require_reach(patient, dose)
     notes = list(patient.warnings)
     inside: dict[str, StructureDose] = {}
     rows: list[DoseMetricRow] = []
@@ -101,7 +102,9 @@ def review_dose(
     quality = tuple(_quality(inside[name], body, gy, notes) for name, gy in levels.items() if name in inside)
     notes += overlaps(patient, levels)
     fractions = patient.plan.prescription.fractions if patient.plans else None
-    tables = goal_tables(patient, metrics_of_dose(dose, patient), goal_sets(goals), fractions)
+    choice = goal_choice(patient, goals)
+    tables = goal_tables(patient, metrics_of_dose(dose, patient), choice)
+    notes += choice.left_out
     biology: list[BiologyRow] = []
     chosen = tuple(load_biology() if models is None else models)
     for name, doses in inside.items():
@@ -118,6 +121,16 @@ def review_dose(
         integral = None
         notes.append(str(error))
     return DoseReview(tuple(rows), quality, integral, tuple(tables), tuple(biology), tuple(dict.fromkeys(notes)))
+
+
+def require_reach(patient: Patient, dose: Volume) -> None:
+    """Raises PatientDataError where a dose on the CT's grid is known nowhere in the volume that can receive it."""
+    if not np.isfinite(dose.values[patient.dose_mask.mask]).any():
+        raise PatientDataError(
+            "The dose is known nowhere in the patient: it lies elsewhere, or holds no numbers.",
+            where=patient.pseudonym,
+            remedy="Check its position and frame of reference.",
+        )
 
 
 def overlaps(patient: Patient, levels: dict[str, float]) -> list[str]:
@@ -170,7 +183,7 @@ def _biology(model: DoseResponse, name: str, doses: StructureDose, fractions: in
         drawn = model.drawn(doses, fractions, DRAWS)
         low, high = (float(v) for v in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     eud, probability = float(model.eud_gy(doses, fractions)[0]), float(model.of(doses, fractions)[0])
-    return BiologyRow(name, model.effect.value, model.endpoint, eud, probability, low, high, model.citation)
+    return BiologyRow(name, model.effect.value, model.endpoint, eud, probability, low, high, model.source)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from functools import cache
 
 import numpy as np
 
+from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, StructureDose
 from RTDigitalTwinLib.dosimetry.goals import (
+    GoalChoice,
     GoalResult,
     GoalSet,
     Metrics,
@@ -17,6 +19,7 @@ from RTDigitalTwinLib.dosimetry.goals import (
     Status,
     available_goals,
     evaluate_goals,
+    goals_for,
     load_goals,
 )
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
@@ -73,18 +76,22 @@ class GoalTable:
         return ", ".join(f"{n} {s.value}" for s, n in counted.items() if n)
 
 
-def goal_sets(chosen: Sequence[GoalSet] | None = None) -> tuple[GoalSet, ...]:
-    """Those chosen; by default all that come with the software."""
-    return tuple(chosen) if chosen is not None else tuple(load_goals(path) for path in available_goals().values())
+def goal_choice(patient: Patient, chosen: Sequence[GoalSet] | None = None) -> GoalChoice:
+    """Those chosen; by default those that come with the software and fit the patient's prescription (``goals_for``)."""
+    if chosen is not None:
+        return GoalChoice(tuple(chosen), {one.name: "Applied because it was asked for." for one in chosen})
+    highest_gy = max(target_levels_gy(patient).values(), default=None)
+    return goals_for([load_goals(path) for path in available_goals().values()], highest_gy)
 
 
-def goal_tables(patient: Patient, metrics: Metrics, sets: Sequence[GoalSet], fractions: int | None) -> list[GoalTable]:
-    """Judge every goal of the sets; ``fractions`` of the plan, None where not known."""
+def goal_tables(patient: Patient, metrics: Metrics, choice: GoalChoice) -> list[GoalTable]:
+    """Judge every goal of the protocols chosen, with the reason for each among its notes."""
+    fractions = patient.plan.prescription.fractions if patient.plans else None
     tables = []
-    for goals in sets:
+    for goals in choice.sets:
         results = evaluate_goals(goals, list(patient.structures), metrics)
         rows = tuple(_row(goals, result) for result in results)
-        notes = []
+        notes = [choice.reasons[goals.name]]
         if goals.fractions is not None and fractions != goals.fractions:
             given = "an unknown number" if fractions is None else str(fractions)
             notes.append(f"The limits are meant for {goals.fractions} fractions; the plan has {given}.")

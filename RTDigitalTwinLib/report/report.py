@@ -84,7 +84,7 @@ def render_report(
     """The HTML that ``write_report`` writes."""
     prediction, level = findings.prediction, findings.level
     patient = prediction.patient
-    covered = [row.covers_reference for row in findings.rows if row.covers_reference is not None]
+    covered = [row.covers_reference for row in findings.rows if row.covers_reference is not None and row.is_informative]
     structures = _structures(patient, findings.rows)
     css_colours = {INK: "currentColor", PAPER: "var(--paper)"}
     css_colours |= {s.colour: f"var(--structure-{s.number})" for s in structures}
@@ -112,6 +112,10 @@ def render_report(
             level_percent=f"{100 * level:g}",
             score=findings.score,
             goals=findings.goals,
+            goal_notes=findings.goal_choice.left_out,
+            biology=findings.biology,
+            uninformative=any(row.is_informative is False for row in findings.rows),
+            uncalibrated_biology=any(row.calibrated is False for row in findings.biology.rows),
             uncalibrated_goals=any(row.calibrated is False for table in findings.goals for row in table.rows),
             covered=sum(covered),
             compared=len(covered),
@@ -149,7 +153,9 @@ def _picture(caption: str, file: Path) -> ReportPicture:
 
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(one_decimal=_one_decimal, signed=_signed, percent=_percent, at_least=_at_least)
+    environment.filters.update(
+        one_decimal=_one_decimal, signed=_signed, percent=_percent, at_least=_at_least, probability=_probability
+    )
     return environment
 
 
@@ -162,6 +168,11 @@ def _percent(ratio: float) -> str:
     if 0 < ratio < 0.01:
         return "below 1 %"
     return "above 99 %" if 0.99 < ratio < 1 else f"{100 * ratio:.0f} %"
+
+
+def _probability(ratio: float) -> str:
+    """A modelled probability in percent, to a tenth."""
+    return "below 0.1" if ratio < 0.001 else f"{100 * ratio:.1f}"
 
 
 def _at_least(ratio: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +13,20 @@ import numpy as np
 
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.goals import GoalChoice, GoalSet
 from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, score_patient
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
-from RTDigitalTwinLib.report.goal_table import GoalRow, GoalTable, goal_sets, goal_tables, metrics_of_prediction
+from RTDigitalTwinLib.report.biology_table import BiologyTable, PredictedBiologyRow, biology_of_prediction
+from RTDigitalTwinLib.report.goal_table import GoalRow, GoalTable, goal_choice, goal_tables, metrics_of_prediction
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.ensemble import fewest_simultaneous
 
 CSV_DECIMALS = 6
+UNINFORMATIVE_PERCENT = 90.0  # a band of a volume that is as wide says nothing
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,20 @@ class MetricRow:
             return None
         return self.low <= self.reference <= self.high
 
+    @property
+    def is_informative(self) -> bool | None:
+        """Whether the band says anything: not where it leaves nearly all of 0 to 100 % open. None without a band."""
+        if self.low is None or self.high is None:
+            return None
+        return self.unit != "%" or self.high - self.low < UNINFORMATIVE_PERCENT
+
 
 @dataclass(frozen=True)
 class DvhRow:
     """One point of a structure's cumulative DVH: share of its volume (0..1) receiving at least ``dose_gy``.
 
-    ``volume_low`` and ``volume_high`` are the band, None where there are fewer than two samples.
+    ``volume_low`` and ``volume_high`` are the band point by point, None where there are fewer than two samples;
+    ``whole_low`` and ``whole_high`` the one for the whole curve at once, None where the samples are too few for it.
     """
 
     structure: str
@@ -71,6 +83,8 @@ class DvhRow:
     volume_mean: float
     volume_low: float | None
     volume_high: float | None
+    whole_low: float | None
+    whole_high: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +95,13 @@ class Findings:
     ----------
     level : of the band.
     more_notes : for the user to read, beside what the patient's reader noticed.
+    chosen_goals : protocols to judge by; None for those that fit the prescription.
     """
 
     prediction: DoseEnsemble
     level: float = 0.95
     more_notes: tuple[str, ...] = ()
+    chosen_goals: tuple[GoalSet, ...] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -104,10 +120,19 @@ class Findings:
 
     @cached_property
     def goals(self) -> tuple[GoalTable, ...]:
-        """Clinical goals of the protocols that come with the software."""
-        patient = self.prediction.patient
-        fractions = patient.plan.prescription.fractions if patient.plans else None
-        return tuple(goal_tables(patient, metrics_of_prediction(self.prediction), goal_sets(), fractions))
+        """Clinical goals of the protocols asked for; by default of those that fit the prescription."""
+        metrics = metrics_of_prediction(self.prediction)
+        return tuple(goal_tables(self.prediction.patient, metrics, self.goal_choice))
+
+    @cached_property
+    def goal_choice(self) -> GoalChoice:
+        """Which protocols, and why."""
+        return goal_choice(self.prediction.patient, self.chosen_goals)
+
+    @cached_property
+    def biology(self) -> BiologyTable:
+        """TCP and NTCP of the models that come with the software."""
+        return biology_of_prediction(self.prediction, self.level)
 
     @cached_property
     def score(self) -> PatientScore | None:
@@ -145,17 +170,18 @@ def metric_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[MetricRow
 
 
 def dvh_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[DvhRow]:
-    """Cumulative DVH of every structure, 0.1 Gy apart, with the pointwise band at ``level``."""
+    """Cumulative DVH of every structure, 0.1 Gy apart, with the pointwise and the simultaneous band at ``level``."""
     rows = []
     for structure in ordered_structures(prediction.patient):
         curves = prediction.dvh(structure.name)
-        columns = [curves.dose_gy.tolist(), curves.mean.tolist()]
+        nothing = [None] * len(curves.dose_gy)
+        limits: list[Sequence[float | None]] = [nothing] * 4
         if prediction.has_spread:
-            low, high = curves.band(level)
-            limits = zip(low.tolist(), high.tolist(), strict=True)
-        else:
-            limits = zip([None] * len(curves.dose_gy), [None] * len(curves.dose_gy), strict=True)
-        rows += [DvhRow(structure.name, d, m, *lh) for d, m, lh in zip(*columns, limits, strict=True)]
+            limits[:2] = [limit.tolist() for limit in curves.band(level)]
+        if prediction.count >= fewest_simultaneous(level):
+            limits[2:] = [limit.tolist() for limit in curves.band(level, simultaneous=True)]
+        columns = zip(curves.dose_gy.tolist(), curves.mean.tolist(), *limits, strict=True)
+        rows += [DvhRow(structure.name, *column) for column in columns]
     return rows
 
 
@@ -172,10 +198,16 @@ def write_goals_csv(path: Path, tables: Iterable[GoalTable]) -> None:
     write_rows(path, GoalRow, [row for table in tables for row in table.rows])
 
 
-def write_dvh_csv(path: Path, prediction: DoseEnsemble, level: float = 0.95) -> None:
-    """Write structure, dose_gy, volume_mean, volume_low, volume_high; volumes as shares in 0..1.
+def write_biology_csv(path: Path, table: BiologyTable) -> None:
+    """Write a row for every endpoint. Raises OutputError where it cannot be written."""
+    write_rows(path, PredictedBiologyRow, table.rows)
 
-    In deterministic mode volume_low and volume_high stay empty: one dose says nothing of its spread.
+
+def write_dvh_csv(path: Path, prediction: DoseEnsemble, level: float = 0.95) -> None:
+    """Write structure, dose_gy, volume_mean, volume_low, volume_high, whole_low, whole_high; volumes as shares in 0..1.
+
+    The last two are the limits that hold whole curves; volume_low and volume_high hold them point by point. Limits stay
+    empty where the samples are too few: one dose says nothing of its spread.
     Raises OutputError where it cannot be written.
     """
     write_rows(path, DvhRow, dvh_rows(prediction, level))

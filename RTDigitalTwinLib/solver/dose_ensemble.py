@@ -197,6 +197,16 @@ class DoseEnsemble:
         samples = values.calibrated_samples() if self.has_spread else values.samples
         return MetricSamples(float(values.mean), samples, values.is_calibrated)
 
+    def equivalent_dose(self, name: str, samples_gy: NDArray) -> Ensemble:
+        """Samples (samples,) of an equivalent uniform dose of a structure, with the spread of its doses calibrated.
+
+        The factors are those of doses of its kind of structure that were not measured by themselves: what they hold of
+        an equivalent dose was not measured.
+        """
+        kind = self.patient.structure(name).kind
+        scale = None if self._bands is None else self._bands.metric_scale(name, kind, "EUD", "Gy")
+        return Ensemble(samples_gy, "Gy", scale)
+
     def _metric_scale(self, name: str, metric: DvhMetric) -> BandScale | None:
         if self._bands is None:
             return None

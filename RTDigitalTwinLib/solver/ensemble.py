@@ -79,6 +79,12 @@ SMALLEST_STD_GY = 0.01
 VOLUME_RATIOS = np.concatenate([[0.001, 0.005], np.linspace(0.01, 0.99, 99), [0.995, 0.999]])
 
 
+def fewest_simultaneous(level: float) -> int:
+    """Samples that a simultaneous band at a level needs: 19 for 95 %."""
+    band_quantiles(level)
+    return max(3, math.ceil(round(level / (1 - level), 9)))
+
+
 @dataclass(frozen=True, eq=False)
 class DvhEnsemble(Ensemble):
     """Cumulative DVHs: samples (samples, doses) of the volume's share in 0..1 at ``dose_gy`` (doses,).
@@ -130,7 +136,7 @@ class DvhEnsemble(Ensemble):
         doses, n = self.dose_at_volume, self.count
         rank = math.ceil(level * (n + 1))
         if n < 3 or rank > n:
-            fewest = max(3, math.ceil(level / (1 - level)))
+            fewest = fewest_simultaneous(level)
             raise RTDigitalTwinError(
                 f"A simultaneous {100 * level:g} % band needs at least {fewest} samples, not {n}.",
                 remedy="Predict with more samples, or take the pointwise band.",

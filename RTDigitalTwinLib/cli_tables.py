@@ -1,0 +1,76 @@
+"""What commands on doses share: reading a dose, choosing goals, numbers in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+    from RTDigitalTwinLib.dosimetry.goals import GoalSet
+    from RTDigitalTwinLib.patient.patient import Patient
+    from RTDigitalTwinLib.patient.volume import Volume
+
+
+def with_error(value: float, error: float | None, unit: str) -> str:
+    return f"{value:.1f} {unit}" if error is None else f"{value:.1f} ± {error:.1f} {unit} (voxel size)"
+
+
+def number_text(value: float | None, digits: int, sign: str = "") -> str:
+    return "–" if value is None else format(value, f"{sign}.{digits}f")
+
+
+def percent_text(probability: float) -> str:
+    return "below 0.1 %" if probability < 0.001 else f"{100 * probability:.1f} %"
+
+
+def range_text(low: float | None, high: float | None) -> str:
+    return "not published" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def required_dose(patient: Patient) -> Volume:
+    if not patient.plans or patient.plan.dose is None:
+        raise PatientDataError(
+            "The folder holds no dose.", where=patient.pseudonym, remedy="Add it, or name an image file of it."
+        )
+    return patient.plan.dose
+
+
+def dose_file(path: Path, patient: Patient, unit: str | None) -> Volume:
+    from RTDigitalTwinLib.patient.dose_file import read_dose_image
+
+    return read_dose_image(path, patient.ct.grid.frame_of_reference, unit)
+
+
+def require_place(out: Path, source: Path) -> None:
+    from RTDigitalTwinLib.files import require_apart
+    from RTDigitalTwinLib.patient.loading import require_outside_patients
+
+    require_outside_patients(out)
+    require_apart(out, source)
+
+
+def add_goals_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--goals",
+        action="append",
+        metavar="WHICH",
+        help="protocol by name or TOML file; may be repeated (default: those that fit the prescription)",
+    )
+
+
+def chosen_goals(chosen: list[str] | None) -> list[GoalSet] | None:
+    from RTDigitalTwinLib.dosimetry.goals import available_goals, load_goals
+
+    if chosen is None:
+        return None
+    known = available_goals()
+    for word in chosen:
+        if word not in known and not Path(word).is_file():
+            raise RTDigitalTwinError(
+                f"There are no goals of this name, and no such file; there are {', '.join(known)}.", where=word
+            )
+    return [load_goals(known[word] if word in known else Path(word)) for word in chosen]
