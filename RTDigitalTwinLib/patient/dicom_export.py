@@ -93,9 +93,9 @@ def write_patient(patient: Patient, folder: Path, progress: Progress = silent) -
     with whole_folder(folder) as aside:
         _write_ct(patient.ct, origin, aside, progress)
         progress(0.7, "writing structures")
-        _save(_structure_set(patient, origin), aside / "RTSTRUCT.dcm")
+        save(_structure_set(patient, origin), aside / "RTSTRUCT.dcm")
         if patient.plans:
-            _save(_plan(patient, origin), aside / "RTPLAN.dcm")
+            save(_plan(patient, origin), aside / "RTPLAN.dcm")
             if patient.plan.dose is not None:
                 write_dose(patient.plan.dose, aside / "RTDOSE.dcm", origin, "Plan dose")
     return origin
@@ -129,7 +129,7 @@ def write_dose(dose: Volume, path: Path, origin: Origin, description: str, *, pr
     if origin.plan_uid:
         ds.ReferencedRTPlanSequence = [_reference(PLAN_CLASS, origin.plan_uid)]
     # The structure set follows from the plan: named by itself, DICOM wants its DVHs along with it.
-    _save(ds, path)
+    save(ds, path)
 
 
 def _write_ct(ct: Volume, origin: Origin, folder: Path, progress: Progress) -> None:
@@ -148,7 +148,7 @@ def _write_ct(ct: Volume, origin: Origin, folder: Path, progress: Progress) -> N
         ds.KVP, ds.PatientPosition, ds.Laterality = None, "", ""
         ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "HU"
         _pixels(ds, hu[k].astype("<i2"), signed=True)
-        _save(ds, folder / f"CT.{k + 1:04d}.dcm")
+        save(ds, folder / f"CT.{k + 1:04d}.dcm")
 
 
 def _structure_set(patient: Patient, origin: Origin) -> Dataset:
@@ -317,7 +317,8 @@ def _reference(sop_class: str, uid: str) -> Dataset:
     return item
 
 
-def _save(ds: Dataset, path: Path) -> None:
+def save(ds: Dataset, path: Path) -> None:
+    """Write a data set in place, little endian: implicit of a structure set, explicit of others."""
     from pydicom.dataset import FileMetaDataset
 
     meta: Any = FileMetaDataset()
