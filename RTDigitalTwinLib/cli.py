@@ -78,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     run.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
     run.add_argument("--out", type=Path, required=True, help="folder for the results")
-    run.add_argument("--dose-dicom", type=Path, metavar="FILE", help="the mean as RTDOSE for the patient's record")
+    run.add_argument(
+        "--dicom-out",
+        type=Path,
+        metavar="DIR",
+        help="mean and spread as RTDOSE, structures as used as RTSTRUCT, for the patient's record; new or empty",
+    )
     add_dicom_options(run)
     run.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)")
     run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
@@ -188,7 +193,7 @@ def _run(options: argparse.Namespace) -> int:
             options.out,
             settings,
             choice=dicom_choice(options),
-            dose_file=options.dose_dicom,
+            record=options.dicom_out,
             overwrite=options.overwrite,
             progress=shown,
         )

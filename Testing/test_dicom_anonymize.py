@@ -18,8 +18,9 @@ from pydicom.uid import ExplicitVRBigEndian, RLELossless, UID_dictionary, genera
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.patient.dicom_anonymize import anonymize_folder
+from RTDigitalTwinLib.patient.dicom_export import write_dose
 from RTDigitalTwinLib.patient.dicom_index import index_folder
-from RTDigitalTwinLib.patient.dicom_patient import read_patient
+from RTDigitalTwinLib.patient.dicom_patient import read_patient, source_origin
 from RTDigitalTwinLib.patient.patient import Patient
 from Testing.builders import axial_grid
 from Testing.dicom_sets import accepting, dose_of, edited, set_identity, small_set
@@ -155,6 +156,12 @@ def same_patient(copy: Patient, original: Patient) -> None:
     assert list(copy.structures) == list(original.structures)
     for name, structure in original.structures.items():
         np.testing.assert_array_equal(copy.structures[name].occupancy, structure.occupancy)
+
+
+def test_that_a_dose_is_predicted_does_not_get_lost(folder: Path, tmp_path: Path) -> None:
+    write_dose(read_patient(folder).plan.dose, folder / "back.dcm", source_origin(folder), "mean", predicted=True)
+    anonymize_folder(folder, tmp_path / "out")
+    assert any("this software predicted" in text for text in read_patient(tmp_path / "out").warnings)
 
 
 def test_twice_gives_two_strangers(folder: Path, tmp_path: Path) -> None:

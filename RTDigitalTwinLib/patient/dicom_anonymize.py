@@ -19,7 +19,6 @@ from RTDigitalTwinLib.patient.dicom_deidentification import (
     deidentified,
     personal_words,
 )
-from RTDigitalTwinLib.patient.dicom_export import save
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, decoding, open_dicom, stored_pixels
 from RTDigitalTwinLib.patient.dicom_index import (
     CT,
@@ -32,6 +31,7 @@ from RTDigitalTwinLib.patient.dicom_index import (
     Problem,
     index_folder,
 )
+from RTDigitalTwinLib.patient.dicom_writing import save
 from RTDigitalTwinLib.progress import Progress, part, silent
 
 if TYPE_CHECKING:

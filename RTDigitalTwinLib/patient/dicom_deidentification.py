@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.patient.dicom_file import OTHER_CODE, DicomItem, decoding
+from RTDigitalTwinLib.patient.dicom_writing import DOSE_NOTICES
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -256,6 +257,8 @@ def _value(
         return renamed.get(name, name)
     if keyword in KEPT_TEXT:
         return REMOVED if any(person.words.appear_in(str(value)) for value in values) else element.value
+    if keyword == "DoseComment" and str(element.value).strip() in DOSE_NOTICES:
+        return element.value  # that a dose is predicted, or no dose, must not get lost
     return REMOVED if keyword in _REQUIRED_TEXT else ""
 
 

@@ -239,7 +239,7 @@ def _dose(file: IndexedFile, node: Line) -> None:
     dose = read_dose(file)
     highest = float(dose.dose.values.max())
     node.add(f"{dose.summation}: up to {highest:.1f} Gy; {_described(dose.dose.grid)}")
-    if not dose.is_plan:
+    if not dose.is_plan and not dose.is_predicted:
         node.add("Not the dose of a whole plan: it is not used.", Weight.WARNING)
     for remark in dose.remarks:
         node.add(remark, Weight.WARNING)
