@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.patient.patient import Patient
 from Testing.builders import axial_grid
-from Testing.dicom_sets import edit_all, edited, roi_number, set_identity, small_set
+from Testing.dicom_sets import dose_of, edit_all, edited, roi_number, set_identity, small_set
 from Testing.test_dicom_export import errors_found
 from Testing.test_network_patient import FINE
 
@@ -368,6 +369,57 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Patient, Patient]:
         for roi in ds.StructureSetROISequence:
             roi.ROIName = roi.ROIName.replace("PTV_7000", "PTV_6600")
     return plain, load_patient(folder)
+
+
+# dose and compare
+
+
+def test_doses_of_a_dicom_patient_are_judged_and_compared(
+    results: tuple[Path, Path], original: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["dose", str(original)]) == 1
+    assert "4 names of structures wait to be confirmed" in " ".join(capsys.readouterr().err.split())
+    assert main(["dose", str(original), *maps(), "--out", str(tmp_path / "dose")]) == 0
+    patient = load_patient(original, DicomChoice(names=dict(text.split("=") for text in CONFIRMED)))
+    gland = patient.structures["Parotid_L"]
+
+    def mean_of(gy: np.ndarray) -> float:
+        return float((gland.occupancy * gy).sum() / gland.occupancy.sum())
+
+    with (tmp_path / "dose" / "metrics.csv").open(newline="") as file:
+        rows = {(row["structure"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+    # Doses are judged inside the voxels, not at their centres.
+    assert rows["Parotid_L", "mean"] == pytest.approx(mean_of(dose_of(patient)), rel=0.02)
+    compared = tmp_path / "compared.json"
+    command = ["compare", str(original), str(results[1] / "RTDOSE.mean.dcm"), *maps(), "--cutoff", "50"]
+    assert main([*command, "--gamma", "10/5", "--out", str(compared)]) == 0
+    found = {(m["structure"], m["metric"]): m for m in json.loads(compared.read_text())["metrics"]}["Parotid_L", "mean"]
+    predicted = sitk.GetArrayFromImage(sitk.ReadImage(str(results[0] / "dose_mean_on_ct.nrrd")))
+    assert found["a"] == pytest.approx(rows["Parotid_L", "mean"])
+    assert found["b"] == pytest.approx(mean_of(predicted), rel=0.02)
+    assert main(["compare", str(original), str(original), *maps(), "--cutoff", "90"]) == 0
+    assert "PLANTED" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"DoseType": "ERROR"}, "DoseType is ERROR"),
+        ({"DoseType": "EFFECTIVE"}, "no physical one"),
+        ({"DoseSummationType": "BEAM"}, "summation BEAM"),
+        ({"FrameOfReferenceUID": "1.2.3"}, "frames of reference differ"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "a DICOM CT, not an RTDOSE"),
+    ],
+)
+def test_a_dose_file_of_another_meaning_is_not_judged(
+    folder: Path, tmp_path: Path, change: dict[str, str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    other = Path(shutil.copy(folder / "RTDOSE.dcm", tmp_path / "other.dcm"))
+    with edited(other) as ds:
+        for keyword, value in change.items():
+            setattr(ds, keyword, value)
+    assert main(["dose", str(folder), *maps(), "--dose", str(other)]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 # sample

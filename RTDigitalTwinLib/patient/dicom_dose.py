@@ -35,12 +35,14 @@ class DicomDose:
     summation : DoseSummationType: PLAN, or a part of one such as BEAM or FRACTION; OTHER where DICOM knows no such.
     remarks : what the user should know.
     is_predicted : whether this software wrote it as its prediction.
+    is_effective : whether it is corrected for biological effect.
     """
 
     dose: Volume
     summation: str
     remarks: tuple[str, ...]
     is_predicted: bool = False
+    is_effective: bool = False
 
     @property
     def is_plan(self) -> bool:
@@ -84,7 +86,7 @@ def read_dose(file: IndexedFile) -> DicomDose:
     if lowest < -_SMALLEST_NEGATIVE_RATIO * highest:
         raise item.error(f"Doses go down to {lowest:g} Gy.", "A difference of doses is no dose.")
     placed = Volume(*_placed(item, file, np.maximum(gy, 0), offsets), Quantity.DOSE_GY)
-    return DicomDose(placed, summation, tuple(remarks), is_predicted)
+    return DicomDose(placed, summation, tuple(remarks), is_predicted, dose_type == "EFFECTIVE")
 
 
 def _frame_offsets_mm(item: DicomItem) -> NDArray[np.float64]:
