@@ -159,7 +159,9 @@ def same_patient(copy: Patient, original: Patient) -> None:
 
 
 def test_that_a_dose_is_predicted_does_not_get_lost(folder: Path, tmp_path: Path) -> None:
-    write_dose(read_patient(folder).plan.dose, folder / "back.dcm", source_origin(folder), "mean", predicted=True)
+    dose = read_patient(folder).plan.dose
+    assert dose is not None
+    write_dose(dose, folder / "back.dcm", source_origin(folder), "mean", predicted=True)
     anonymize_folder(folder, tmp_path / "out")
     assert any("this software predicted" in text for text in read_patient(tmp_path / "out").warnings)
 
