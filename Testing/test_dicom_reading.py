@@ -321,3 +321,16 @@ def test_a_syntax_that_cannot_be_decoded_is_named(damaged_set: Path, syntax: str
         read_patient(damaged_set)
     problems = " ".join(problem.what for problem in index_folder(damaged_set).problems)
     assert syntax in f"{caught.value} {problems}"
+
+
+def test_an_enhanced_ct_is_named_with_its_syntax(damaged_set: Path) -> None:
+    for path in sorted(damaged_set.glob("CT*"))[1:]:
+        path.unlink()
+    with edited(damaged_set / "CT.0001.dcm") as ds:
+        ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+        ds.NumberOfFrames = 24
+    with pytest.raises(PatientDataError) as caught:
+        read_patient(damaged_set)
+    said = str(caught.value)
+    assert "CT.0001.dcm" in said and "an enhanced one" in said and "1.2.840.10008.1.2.1 (Explicit VR Little" in said
+    assert "as classic CT" in said

@@ -16,6 +16,7 @@ from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import read_dose
 from RTDigitalTwinLib.patient.dicom_index import (
     CT,
+    ENHANCED_CT,
     RTDOSE,
     RTPLAN,
     RTSTRUCT,
@@ -147,7 +148,7 @@ def _inspect_patient(
             elif file.kind == RTDOSE:
                 _guarded(branch, "RTDOSE", _dose, file)
             elif file.kind not in (CT, RTSTRUCT):
-                branch.add(f"{file.kind}: not used")
+                branch.add(f"{file.kind}: not used", Weight.WARNING if file.kind == ENHANCED_CT else Weight.PLAIN)
         for file in mine:
             if file.kind == RTSTRUCT:
                 read = _guarded(branch, "RTSTRUCT", _structure_set, file)
