@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from RTDigitalTwinLib import Twin
 from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.model.network_patient import network_patient
@@ -80,6 +81,13 @@ def test_occupancy_comes_back_within_the_outlines_reach(
 def test_the_read_sample_goes_to_the_network_unchanged(read: Patient) -> None:
     prepared = network_patient(read)
     assert not prepared.is_extrapolated and prepared.seen.ct.grid is read.ct.grid
+
+
+def test_the_read_sample_gets_the_same_dose(dosed: Patient, read: Patient) -> None:
+    """Measured: 0.13 Gy apart on average, 1.0 Gy in the 99th percentile, for outlines keep partial volumes roughly."""
+    directly, again = (Twin(patient, device="cpu").predict(samples=0).mean.values for patient in (dosed, read))
+    apart = np.abs(directly - again)[directly > 0]
+    assert apart.mean() < 0.2 and np.percentile(apart, 99) < 1.5
 
 
 def test_uids_are_fresh_and_references_hold(written: Path, dosed: Patient, tmp_path: Path) -> None:
