@@ -15,6 +15,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.patient import dicom_file, dicom_index
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, transfer_syntax
 from RTDigitalTwinLib.patient.dicom_index import CT, RTDOSE, RTPLAN, RTSTRUCT, index_folder
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
@@ -334,3 +335,15 @@ def test_an_enhanced_ct_is_named_with_its_syntax(damaged_set: Path) -> None:
     said = str(caught.value)
     assert "CT.0001.dcm" in said and "an enhanced one" in said and "1.2.840.10008.1.2.1 (Explicit VR Little" in said
     assert "as classic CT" in said
+
+
+def test_files_and_folders_beyond_the_limits_are_refused(damaged_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = max(path.stat().st_size for path in damaged_set.iterdir())
+    monkeypatch.setattr(dicom_file, "LARGEST_FILE_BYTES", largest)
+    with (damaged_set / "CT.0005.dcm").open("ab") as file:
+        file.truncate(largest + 1)
+    (problem,) = index_folder(damaged_set).problems
+    assert problem.where == "CT.0005.dcm" and "GiB; at most 1 is read" in problem.what
+    monkeypatch.setattr(dicom_index, "MOST_FILES", 20)
+    with pytest.raises(PatientDataError, match="more than 20 files"):
+        read_patient(damaged_set)
