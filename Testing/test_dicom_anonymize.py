@@ -23,7 +23,7 @@ from RTDigitalTwinLib.patient.dicom_index import index_folder
 from RTDigitalTwinLib.patient.dicom_patient import read_patient, source_origin
 from RTDigitalTwinLib.patient.patient import Patient
 from Testing.builders import axial_grid
-from Testing.dicom_sets import accepting, dose_of, edited, set_identity, small_set
+from Testing.dicom_sets import accepting, compress_by_gdcm, dose_of, edited, set_identity, small_set
 from Testing.test_dicom_export import errors_found
 
 IDENTITY = {
@@ -158,6 +158,26 @@ def same_patient(copy: Patient, original: Patient) -> None:
         np.testing.assert_array_equal(copy.structures[name].occupancy, structure.occupancy)
 
 
+@pytest.mark.parametrize(
+    ("person", "name", "kept"),
+    [
+        ("Longstocking^Pippi", "GTV Pippi", False), ("Longstocking^Pippi", "gtvLONGSTOCKING2", False),
+        ("Yamada^Tarou=山田^太郎", "山田GTV", False), ("Ek^Bo", "Bow", True), ("Ek^Bo", "Parotis links", True),
+        ("Patient^Research", "Patient outline", True), ("", "GTV 1.2.840.113619.2.55.3", False),
+        ("", "Boost 19450521", False),
+    ],
+)  # fmt: skip
+def test_names_of_structures_lose_the_patients(
+    folder: Path, tmp_path: Path, person: str, name: str, kept: bool
+) -> None:
+    set_identity(folder, {"PatientName": person})
+    with edited(folder / "RTSTRUCT.dcm") as ds:
+        ds.StructureSetROISequence[1].ROIName = name
+    (done,) = anonymize_folder(folder, tmp_path / "out").patients
+    assert (name in done.structure_names, done.renamed) == (kept, 0 if kept else 1)
+    assert kept or "Structure 2" in done.structure_names
+
+
 def test_that_a_dose_is_predicted_does_not_get_lost(folder: Path, tmp_path: Path) -> None:
     dose = read_patient(folder).plan.dose
     assert dose is not None
@@ -215,12 +235,14 @@ def test_two_persons_of_one_identifier_stay_two(folder: Path, tmp_path: Path) ->
     same_patient(read_patient(tmp_path / "out", accepting("identity")), read_patient(folder, accepting("identity")))
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, ExplicitVRBigEndian])
+@pytest.mark.parametrize("syntax", [RLELossless, ExplicitVRBigEndian, "JPEG2000"])
 def test_other_transfer_syntaxes_come_out_plain(folder: Path, tmp_path: Path, syntax: str) -> None:
     original = read_patient(folder)
     for path in folder.glob("CT*"):
         ds = pydicom.dcmread(path)
-        if syntax == RLELossless:
+        if syntax == "JPEG2000":
+            compress_by_gdcm(path, syntax, tmp_path)
+        elif syntax == RLELossless:
             ds.compress(RLELossless, generate_instance_uid=False)
             ds.save_as(path)
         else:

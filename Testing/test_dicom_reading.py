@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
@@ -21,7 +20,7 @@ from RTDigitalTwinLib.patient.dicom_index import CT, RTDOSE, RTPLAN, RTSTRUCT, i
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
 from RTDigitalTwinLib.patient.patient import Patient
 from Testing.builders import GRIDS, axial_grid
-from Testing.dicom_sets import accepting, dose_in, dose_of, edit_all, edited, small_set
+from Testing.dicom_sets import accepting, compress_by_gdcm, dose_in, dose_of, edit_all, edited, small_set
 
 # What is read
 
@@ -287,21 +286,7 @@ def test_jpeg_is_decoded(damaged_set: Path, compressor: str, tmp_path: Path) -> 
     """Lossless JPEG and JPEG 2000 as GDCM writes them, put in the place of the pixels."""
     before = read_patient(damaged_set).ct.values
     path = damaged_set / "CT.0012.dcm"
-    written = pydicom.dcmread(path)
-    image = sitk.GetImageFromArray(written.pixel_array[None])
-    writer = sitk.ImageFileWriter()
-    writer.SetFileName(str(tmp_path / "jpeg.dcm"))
-    writer.SetImageIO("GDCMImageIO")
-    writer.UseCompressionOn()
-    writer.SetCompressor(compressor)
-    writer.Execute(image)
-    packed = pydicom.dcmread(tmp_path / "jpeg.dcm")
-    assert packed.file_meta.TransferSyntaxUID.is_compressed
-    written.PixelData = packed.PixelData
-    written["PixelData"].VR = "OB"
-    written["PixelData"].is_undefined_length = True
-    written.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
-    written.save_as(path)
+    compress_by_gdcm(path, compressor, tmp_path)
     np.testing.assert_array_equal(read_patient(damaged_set).ct.values, before)
 
 

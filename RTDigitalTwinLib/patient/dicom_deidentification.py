@@ -75,19 +75,18 @@ class PersonalWords:
 
     Attributes
     ----------
-    words : in lower case; of three letters and more.
+    words : in lower case; of three letters and more, of other scripts than ASCII of two.
     """
 
     words: frozenset[str]
 
     def appear_in(self, text: str) -> bool:
-        """Whether a word is in a text: as a word, or from five letters on as a part of one. So is any UID."""
+        """Whether a word is in a text: as a word, or as a part of one where it is long or not of ASCII. Any UID is."""
         lower = text.casefold()
-        parts = set(_words(lower))
         return bool(
-            parts & self.words
+            set(_words(lower)) & self.words
             or _UID_IN_TEXT.search(text)
-            or any(word in lower for word in self.words if len(word) >= _SHORTEST_PART)
+            or any(word in lower for word in self.words if len(word) >= _SHORTEST_PART or not word.isascii())
         )
 
 
@@ -116,7 +115,7 @@ def _personal_words(dataset: Dataset) -> Iterator[str]:
             whole = str(value).casefold().strip(" \0")
             # Words of an institution, such as neck, may be those of structures.
             for word in {whole[:8] if vr == "DT" else whole, *(_words(whole) if vr == "PN" else ())}:
-                if len(word) >= _SHORTEST_WORD and word not in _COMMON_WORDS:
+                if len(word) >= (_SHORTEST_WORD if word.isascii() else 2) and word not in _COMMON_WORDS:
                     yield word
 
 
@@ -133,6 +132,7 @@ class FreshUids:
     def of(self, uid: str) -> str:
         from pydicom.uid import UID_dictionary, generate_uid
 
+        uid = uid.strip(" \0")
         if not uid or (uid.startswith(_DICOM_ROOT) and uid in UID_dictionary):
             return uid
         return self._known.setdefault(uid, str(generate_uid(prefix=None)))
