@@ -1,4 +1,4 @@
-"""What the command line offers for DICOM: options to choose and confirm, and the commands inspect and sample."""
+"""What the command line offers for DICOM: options to choose and confirm; inspect, anonymize and sample."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def add_dicom_commands(commands: Any, seed: Callable[[str], int], progress_bar: 
         "--write-map", type=Path, metavar="FILE", help="write what the names may mean, to be confirmed"
     )
     add_dicom_options(inspect)
+
+    anonymize = commands.add_parser("anonymize", help="a copy of a DICOM folder for handing on, without identities")
+    anonymize.set_defaults(command=lambda options: _anonymize(options, progress_bar))
+    anonymize.add_argument("folder", type=Path, metavar="FOLDER")
+    anonymize.add_argument("--out", type=Path, required=True, help="folder for the copy; new or empty")
 
     sample = commands.add_parser("sample", help="write the built-in sample patient as a DICOM-RT set")
     sample.set_defaults(command=lambda options: _sample(options, progress_bar))
@@ -115,6 +120,34 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
         write_mapping(found.names_of(options.person), options.write_map)
         print(f"Names to confirm: {options.write_map}")
     return 0 if found.usable else EXIT_UNUSABLE
+
+
+def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
+    from RTDigitalTwinLib.patient.dicom_anonymize import anonymize_folder
+    from RTDigitalTwinLib.patient.dicom_deidentification import COVERED, NOT_COVERED
+
+    with progress_bar() as shown:
+        done = anonymize_folder(options.folder, options.out, shown)
+    tree = Tree(Text(f"{options.out}: {len(done.patients)} patients"))
+    for patient in done.patients:
+        branch = tree.add(Text(f"{patient.pseudonym} is {patient.identifier}: {patient.files} files"))
+        if patient.structure_names:
+            branch.add(Text(f"Names of structures, kept: {', '.join(patient.structure_names)}"))
+        if patient.renamed:
+            branch.add(
+                Text(f"{patient.renamed} names of structures held a word of a person and were replaced", "yellow")
+            )
+    for problem in done.left_out:
+        told = f"Left out: {problem.where}: {problem.what} {problem.remedy}"
+        tree.add(Text(" ".join(told.split()), "bold red"))
+    if done.other_files:
+        tree.add(Text(f"Left out: {done.other_files} files that are no DICOM", "yellow"))
+    for title, lines in (("Taken out", COVERED), ("Not covered: look yourself before you hand it on", NOT_COVERED)):
+        branch = tree.add(Text(title))
+        for line in lines:
+            branch.add(Text(line))
+    Console(highlight=False).print(tree)
+    return 0
 
 
 def _sample(options: Namespace, progress_bar: ProgressBar) -> int:

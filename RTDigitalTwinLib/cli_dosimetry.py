@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__
+from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_tables import (
     add_goals_option,
     chosen_goals,
@@ -44,14 +45,14 @@ def add_dosimetry_commands(commands: Any) -> None:
     dose = commands.add_parser("dose", help="judge a dose with structures: DVH metrics, plan quality, goals, biology")
     dose.set_defaults(command=_dose)
     dose.add_argument("folder", type=Path, metavar="FOLDER", help="a patient's folder")
-    dose.add_argument("--dose", type=Path, metavar="FILE", help="another dose than the plan's, as an image file")
+    dose.add_argument("--dose", type=Path, metavar="FILE", help="another dose than the plan's: RTDOSE or an image file")
     dose.add_argument("--out", type=Path, metavar="DIR", help="write the tables and DVHs as CSV and JSON; new or empty")
     _add_shared(dose)
 
     compare = commands.add_parser("compare", help="two doses: difference, gamma, DVH metrics and goals side by side")
     compare.set_defaults(command=_compare)
     compare.add_argument("a", type=Path, metavar="A", help="a patient's folder with a dose: the reference")
-    compare.add_argument("b", type=Path, metavar="B", help="another folder of the patient, or a dose as an image file")
+    compare.add_argument("b", type=Path, metavar="B", help="another folder of the patient, or a dose file")
     compare.add_argument("--gamma", default="3/2", metavar="PERCENT/MM", help="criteria (default 3/2)")
     compare.add_argument("--cutoff", type=float, default=10.0, metavar="PERCENT", help="of gamma (default 10)")
     compare.add_argument("--local", action="store_true", help="gamma with the dose difference local, not global")
@@ -62,6 +63,7 @@ def add_dosimetry_commands(commands: Any) -> None:
 def _add_shared(parser: ArgumentParser) -> None:
     add_goals_option(parser)
     parser.add_argument("--unit", choices=("Gy", "cGy"), help="of a dose file that does not say it")
+    add_dicom_options(parser)
 
 
 def _dose(options: Namespace) -> int:
@@ -71,7 +73,7 @@ def _dose(options: Namespace) -> int:
     goals = chosen_goals(options.goals)
     if options.out is not None:
         require_place(options.out, options.folder)
-    patient = Patient.load(options.folder)
+    patient = Patient.load(options.folder, dicom_choice(options))
     dose = required_dose(patient) if options.dose is None else dose_file(options.dose, patient, options.unit)
     dose = dose.resampled(patient.ct.grid)
     review = review_dose(patient, dose, goals)
@@ -97,10 +99,11 @@ def _compare(options: Namespace) -> int:
     if options.out is not None:
         require_outside_patients(options.out)
         require_writable(options.out)
-    patient = Patient.load(options.a)
+    choice = dicom_choice(options)
+    patient = Patient.load(options.a, choice)
     a = required_dose(patient)
     if options.b.is_dir():
-        other = Patient.load(options.b)
+        other = Patient.load(options.b, choice)
         b = required_dose(other)
     else:
         b = dose_file(options.b, patient, options.unit)

@@ -22,7 +22,12 @@ def add_patient_commands(commands: Any) -> None:
     run = commands.add_parser("run", help="predict one patient: scene, dose volumes, DVHs, metrics, report")
     run.set_defaults(command=_run)
     add_patient_options(run)
-    run.add_argument("--dose-dicom", type=Path, metavar="FILE", help="the mean as RTDOSE for the patient's record")
+    run.add_argument(
+        "--dicom-out",
+        type=Path,
+        metavar="DIR",
+        help="mean and spread as RTDOSE, structures as used as RTSTRUCT, for the patient's record; new or empty",
+    )
     run.add_argument(
         "--samples", type=sample_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)"
     )
@@ -84,7 +89,7 @@ def _run(options: Namespace) -> int:
             options.out,
             settings,
             choice=dicom_choice(options),
-            dose_file=options.dose_dicom,
+            record=options.dicom_out,
             overwrite=options.overwrite,
             progress=shown,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.dosimetry.goals import GoalSet
 from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
-from RTDigitalTwinLib.files import require_apart, require_writable, whole_file, whole_folder
+from RTDigitalTwinLib.files import require_apart, whole_folder
 from RTDigitalTwinLib.ledger import LEDGER_FILE, Ledger
 from RTDigitalTwinLib.model.features import assumptions
-from RTDigitalTwinLib.patient.dicom_export import Origin, write_dose
+from RTDigitalTwinLib.patient.dicom_export import write_dose, write_structures
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, recognises, source_origin
+from RTDigitalTwinLib.patient.dicom_writing import Origin
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.loading import require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
@@ -35,6 +37,7 @@ from RTDigitalTwinLib.report.tables import (
     write_goals_csv,
     write_metrics_csv,
 )
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
@@ -70,7 +73,7 @@ def run_patient(
     settings: RunSettings | None = None,
     *,
     choice: DicomChoice | None = None,
-    dose_file: Path | None = None,
+    record: Path | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -78,8 +81,9 @@ def run_patient(
 
     ``source`` is a patient's folder, or the word ``sample`` for the built-in one, whose reference dose is planned here
     (``dosimetry.planning``); ``choice`` says which of its DICOM files are meant. The dose of a patient that was
-    resampled for the network is written on its CT too. ``dose_file`` gets the mean as RTDOSE with the source's
-    identity, for its record; it may not lie among the other results.
+    resampled for the network is written on its CT too. ``record`` is a folder for the mean and the spread
+    as RTDOSE and the structures as RTSTRUCT with the source's identity, for its record; it may not lie among the other
+    results.
     The folder ``out`` appears when all of it is written, or not at all; it may neither lie in the patient's folder nor
     around it. Where slicer-core or off-screen drawing is missing, the run ends without scene or pictures and says so
     in the summary's warnings.
@@ -87,9 +91,11 @@ def run_patient(
     """
     settings = settings or RunSettings()
     check_places(source, out, overwrite)
-    origin = None if dose_file is None else _origin(source, out, dose_file, choice)
+    origin = None if record is None else _origin(source, out, record, choice)
     watch = Stopwatch()
-    with whole_folder(out, replaceable=is_earlier_result if overwrite else None) as folder:
+    with ExitStack() as folders:
+        folder = folders.enter_context(whole_folder(out, replaceable=is_earlier_result if overwrite else None))
+        record_folder = None if record is None else folders.enter_context(whole_folder(record))
         patient = read_source(source, choice, watch, part(progress, 0.0, 0.15))
         with watch.stage("weights"):
             progress(0.15, "loading the network")
@@ -120,27 +126,39 @@ def run_patient(
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
         summary["files"] = sorted([*(path.name for path in folder.iterdir()), "summary.json"])
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
-        if dose_file is not None and origin is not None:
-            with whole_file(dose_file) as aside:
-                write_dose(prediction.mean, aside, origin, "Predicted dose, mean", predicted=True)
+        if record_folder is not None and origin is not None:
+            write_record(record_folder, prediction, origin)
         progress(1.0, "done")
     return summary
 
 
-def _origin(source: str | Path, out: Path, dose_file: Path, choice: DicomChoice | None) -> Origin:
-    """Where a dose file belongs. Raises OutputError where it would lie among results or data."""
+def write_record(folder: Path, prediction: DoseEnsemble, origin: Origin, level: float = 0.95) -> None:
+    """Mean and spread as RTDOSE, and the structures as they were used as RTSTRUCT, under the origin's identity.
+
+    The spread is half the width of the calibrated 95 % band, or the samples' standard deviation where there is no
+    calibration; of a single dose there is none.
+    """
+    write_dose(prediction.mean, folder / "RTDOSE.mean.dcm", origin, "Predicted dose, mean", predicted=True)
+    if prediction.is_calibrated:
+        write_dose(prediction.half_width(level), folder / "RTDOSE.half_width_95.dcm", origin, "Half width of 95 % band")
+    elif prediction.has_spread:
+        write_dose(prediction.std, folder / "RTDOSE.std.dcm", origin, "Standard deviation of samples")
+    used = (*prediction.patient.structures.values(), prediction.patient.dose_mask)
+    write_structures(used, folder / "RTSTRUCT.dcm", origin, "As used")
+
+
+def _origin(source: str | Path, out: Path, record: Path, choice: DicomChoice | None) -> Origin:
+    """Where DICOM results belong. Raises OutputError where they would lie among other results or data."""
     if source == SAMPLE or not recognises(Path(source)):
         raise PatientDataError("Only the dose of a DICOM patient can go back as DICOM.", where=str(source))
-    if dose_file.resolve().is_relative_to(out.resolve()):
+    there, here = record.resolve(), out.resolve()
+    if there.is_relative_to(here) or here.is_relative_to(there):
         raise OutputError(
-            "The DICOM dose bears the patient's identity and may not lie among the results, which bear none.",
-            where=str(dose_file),
-            remedy="Choose another place for it.",
+            "DICOM results bear the patient's identity and may not lie among the other results, which bear none.",
+            where=str(record),
+            remedy="Choose another place for them.",
         )
-    require_apart(dose_file, Path(source))
-    if dose_file.exists():
-        raise OutputError("The file exists.", where=str(dose_file), remedy="Choose another name.")
-    require_writable(dose_file)
+    require_apart(record, Path(source))
     return source_origin(Path(source), choice)
 
 

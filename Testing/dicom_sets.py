@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pydicom
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import Dataset
 
@@ -120,3 +121,22 @@ def dose_in(folder: Path) -> DicomDose:
 
 def plan_in(folder: Path) -> DicomPlan:
     return read_plan(only(folder, RTPLAN))
+
+
+def compress_by_gdcm(path: Path, compressor: str, aside: Path) -> None:
+    """Put a file's pixels in JPEG or JPEG2000, lossless, as GDCM writes them."""
+    written = pydicom.dcmread(path)
+    image = sitk.GetImageFromArray(written.pixel_array[None])
+    writer = sitk.ImageFileWriter()
+    writer.SetFileName(str(aside / "jpeg.dcm"))
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.Execute(image)
+    packed = pydicom.dcmread(aside / "jpeg.dcm")
+    assert packed.file_meta.TransferSyntaxUID.is_compressed
+    written.PixelData = packed.PixelData
+    written["PixelData"].VR = "OB"
+    written["PixelData"].is_undefined_length = True
+    written.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+    written.save_as(path)

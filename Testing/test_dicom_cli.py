@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -19,10 +20,12 @@ from RTDigitalTwinLib import Twin
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.patient.patient import Patient
 from Testing.builders import axial_grid
-from Testing.dicom_sets import edit_all, edited, roi_number, set_identity, small_set
+from Testing.dicom_sets import dose_of, edit_all, edited, roi_number, set_identity, small_set
+from Testing.test_dicom_export import errors_found
 from Testing.test_network_patient import FINE
 
 NAMES = {
@@ -184,10 +187,10 @@ def test_the_mapping_file_is_of_the_patient_and_the_set_that_were_chosen(
 @pytest.fixture(scope="module")
 def results(original: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("results")
-    out, dose = place / "out", place / "record" / "dose.dcm"
+    out, record = place / "out", place / "record"
     command = ["run", str(original), "--out", str(out), "--samples", "2", "--device", "cpu", "--weights", str(weights)]
-    assert main([*command, *maps(), "--dose-dicom", str(dose)]) == 0
-    return out, dose
+    assert main([*command, *maps(), "--dicom-out", str(record)]) == 0
+    return out, record
 
 
 def test_run_predicts_a_dicom_patient(results: tuple[Path, Path]) -> None:
@@ -228,16 +231,19 @@ def test_a_dose_on_a_smaller_grid_is_compared_where_it_is_known(folder: Path, we
     assert (out / "scene.mrb").is_file()
 
 
-def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], original: Path) -> None:
-    out, _ = results
+def secrets_of(folder: Path) -> list[bytes]:
+    """What nobody may find in a result: identity, names of structures, UIDs, path."""
     uids = {
         str(ds[key].value)
-        for ds in (pydicom.dcmread(path, stop_before_pixels=True) for path in original.glob("*.dcm"))
+        for ds in (pydicom.dcmread(path, stop_before_pixels=True) for path in folder.glob("*.dcm"))
         for key in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
     }
-    secrets = [
-        text.encode() for text in (*PLANTED.values(), "Longstocking", "Pippi", *NAMES.values(), str(original), *uids)
-    ]
+    return [text.encode() for text in (*PLANTED.values(), "Longstocking", "Pippi", *NAMES.values(), str(folder), *uids)]
+
+
+def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], original: Path) -> None:
+    out, _ = results
+    secrets = secrets_of(original)
     for path in out.iterdir():
         content = path.read_bytes()
         if path.suffix == ".mrb":
@@ -248,27 +254,81 @@ def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], ori
             assert secret not in content, (path.name, secret)
 
 
-def test_the_dose_goes_back_with_the_sources_identity(results: tuple[Path, Path], original: Path) -> None:
-    out, dose = results
-    back, plan = pydicom.dcmread(dose), pydicom.dcmread(original / "RTPLAN.dcm")
-    assert (back.PatientID, back.StudyInstanceUID) == (plan.PatientID, plan.StudyInstanceUID)
-    assert back.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
-    mean = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "dose_mean.nrrd")))
-    scaling = float(back.DoseGridScaling)
-    np.testing.assert_allclose(back.pixel_array * scaling, mean, atol=0.51 * scaling)
+def test_dose_spread_and_structures_go_back_with_the_sources_identity(
+    results: tuple[Path, Path], original: Path
+) -> None:
+    out, record = results
+    plan = pydicom.dcmread(original / "RTPLAN.dcm")
+    # Weights of no calibration and two samples: the spread is the plain one, and says so.
+    assert {path.name for path in record.iterdir()} == {"RTDOSE.mean.dcm", "RTDOSE.std.dcm", "RTSTRUCT.dcm"}
+    meanings = {
+        "mean": ("PHYSICAL", "Predicted, not calculated. Research use only, not for treatment."),
+        "std": ("ERROR", "Standard deviation of samples of predicted dose; research"),
+    }
+    for kind, (dose_type, comment) in meanings.items():
+        back = pydicom.dcmread(record / f"RTDOSE.{kind}.dcm")
+        assert (back.PatientID, back.StudyInstanceUID) == (plan.PatientID, plan.StudyInstanceUID)
+        assert back.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+        assert (back.DoseType, back.DoseComment, back.DoseUnits) == (dose_type, comment, "GY")
+        image = sitk.ReadImage(str(record / f"RTDOSE.{kind}.dcm"))
+        expected = sitk.ReadImage(str(out / f"dose_{kind}.nrrd"))
+        scaling = float(back.DoseGridScaling)
+        gy = sitk.GetArrayFromImage(image).astype(float)
+        gy *= scaling if gy.max() > 1000 else 1  # this reader may leave the scaling to its caller
+        np.testing.assert_allclose(gy, sitk.GetArrayFromImage(expected), atol=0.51 * scaling + 1e-6)
+        assert image.GetOrigin() == pytest.approx(expected.GetOrigin())
+        assert errors_found(record / f"RTDOSE.{kind}.dcm") == []
+    structures = pydicom.dcmread(record / "RTSTRUCT.dcm")
+    assert structures.PatientID == plan.PatientID and structures.SOPInstanceUID != plan.ReferencedStructureSetSequence[
+        0].ReferencedSOPInstanceUID  # fmt: skip
+    assert {roi.ROIName for roi in structures.StructureSetROISequence} == {*NAMES, "FeasibleDose"}
+    assert errors_found(record / "RTSTRUCT.dcm") == []
+
+
+def test_results_among_the_patients_files_are_not_taken_for_its_plan(
+    results: tuple[Path, Path], folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for path in results[1].iterdir():
+        shutil.copy(path, folder / f"result.{path.name}")
+    choice = DicomChoice(names=dict(text.split("=") for text in CONFIRMED))
+    read = load_patient(folder, choice)
+    (folder / "RTDOSE.dcm").unlink()
+    assert read.plan.dose is not None and load_patient(folder, choice).plan.dose is None
+    assert "A dose that this software predicted was left out: it is no plan's dose." in read.warnings
+    assert any("DoseType is ERROR (a spread or a difference of doses)" in text for text in read.warnings)
+    assert main(["inspect", str(folder), *maps()]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "The dose is a prediction of this software" in said and "CT and structures fit together." in said
+
+
+def test_structures_as_used_lie_where_they_were_drawn(results: tuple[Path, Path], folder: Path) -> None:
+    """On 41 x 37 pixels instead of 80 x 72: each structure overlaps its own by half of a border voxel's width."""
+    choice = DicomChoice(names=dict(text.split("=") for text in CONFIRMED))
+    before = load_patient(folder, choice)
+    written = pydicom.dcmread(results[1] / "RTSTRUCT.dcm")
+    with edited(folder / "RTPLAN.dcm") as ds:
+        ds.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID = written.SOPInstanceUID
+    shutil.copy(results[1] / "RTSTRUCT.dcm", folder / "RTSTRUCT.dcm")
+    after = load_patient(folder)
+    for name, structure in before.structures.items():
+        theirs = after.structures[name]
+        assert theirs.volume_cc == pytest.approx(structure.volume_cc, rel=0.1), name
+        shared = np.minimum(theirs.occupancy, structure.occupancy).sum()
+        assert 2 * shared / (theirs.occupancy.sum() + structure.occupancy.sum()) > 0.9, name
 
 
 def test_a_dose_with_identity_stays_out_of_the_results(original: Path, tmp_path: Path) -> None:
-    command = ["run", str(original), "--out", str(tmp_path / "out"), *maps(), "--dose-dicom"]
-    assert main([*command, str(tmp_path / "out" / "dose.dcm")]) == 1
-    assert main(["run", "sample", "--out", str(tmp_path / "out"), "--dose-dicom", str(tmp_path / "dose.dcm")]) == 1
-    assert not (tmp_path / "out").exists()
+    command = ["run", str(original), "--out", str(tmp_path / "out"), *maps(), "--dicom-out"]
+    for place in (tmp_path / "out", tmp_path / "out" / "record", tmp_path, original / "record"):
+        assert main([*command, str(place)]) == 1
+    assert main(["run", "sample", "--out", str(tmp_path / "out"), "--dicom-out", str(tmp_path / "record")]) == 1
+    assert not (tmp_path / "out").exists() and not (tmp_path / "record").exists()
 
 
 def test_a_dose_that_could_refer_to_nothing_is_refused_before_predicting(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    command = ["run", str(folder), "--out", str(tmp_path / "out"), *maps(), "--dose-dicom", str(tmp_path / "dose.dcm")]
+    command = ["run", str(folder), "--out", str(tmp_path / "out"), *maps(), "--dicom-out", str(tmp_path / "record")]
     edit_all(folder, "CT*.dcm", lambda ds, _: setattr(ds, "FrameOfReferenceUID", ""))
     assert main(command) == 1
     assert "names no frame of reference" in " ".join(capsys.readouterr().err.split())
@@ -279,7 +339,7 @@ def test_a_dose_that_could_refer_to_nothing_is_refused_before_predicting(
     (folder / "RTPLAN.dcm").unlink()
     assert main([*command, "--fractions", "35"]) == 1
     assert "There is no plan that the dose could refer to" in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "out").exists() and not (tmp_path / "dose.dcm").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "record").exists()
 
 
 def test_a_prescription_too_far_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -312,6 +372,60 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Patient, Patient]:
         for roi in ds.StructureSetROISequence:
             roi.ROIName = roi.ROIName.replace("PTV_7000", "PTV_6600")
     return plain, load_patient(folder)
+
+
+# dose and compare
+
+
+def test_doses_of_a_dicom_patient_are_judged_and_compared(
+    results: tuple[Path, Path], original: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["dose", str(original)]) == 1
+    assert "4 names of structures wait to be confirmed" in " ".join(capsys.readouterr().err.split())
+    assert main(["dose", str(original), *maps(), "--out", str(tmp_path / "dose")]) == 0
+    patient = load_patient(original, DicomChoice(names=dict(text.split("=") for text in CONFIRMED)))
+    gland = patient.structures["Parotid_L"]
+
+    def mean_of(gy: np.ndarray) -> float:
+        return float((gland.occupancy * gy).sum() / gland.occupancy.sum())
+
+    with (tmp_path / "dose" / "metrics.csv").open(newline="") as file:
+        rows = {(row["structure"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+    # Doses are judged inside the voxels, not at their centres.
+    assert rows["Parotid_L", "mean"] == pytest.approx(mean_of(dose_of(patient)), rel=0.02)
+    compared = tmp_path / "compared.json"
+    command = ["compare", str(original), str(results[1] / "RTDOSE.mean.dcm"), *maps(), "--cutoff", "50"]
+    assert main([*command, "--gamma", "10/5", "--out", str(compared)]) == 0
+    found = {(m["structure"], m["metric"]): m for m in json.loads(compared.read_text())["metrics"]}["Parotid_L", "mean"]
+    predicted = sitk.GetArrayFromImage(sitk.ReadImage(str(results[0] / "dose_mean_on_ct.nrrd")))
+    assert found["a"] == pytest.approx(rows["Parotid_L", "mean"])
+    assert found["b"] == pytest.approx(mean_of(predicted), rel=0.02)
+    assert main(["compare", str(original), str(original), *maps(), "--cutoff", "90"]) == 0
+    said = capsys.readouterr()
+    results_of = b"".join(path.read_bytes() for path in (compared, *(tmp_path / "dose").iterdir()))
+    for secret in secrets_of(original):
+        assert secret not in results_of + said.out.encode() + said.err.encode(), secret
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"DoseType": "ERROR"}, "DoseType is ERROR"),
+        ({"DoseType": "EFFECTIVE"}, "no physical one"),
+        ({"DoseSummationType": "BEAM"}, "summation BEAM"),
+        ({"FrameOfReferenceUID": "1.2.3"}, "frames of reference differ"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "a DICOM CT, not an RTDOSE"),
+    ],
+)
+def test_a_dose_file_of_another_meaning_is_not_judged(
+    folder: Path, tmp_path: Path, change: dict[str, str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    other = Path(shutil.copy(folder / "RTDOSE.dcm", tmp_path / "other.dcm"))
+    with edited(other) as ds:
+        for keyword, value in change.items():
+            setattr(ds, keyword, value)
+    assert main(["dose", str(folder), *maps(), "--dose", str(other)]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 # sample

@@ -12,11 +12,16 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from RTDigitalTwinLib import Twin
 from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.model.network_patient import network_patient
-from RTDigitalTwinLib.patient.dicom_export import NOTICE, write_dose, write_patient
+from RTDigitalTwinLib.patient.dicom_dose import read_dose
+from RTDigitalTwinLib.patient.dicom_export import write_dose, write_patient, write_structures
+from RTDigitalTwinLib.patient.dicom_index import index_file
 from RTDigitalTwinLib.patient.dicom_patient import read_patient, source_origin
+from RTDigitalTwinLib.patient.dicom_structures import read_rois, roi_structure
+from RTDigitalTwinLib.patient.dicom_writing import NOTICE
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
@@ -47,7 +52,9 @@ def read(written: Path) -> Patient:
 def test_the_sample_comes_back_as_it_was(dosed: Patient, read: Patient) -> None:
     assert read.ct.grid.same_as(replace(dosed.ct.grid, frame_of_reference=read.ct.grid.frame_of_reference))
     np.testing.assert_array_equal(read.ct.values, dosed.ct.values)
-    assert read.warnings == () and list(read.structures) == list(dosed.structures)
+    assert list(read.structures) == list(dosed.structures)
+    assert [text.split(":")[0] for text in read.warnings] == ["This is no clinical plan"]  # as it was told before
+    assert any("no clinical plan" in text for text in dosed.warnings) and "no clinical plan" in read.plan.label
     assert read.plan.prescription == dosed.plan.prescription
     assert read.plan.gantry_angles_deg == dosed.plan.gantry_angles_deg
     step = dose_of(dosed).max() / 65535
@@ -74,6 +81,13 @@ def test_occupancy_comes_back_within_the_outlines_reach(
 def test_the_read_sample_goes_to_the_network_unchanged(read: Patient) -> None:
     prepared = network_patient(read)
     assert not prepared.is_extrapolated and prepared.seen.ct.grid is read.ct.grid
+
+
+def test_the_read_sample_gets_the_same_dose(dosed: Patient, read: Patient) -> None:
+    """Measured: 0.13 Gy apart on average, 1.0 Gy in the 99th percentile, for outlines keep partial volumes roughly."""
+    directly, again = (Twin(patient, device="cpu").predict(samples=0).mean.values for patient in (dosed, read))
+    apart = np.abs(directly - again)[directly > 0]
+    assert apart.mean() < 0.2 and np.percentile(apart, 99) < 1.5
 
 
 def test_uids_are_fresh_and_references_hold(written: Path, dosed: Patient, tmp_path: Path) -> None:
@@ -197,12 +211,49 @@ def test_a_dose_goes_back_to_the_record_it_came_from(written: Path, dosed: Patie
     assert back.SOPInstanceUID not in [pydicom.dcmread(p).SOPInstanceUID for p in folder.glob("RT*")]
 
 
+@pytest.mark.parametrize(
+    ("quantity", "comment"),
+    [(Quantity.DOSE_WIDTH_GY, "Half width of calibrated 95 %"), (Quantity.DOSE_STD_GY, "Standard deviation"),
+     (Quantity.DOSE_DIFFERENCE_GY, "Difference of doses")],
+)  # fmt: skip
+def test_a_spread_says_what_it_is_and_is_read_as_no_dose(
+    written: Path, dosed: Patient, tmp_path: Path, quantity: Quantity, comment: str
+) -> None:
+    path = tmp_path / "spread.dcm"
+    write_dose(Volume(0.1 * dose_of(dosed), dosed.ct.grid, quantity), path, source_origin(written), "Spread")
+    back = pydicom.dcmread(path)
+    assert back.DoseType == "ERROR" and back.DoseComment.startswith(comment) and len(back.DoseComment) <= 64
+    assert errors_found(path) == []
+    with pytest.raises(PatientDataError, match="DoseType is ERROR"):
+        read_dose(index_file(path, path.name))
+    gy = back.pixel_array * float(back.DoseGridScaling)
+    np.testing.assert_allclose(gy, 0.1 * dose_of(dosed), atol=0.51 * float(back.DoseGridScaling))
+
+
+def test_structures_on_another_grid_are_a_set_of_their_own(written: Path, dosed: Patient, tmp_path: Path) -> None:
+    path = tmp_path / "structures.dcm"
+    speck = np.zeros(dosed.ct.grid.shape, np.float32)
+    speck[60, 60, 60] = 0.3
+    empty = Structure.from_array("Larynx", speck, dosed.ct.grid, StructureKind.ORGAN)
+    write_structures([dosed.structures["PTV_7000"], empty], path, source_origin(written), "As used")
+    assert errors_found(path) == []
+    back, plan = pydicom.dcmread(path), pydicom.dcmread(written / "RTPLAN.dcm")
+    assert back.SOPInstanceUID != plan.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID
+    assert back.FrameOfReferenceUID == plan.FrameOfReferenceUID
+    rois = read_rois(index_file(path, path.name))
+    assert [(roi.name, roi.is_empty) for roi in rois] == [("PTV_7000", False), ("Larynx", True)]
+    drawn = roi_structure(rois[0], dosed.ct.grid, {})
+    assert drawn.volume_cc == pytest.approx(dosed.structures["PTV_7000"].volume_cc, rel=0.005)
+
+
 def test_what_is_no_dose_is_not_written(dosed: Patient, written: Path, tmp_path: Path) -> None:
     origin = source_origin(written)
     grid = dosed.ct.grid
     for values in (np.zeros(grid.shape), np.full(grid.shape, -1.0)):
         with pytest.raises(PatientDataError, match="below 0 Gy"):
             write_dose(Volume(values, grid, Quantity.DOSE_GY), tmp_path / "dose.dcm", origin, "none")
+    with pytest.raises(PatientDataError, match="HU are no doses"):
+        write_dose(dosed.ct, tmp_path / "dose.dcm", origin, "none")
 
 
 def test_a_folder_with_content_is_left_alone(dosed: Patient, tmp_path: Path) -> None:

@@ -130,6 +130,22 @@ def test_a_dose_that_misses_its_prescription_is_doubted(damaged_set: Path) -> No
 # The plan
 
 
+@pytest.mark.parametrize(
+    ("intent", "told"),
+    [("CURATIVE", ""), ("", ""), ("RESEARCH", "RESEARCH"), ("VERIFICATION", "VERIFICATION"), ("LONGSTOCKING", "OTHER")],
+)
+def test_a_plan_that_was_not_made_to_treat_is_told(damaged_set: Path, intent: str, told: str) -> None:
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        ds.PlanIntent, ds.ApprovalStatus = intent, "REJECTED"
+    read = read_patient(damaged_set)
+    assert [text for text in read.warnings if "no clinical plan" in text] == (
+        [f"This is no clinical plan: its intent is {told}. A comparison with its dose does not show how good a "
+         "prediction is."] if told else []
+    )  # fmt: skip
+    assert ("no clinical plan" in read.plan.label) == bool(told)
+    assert "The plan was rejected." in read.warnings
+
+
 def test_a_plan_of_two_parts_is_refused(damaged_set: Path) -> None:
     with edited(damaged_set / "RTPLAN.dcm") as ds:
         ds.FractionGroupSequence.append(ds.FractionGroupSequence[0])

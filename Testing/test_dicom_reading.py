@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.patient import dicom_file, dicom_index
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, transfer_syntax
 from RTDigitalTwinLib.patient.dicom_index import CT, RTDOSE, RTPLAN, RTSTRUCT, index_folder
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
 from RTDigitalTwinLib.patient.patient import Patient
 from Testing.builders import GRIDS, axial_grid
-from Testing.dicom_sets import accepting, dose_in, dose_of, edit_all, edited, small_set
+from Testing.dicom_sets import accepting, compress_by_gdcm, dose_in, dose_of, edit_all, edited, small_set
 
 # What is read
 
@@ -286,21 +286,7 @@ def test_jpeg_is_decoded(damaged_set: Path, compressor: str, tmp_path: Path) -> 
     """Lossless JPEG and JPEG 2000 as GDCM writes them, put in the place of the pixels."""
     before = read_patient(damaged_set).ct.values
     path = damaged_set / "CT.0012.dcm"
-    written = pydicom.dcmread(path)
-    image = sitk.GetImageFromArray(written.pixel_array[None])
-    writer = sitk.ImageFileWriter()
-    writer.SetFileName(str(tmp_path / "jpeg.dcm"))
-    writer.SetImageIO("GDCMImageIO")
-    writer.UseCompressionOn()
-    writer.SetCompressor(compressor)
-    writer.Execute(image)
-    packed = pydicom.dcmread(tmp_path / "jpeg.dcm")
-    assert packed.file_meta.TransferSyntaxUID.is_compressed
-    written.PixelData = packed.PixelData
-    written["PixelData"].VR = "OB"
-    written["PixelData"].is_undefined_length = True
-    written.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
-    written.save_as(path)
+    compress_by_gdcm(path, compressor, tmp_path)
     np.testing.assert_array_equal(read_patient(damaged_set).ct.values, before)
 
 
@@ -321,3 +307,28 @@ def test_a_syntax_that_cannot_be_decoded_is_named(damaged_set: Path, syntax: str
         read_patient(damaged_set)
     problems = " ".join(problem.what for problem in index_folder(damaged_set).problems)
     assert syntax in f"{caught.value} {problems}"
+
+
+def test_an_enhanced_ct_is_named_with_its_syntax(damaged_set: Path) -> None:
+    for path in sorted(damaged_set.glob("CT*"))[1:]:
+        path.unlink()
+    with edited(damaged_set / "CT.0001.dcm") as ds:
+        ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+        ds.NumberOfFrames = 24
+    with pytest.raises(PatientDataError) as caught:
+        read_patient(damaged_set)
+    said = str(caught.value)
+    assert "CT.0001.dcm" in said and "an enhanced one" in said and "1.2.840.10008.1.2.1 (Explicit VR Little" in said
+    assert "as classic CT" in said
+
+
+def test_files_and_folders_beyond_the_limits_are_refused(damaged_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = max(path.stat().st_size for path in damaged_set.iterdir())
+    monkeypatch.setattr(dicom_file, "LARGEST_FILE_BYTES", largest)
+    with (damaged_set / "CT.0005.dcm").open("ab") as file:
+        file.truncate(largest + 1)
+    (problem,) = index_folder(damaged_set).problems
+    assert problem.where == "CT.0005.dcm" and "GiB; at most 1 is read" in problem.what
+    monkeypatch.setattr(dicom_index, "MOST_FILES", 20)
+    with pytest.raises(PatientDataError, match="more than 20 files"):
+        read_patient(damaged_set)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.patient.dicom_file import shown_syntax, transfer_syntax
 from RTDigitalTwinLib.patient.dicom_index import (
     CT,
+    ENHANCED_CT,
     RTDOSE,
     RTPLAN,
     RTSTRUCT,
@@ -174,6 +176,13 @@ def _ct_of(
     for file in files:
         if file.kind == CT:
             series.setdefault(file.series_uid, []).append(file)
+    enhanced = next((file for file in files if file.kind == ENHANCED_CT), None)
+    if not series and enhanced is not None:
+        raise enhanced.header.error(
+            "The CT is an enhanced one, with all slices in one file, which is not read "
+            f"(transfer syntax {shown_syntax(transfer_syntax(enhanced.header))}).",
+            "Export it as classic CT, a file a slice.",
+        )
     if not series:
         raise PatientDataError("There is no CT.", where=index.folder.name, remedy="Export it with the structure set.")
     meant = [uid for uid in set_.references if uid in series]

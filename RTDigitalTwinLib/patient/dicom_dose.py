@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from RTDigitalTwinLib.patient.dicom_ct import directions, pixel_spacing
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, open_dicom, stored_pixels
 from RTDigitalTwinLib.patient.dicom_index import IndexedFile
+from RTDigitalTwinLib.patient.dicom_writing import PREDICTED_NOTICE
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
@@ -33,16 +34,20 @@ class DicomDose:
     dose : Gy on the file's own grid.
     summation : DoseSummationType: PLAN, or a part of one such as BEAM or FRACTION; OTHER where DICOM knows no such.
     remarks : what the user should know.
+    is_predicted : whether this software wrote it as its prediction.
+    is_effective : whether it is corrected for biological effect.
     """
 
     dose: Volume
     summation: str
     remarks: tuple[str, ...]
+    is_predicted: bool = False
+    is_effective: bool = False
 
     @property
     def is_plan(self) -> bool:
-        """Whether it is the dose of a whole plan."""
-        return self.summation == WHOLE_PLAN
+        """Whether it is the dose that a whole plan was calculated to give."""
+        return self.summation == WHOLE_PLAN and not self.is_predicted
 
 
 def read_dose(file: IndexedFile) -> DicomDose:
@@ -53,8 +58,12 @@ def read_dose(file: IndexedFile) -> DicomDose:
         raise item.error(f"(3004,0002) DoseUnits is {units}: not in Gy.", "Export the dose as absolute dose in Gy.")
     dose_type = item.code("DoseType", ("PHYSICAL", "EFFECTIVE", "ERROR"))
     if dose_type not in ("PHYSICAL", "EFFECTIVE"):
-        raise item.error(f"(3004,0004) DoseType is {dose_type}; PHYSICAL or EFFECTIVE is expected.")
+        meaning = " (a spread or a difference of doses)" if dose_type == "ERROR" else ""
+        raise item.error(f"(3004,0004) DoseType is {dose_type}{meaning}; PHYSICAL or EFFECTIVE is expected.")
     remarks = []
+    is_predicted = item.text("DoseComment", "") == PREDICTED_NOTICE
+    if is_predicted:
+        remarks.append("The dose is a prediction of this software: it is no plan's dose.")
     if dose_type == "EFFECTIVE":
         remarks.append("The dose is an EFFECTIVE one, corrected for biological effect: it is no physical dose.")
     summation = item.code("DoseSummationType", SUMMATIONS)
@@ -76,9 +85,8 @@ def read_dose(file: IndexedFile) -> DicomDose:
         )
     if lowest < -_SMALLEST_NEGATIVE_RATIO * highest:
         raise item.error(f"Doses go down to {lowest:g} Gy.", "A difference of doses is no dose.")
-    return DicomDose(
-        Volume(*_placed(item, file, np.maximum(gy, 0), offsets), Quantity.DOSE_GY), summation, tuple(remarks)
-    )
+    placed = Volume(*_placed(item, file, np.maximum(gy, 0), offsets), Quantity.DOSE_GY)
+    return DicomDose(placed, summation, tuple(remarks), is_predicted, dose_type == "EFFECTIVE")
 
 
 def _frame_offsets_mm(item: DicomItem) -> NDArray[np.float64]:

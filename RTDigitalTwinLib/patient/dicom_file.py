@@ -225,6 +225,13 @@ def transfer_syntax(item: DicomItem) -> str:
         return stated or PLAIN_SYNTAXES[0]
 
 
+def shown_syntax(syntax: str) -> str:
+    """A transfer syntax with its name where DICOM gives it one."""
+    from pydicom.uid import UID
+
+    return f"{syntax} ({UID(syntax).name})" if UID(syntax).name != syntax else syntax
+
+
 def stored_pixels(item: DicomItem, path: Path) -> tuple[NDArray, bool]:
     """Pixels (frames, rows, columns), and whether the rescale slope and intercept were applied in decoding.
 
@@ -264,9 +271,8 @@ def stored_pixels(item: DicomItem, path: Path) -> tuple[NDArray, bool]:
 def _by_gdcm(item: DicomItem, path: Path, syntax: str) -> NDArray:
     """JPEG and other compressed pixels, rescaled, by the GDCM within SimpleITK."""
     import SimpleITK as sitk
-    from pydicom.uid import UID
 
-    shown = f"{syntax} ({UID(syntax).name})" if UID(syntax).name != syntax else syntax
+    shown = shown_syntax(syntax)
     if syntax not in GDCM_SYNTAXES:
         raise item.error(f"Pixels in the transfer syntax {shown} cannot be decoded.", "Export it uncompressed.")
     try:

@@ -18,6 +18,7 @@ from RTDigitalTwinLib.progress import Progress, silent
 
 MOST_FILES = 200_000
 CT, RTSTRUCT, RTPLAN, RTDOSE = "CT", "RTSTRUCT", "RTPLAN", "RTDOSE"
+ENHANCED_CT = "enhanced CT"
 SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": CT,
     "1.2.840.10008.5.1.4.1.1.481.2": RTDOSE,
@@ -25,7 +26,7 @@ SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.481.5": RTPLAN,
 }
 OTHER_SOP_CLASSES = {
-    "1.2.840.10008.5.1.4.1.1.2.1": "enhanced CT",
+    "1.2.840.10008.5.1.4.1.1.2.1": ENHANCED_CT,
     "1.2.840.10008.5.1.4.1.1.481.8": "ion plan",
     "1.2.840.10008.5.1.4.1.1.4": "MR",
     "1.2.840.10008.5.1.4.1.1.128": "PET",

@@ -16,6 +16,7 @@ from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import read_dose
 from RTDigitalTwinLib.patient.dicom_index import (
     CT,
+    ENHANCED_CT,
     RTDOSE,
     RTPLAN,
     RTSTRUCT,
@@ -147,7 +148,7 @@ def _inspect_patient(
             elif file.kind == RTDOSE:
                 _guarded(branch, "RTDOSE", _dose, file)
             elif file.kind not in (CT, RTSTRUCT):
-                branch.add(f"{file.kind}: not used")
+                branch.add(f"{file.kind}: not used", Weight.WARNING if file.kind == ENHANCED_CT else Weight.PLAIN)
         for file in mine:
             if file.kind == RTSTRUCT:
                 read = _guarded(branch, "RTSTRUCT", _structure_set, file)
@@ -239,7 +240,7 @@ def _dose(file: IndexedFile, node: Line) -> None:
     dose = read_dose(file)
     highest = float(dose.dose.values.max())
     node.add(f"{dose.summation}: up to {highest:.1f} Gy; {_described(dose.dose.grid)}")
-    if not dose.is_plan:
+    if not dose.is_plan and not dose.is_predicted:
         node.add("Not the dose of a whole plan: it is not used.", Weight.WARNING)
     for remark in dose.remarks:
         node.add(remark, Weight.WARNING)

@@ -13,7 +13,6 @@ from RTDigitalTwinLib.patient.anatomy_check import check_orientation, check_side
 from RTDigitalTwinLib.patient.dicom_case import CaseFiles, choose_files
 from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import DicomDose, read_dose
-from RTDigitalTwinLib.patient.dicom_export import Origin
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import (
     STUDY_KEYWORDS,
@@ -25,6 +24,7 @@ from RTDigitalTwinLib.patient.dicom_index import (
 )
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
+from RTDigitalTwinLib.patient.dicom_writing import Origin
 from RTDigitalTwinLib.patient.dose_region import BODY_NOTE, REGION_NOTE, as_mask, body_of, dose_region
 from RTDigitalTwinLib.patient.naming import DOSE_MASK, ORGANS_AT_RISK
 from RTDigitalTwinLib.patient.overrides import Overrides
@@ -295,6 +295,8 @@ def _plan_dose(files: CaseFiles, ct: Volume, warnings: list[str]) -> Volume | No
             continue
         if dose.is_plan:
             whole.append((file, dose))
+        elif dose.is_predicted:
+            warnings.append("A dose that this software predicted was left out: it is no plan's dose.")
         else:
             warnings.append(f"A dose of summation {dose.summation} was left out: it is not the whole plan's.")
     if len(whole) != 1:
@@ -346,7 +348,7 @@ def _plan(
         plan.gantry_angles_deg if plan else (),
         dose,
         plan.approval if plan else Approval.UNKNOWN,
-        "DICOM plan",
+        "DICOM plan" if plan is None or plan.is_clinical else "DICOM plan, no clinical plan",
     )
 
 

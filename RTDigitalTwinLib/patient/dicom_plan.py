@@ -10,6 +10,8 @@ from RTDigitalTwinLib.patient.plan import Approval
 
 _HIGHEST_DOSE_GY = 200.0
 _MOST_FRACTIONS = 100
+_INTENTS = ("CURATIVE", "PALLIATIVE", "PROPHYLACTIC", "VERIFICATION", "MACHINE_QA", "RESEARCH", "SERVICE")
+_CLINICAL_INTENTS = ("", "CURATIVE", "PALLIATIVE", "PROPHYLACTIC")
 _POSITIONS = tuple(f"{end}{side}" for end in ("HF", "FF", "LF", "RF", "AF", "PF") for side in ("S", "P", "DR", "DL"))
 
 
@@ -24,6 +26,7 @@ class DicomPlan:
     site_doses_gy : prescribed doses in Gy tied to no structure.
     gantry_angles_deg : of fixed coplanar fields of a head-first supine patient; empty where that does not describe it.
     remarks : what the user should know.
+    intent : such as CURATIVE or RESEARCH; OTHER where DICOM knows no such, "" where the plan does not say.
     """
 
     fractions: int | None
@@ -32,6 +35,12 @@ class DicomPlan:
     gantry_angles_deg: tuple[float, ...]
     approval: Approval
     remarks: tuple[str, ...]
+    intent: str = ""
+
+    @property
+    def is_clinical(self) -> bool:
+        """Whether nothing says that it was made for another purpose than to treat."""
+        return self.intent in _CLINICAL_INTENTS
 
     def without_structures(self) -> DicomPlan:
         """The same for a structure set that the plan was not made on: numbers of structures mean nothing there."""
@@ -61,13 +70,23 @@ def read_plan(file: IndexedFile) -> DicomPlan:
                 )
         elif reference.text("DoseReferenceStructureType", "").upper() in ("SITE", "VOLUME", ""):
             sites.append(gy)
+    fractions, angles = _fractions(item, remarks), _angles(item, remarks)
+    intent, approval = item.code("PlanIntent", _INTENTS, ""), _approval(item)
+    if intent not in _CLINICAL_INTENTS:
+        remarks.append(
+            f"This is no clinical plan: its intent is {intent}. A comparison with its dose does not show how good a "
+            "prediction is."
+        )
+    if approval is Approval.REJECTED:
+        remarks.append("The plan was rejected.")
     return DicomPlan(
-        _fractions(item, remarks),
+        fractions,
         tuple(by_roi.items()),
         tuple(sites),
-        _angles(item, remarks),
-        _approval(item),
+        angles,
+        approval,
         tuple(remarks),
+        intent,
     )
 
 
