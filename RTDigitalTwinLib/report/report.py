@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -149,25 +148,12 @@ def _picture(caption: str, file: Path) -> ReportPicture:
 
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(one_decimal=_one_decimal, signed=_signed, percent=_percent, at_least=_at_least)
+    environment.filters.update(one_decimal=_one_decimal, signed=_signed)
     return environment
 
 
 def _one_decimal(value: float | None) -> str:
     return NOT_KNOWN if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
-
-
-def _percent(ratio: float) -> str:
-    """A probability in whole percent, never rounded to certainty."""
-    if 0 < ratio < 0.01:
-        return "below 1 %"
-    return "above 99 %" if 0.99 < ratio < 1 else f"{100 * ratio:.0f} %"
-
-
-def _at_least(ratio: float) -> str:
-    """A lower bound of a probability in whole percent, rounded down."""
-    percent = math.floor(100 * ratio + 1e-9)
-    return f"at least {percent} %" if percent else "nothing"
 
 
 def _signed(value: float | None) -> str:

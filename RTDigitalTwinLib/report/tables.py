@@ -19,7 +19,14 @@ from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
-from RTDigitalTwinLib.report.goal_table import GoalRow, GoalTable, goal_sets, goal_tables, metrics_of_prediction
+from RTDigitalTwinLib.report.goal_table import (
+    GoalRow,
+    GoalTable,
+    bands_of_prediction,
+    goal_sets,
+    goal_tables,
+    metrics_of_prediction,
+)
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 CSV_DECIMALS = 6
@@ -107,7 +114,8 @@ class Findings:
         """Clinical goals of the protocols that come with the software."""
         patient = self.prediction.patient
         fractions = patient.plan.prescription.fractions if patient.plans else None
-        return tuple(goal_tables(patient, metrics_of_prediction(self.prediction), goal_sets(), fractions))
+        metrics, bands = metrics_of_prediction(self.prediction), bands_of_prediction(self.prediction, self.level)
+        return tuple(goal_tables(patient, metrics, goal_sets(), fractions, bands))
 
     @cached_property
     def score(self) -> PatientScore | None:

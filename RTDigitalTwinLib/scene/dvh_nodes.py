@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
 from numpy.typing import ArrayLike
-from vtk.util import numpy_support
 
 from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.patient.colours import structure_colour
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.scene import slicerrt_names as names
+from RTDigitalTwinLib.scene.table_nodes import add_table
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 BAND_LEVEL = 0.95
@@ -78,7 +77,7 @@ def _dvh_table(scene: Any, prediction: DoseEnsemble, reference: Volume | None, n
     dose = covered_dose_of(reference, prediction.patient.structures[name])
     if dose is not None:
         columns.append((REFERENCE_COLUMN, 100 * dose.volume_at_dose_ratio(dvh.dose_gy)[0]))
-    return _table(scene, f"DVH {name}", columns)
+    return add_table(scene, f"DVH {name}", columns)
 
 
 def _metrics_table(scene: Any, prediction: DoseEnsemble, dose_node: Any) -> Any:
@@ -100,24 +99,7 @@ def _metrics_table(scene: Any, prediction: DoseEnsemble, dose_node: Any) -> Any:
     if prediction.has_spread:
         bands = np.array([m.band(BAND_LEVEL) for m in mean.values()])
         columns += [("Mean dose band low (Gy)", bands[:, 0]), ("Mean dose band high (Gy)", bands[:, 1])]
-    return _table(scene, "DVH metrics", columns)
-
-
-def _table(scene: Any, name: str, columns: list[tuple[str, Any]]) -> Any:
-    node = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(name))
-    for title, values in columns:
-        column: Any
-        if isinstance(values, list) and values and isinstance(values[0], str):
-            column = vtk.vtkStringArray()
-            for value in values:
-                column.InsertNextValue(value)
-        else:
-            column = numpy_support.numpy_to_vtk(np.ascontiguousarray(values, dtype=float), deep=True)
-        column.SetName(title)
-        node.GetTable().AddColumn(column)
-    node.SetUseColumnTitleAsColumnHeader(True)
-    node.Modified()
-    return node
+    return add_table(scene, "DVH metrics", columns)
 
 
 def _chart(scene: Any, tables: dict[str, Any], prediction: DoseEnsemble) -> tuple[tuple[Any, ...], Any]:

@@ -79,11 +79,8 @@ def isodose_surface(dose: Volume, level_gy: float) -> Any:
     mover = vtk.vtkTransformPolyDataFilter()
     mover.SetInputData(surface)
     mover.SetTransform(transform)
-    normals = vtk.vtkPolyDataNormals()
-    normals.SetInputConnection(mover.GetOutputPort())
-    normals.SplittingOff()
-    normals.Update()
-    return normals.GetOutput()
+    mover.Update()
+    return mover.GetOutput()
 
 
 def _where_known(surface: Any) -> Any:
@@ -105,6 +102,8 @@ def _model(scene: Any, surface: Any, level: IsodoseLevel, dose_node: Any, shown:
     name = f"{dose_node.GetName()}, isodose {level.words}"
     node = scene.AddNewNodeByClass("vtkMRMLModelNode", scene.GenerateUniqueName(name))
     node.SetAndObservePolyData(surface)
+    node.AddDefaultStorageNode()
+    node.GetStorageNode().SetDefaultWriteFileExtension("vtp")  # compressed, as the bundle itself is not
     node.SetAttribute(names.ISODOSE_MODEL, names.TRUE)
     node.SetAttribute(PERCENT_ATTRIBUTE, f"{level.percent:g}")
     node.SetAttribute(DOSE_ATTRIBUTE, f"{level.dose_gy:g}")
@@ -131,7 +130,6 @@ def _colour_table(scene: Any, dose_node: Any, levels: Sequence[IsodoseLevel]) ->
     node.SetNumberOfColors(len(levels))
     for index, level in enumerate(reversed(levels)):
         node.SetColor(index, f"{level.dose_gy:g}", *level.colour, 1.0)
-    node.NamesInitialisedOn()
     node.GetLookupTable().SetTableRange(0, len(levels) - 1)
     node = scene.AddNode(node)
     dose_node.SetNodeReferenceID(names.ISODOSE_COLOUR_TABLE_REFERENCE, node.GetID())

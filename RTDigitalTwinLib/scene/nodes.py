@@ -7,14 +7,18 @@ from hashlib import sha256
 from typing import Any
 
 from RTDigitalTwinLib.errors import SceneError
+from RTDigitalTwinLib.patient.isodoses import isodose_levels
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.scene import volume_nodes
 from RTDigitalTwinLib.scene.dvh_nodes import BAND_LEVEL, DvhNodes, add_dvhs
-from RTDigitalTwinLib.scene.hierarchy import folder_item, put_under, study_item
+from RTDigitalTwinLib.scene.hierarchy import folder_item, hierarchy, put_under, study_item
+from RTDigitalTwinLib.scene.isodose_nodes import IsodoseNodes, add_isodoses
 from RTDigitalTwinLib.scene.structure_nodes import add_structures
+from RTDigitalTwinLib.scene.table_nodes import add_goals
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 _FINGERPRINT = "RTDigitalTwin.PatientSha256"
@@ -57,6 +61,8 @@ class PredictionNodes:
     width : half the width of the calibrated 95 % band; None where the prediction is not calibrated.
     difference, absolute_difference : predicted minus reference; None where no reference is known.
     dvh : tables, metrics, series, chart.
+    goals : table of the clinical goals.
+    isodoses : surfaces of the mean dose.
     folder : item of the subject hierarchy that holds them.
     """
 
@@ -68,7 +74,14 @@ class PredictionNodes:
     difference: Any | None
     absolute_difference: Any | None
     dvh: DvhNodes
+    goals: Any
+    isodoses: IsodoseNodes
     folder: int
+
+    @property
+    def highest_gy(self) -> float:
+        """The prescribed dose that is 100 % of the isodoses."""
+        return highest_prescription_gy(self.patient.patient)
 
     @property
     def volumes(self) -> tuple[Any, ...]:
@@ -99,6 +112,8 @@ def show_patient(scene: Any, patient: Patient, progress: Progress = silent) -> P
         reference.SetDescription(patient.plan.label)
         ct.SetNodeReferenceID(_REFERENCE_DOSE_REFERENCE, reference.GetID())
     put_under(scene, study, [node for node in (ct, segmentation, reference) if node is not None])
+    if dose is not None:
+        _show_isodoses(scene, patient, dose, reference, shown=False)
     progress(1.0, "Patient shown")
     return PatientNodes(patient, ct, segmentation, reference, study)
 
@@ -109,8 +124,10 @@ def show_prediction(
     prediction: DoseEnsemble,
     patient_nodes: PatientNodes | None = None,
     progress: Progress = silent,
+    *,
+    findings: Findings | None = None,
 ) -> PredictionNodes:
-    """The prediction beside its patient, and the views set on it.
+    """The prediction beside its patient, and the views set on it; ``findings`` of it, where they are at hand.
 
     Raises SceneError where the prediction is another patient's, and GeometryError where grids differ.
     """
@@ -138,15 +155,20 @@ def show_prediction(
         difference = volume_nodes.add_difference(scene, signed, "Difference to reference", shown)
         absolute = volume_nodes.add_absolute_difference(scene, unsigned, "Absolute difference to reference", shown)
     dvh = add_dvhs(scene, prediction, reference, mean, beside.segmentation, part(progress, 0.5, 1.0))
-    nodes = PredictionNodes(beside, prediction, mean, std, width, difference, absolute, dvh, folder)
-    put_under(scene, folder, [*nodes.volumes, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])
+    goals = add_goals(scene, (findings or Findings(prediction)).goals, mean)
+    volumes = [node for node in (mean, std, width, difference, absolute) if node is not None]
+    put_under(scene, folder, [*volumes, goals, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])
+    isodoses = _show_isodoses(scene, patient, prediction.mean, mean, shown=True)
+    nodes = PredictionNodes(
+        beside, prediction, mean, std, width, difference, absolute, dvh, goals, isodoses, folder
+    )
     show_in_views(scene, nodes)
     progress(1.0, "Dose shown")
     return nodes
 
 
 def show_in_views(scene: Any, nodes: PredictionNodes, overlay: Any | None = None) -> None:
-    """The CT in every slice view with an overlay above (by default the mean dose), and the chart in plot views."""
+    """The CT in every slice view with an overlay above (by default the mean dose); chart and goals in their views."""
     overlay = overlay or nodes.mean
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
         composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
@@ -155,6 +177,15 @@ def show_in_views(scene: Any, nodes: PredictionNodes, overlay: Any | None = None
         composite.SetForegroundOpacity(_OVERLAY_OPACITY)
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLPlotViewNode")):
         scene.GetNthNodeByClass(index, "vtkMRMLPlotViewNode").SetPlotChartNodeID(nodes.dvh.chart.GetID())
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLTableViewNode")):
+        scene.GetNthNodeByClass(index, "vtkMRMLTableViewNode").SetTableNodeID(nodes.goals.GetID())
+
+
+def _show_isodoses(scene: Any, patient: Patient, dose: Volume, dose_node: Any, *, shown: bool) -> IsodoseNodes:
+    """Isodoses as children of their dose, where SlicerRT puts its own."""
+    nodes = add_isodoses(scene, dose, dose_node, isodose_levels(highest_prescription_gy(patient)), shown=shown)
+    put_under(scene, hierarchy(scene).GetItemByDataNode(dose_node), nodes.models)
+    return nodes
 
 
 def highest_prescription_gy(patient: Patient) -> float:
