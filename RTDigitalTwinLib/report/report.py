@@ -87,7 +87,7 @@ def render_report(
     structures = _structures(patient, findings.rows)
     css_colours = {INK: "currentColor", PAPER: "var(--paper)"}
     css_colours |= {s.colour: f"var(--structure-{s.number})" for s in structures}
-    chart = figure_svg(dvh_figure(prediction, level, legend=False), "Dose-volume histograms", css_colours)
+    chart = figure_svg(dvh_figure(prediction, level, legend=False, before=findings.before), "Dose-volume histograms", css_colours)
     shown = [_picture(caption, file) for caption, file in pictures.items()]
     shown += [ReportPicture(caption, reason=reason) for caption, reason in (missing_pictures or {}).items()]
     return (
@@ -110,6 +110,8 @@ def render_report(
             samples=prediction.count,
             level_percent=f"{100 * level:g}",
             score=findings.score,
+            observing=findings.observing,
+            before={(row.structure, row.metric): row.mean for row in findings.rows_before},
             goals=findings.goals,
             uncalibrated_goals=any(row.calibrated is False for table in findings.goals for row in table.rows),
             covered=sum(covered),

@@ -27,6 +27,7 @@ from RTDigitalTwinLib.report.goal_table import (
     goal_tables,
     metrics_of_prediction,
 )
+from RTDigitalTwinLib.report.observing import Observing
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 CSV_DECIMALS = 6
@@ -88,11 +89,18 @@ class Findings:
     ----------
     level : of the band.
     more_notes : for the user to read, beside what the patient's reader noticed.
+    observing : what was observed, of a prediction after it.
     """
 
     prediction: DoseEnsemble
     level: float = 0.95
     more_notes: tuple[str, ...] = ()
+    observing: Observing | None = None
+
+    @property
+    def before(self) -> DoseEnsemble | None:
+        """The prediction before observing; None of a prediction without observations."""
+        return None if self.observing is None else self.observing.before
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -108,6 +116,11 @@ class Findings:
     @cached_property
     def rows(self) -> tuple[MetricRow, ...]:
         return tuple(metric_rows(self.prediction, self.level))
+
+    @cached_property
+    def rows_before(self) -> tuple[MetricRow, ...]:
+        """The same metrics before observing; none of a prediction without observations."""
+        return () if self.before is None else tuple(metric_rows(self.before, self.level))
 
     @cached_property
     def goals(self) -> tuple[GoalTable, ...]:

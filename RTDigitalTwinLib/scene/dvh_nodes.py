@@ -19,6 +19,7 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 BAND_LEVEL = 0.95
 LOW_COLUMN, HIGH_COLUMN, REFERENCE_COLUMN = "Volume band low", "Volume band high", "Volume reference"
+BEFORE_COLUMN = "Volume before"
 
 _Plot = slicer.vtkMRMLPlotSeriesNode
 # Column, what follows the structure's name, line, width.
@@ -27,6 +28,7 @@ _CURVES = (
     (LOW_COLUMN, " low", _Plot.LineStyleDash, 1.0),
     (HIGH_COLUMN, " high", _Plot.LineStyleDash, 1.0),
     (REFERENCE_COLUMN, " reference", _Plot.LineStyleDot, 2.0),
+    (BEFORE_COLUMN, " before", _Plot.LineStyleDashDot, 1.5),
 )
 
 
@@ -47,14 +49,18 @@ def add_dvhs(
     dose_node: Any,
     segmentation_node: Any,
     progress: Progress = silent,
+    before: DoseEnsemble | None = None,
 ) -> DvhNodes:
-    """One table a structure (dose in Gy; volume in %: mean over the samples, band, reference) and one chart."""
+    """One table a structure (dose in Gy; volume in %: mean over the samples, band, reference) and one chart.
+
+    ``before`` is the prediction before observing, which then has a column and a curve of its own.
+    """
     metrics = _metrics_table(scene, prediction, dose_node)
     tables: dict[str, Any] = {}
     structures = prediction.patient.structures
     for row, name in enumerate(structures):
         progress(row / len(structures), f"Dose-volume histogram of {name}")
-        table = _dvh_table(scene, prediction, reference, name)
+        table = _dvh_table(scene, prediction, reference, before, name)
         table.SetAttribute(names.DVH, names.TRUE)
         table.SetAttribute(names.DVH_SEGMENT_ID, name)
         table.SetAttribute(names.DVH_PLOT_NAME, name)
@@ -68,7 +74,9 @@ def add_dvhs(
     return DvhNodes(tables, metrics, series, chart)
 
 
-def _dvh_table(scene: Any, prediction: DoseEnsemble, reference: Volume | None, name: str) -> Any:
+def _dvh_table(
+    scene: Any, prediction: DoseEnsemble, reference: Volume | None, before: DoseEnsemble | None, name: str
+) -> Any:
     dvh = prediction.dvh(name)
     columns = [(names.DVH_DOSE_COLUMN, dvh.dose_gy), (names.DVH_VOLUME_COLUMN, 100 * dvh.mean)]
     if prediction.has_spread:
@@ -77,6 +85,9 @@ def _dvh_table(scene: Any, prediction: DoseEnsemble, reference: Volume | None, n
     dose = covered_dose_of(reference, prediction.patient.structures[name])
     if dose is not None:
         columns.append((REFERENCE_COLUMN, 100 * dose.volume_at_dose_ratio(dvh.dose_gy)[0]))
+    if before is not None:
+        earlier = before.dvh(name)
+        columns.append((BEFORE_COLUMN, 100 * np.interp(dvh.dose_gy, earlier.dose_gy, earlier.mean, right=0.0)))
     return add_table(scene, f"DVH {name}", columns)
 
 
@@ -109,8 +120,11 @@ def _chart(scene: Any, tables: dict[str, Any], prediction: DoseEnsemble) -> tupl
         if prediction.has_spread
         else "predicted"
     )
-    any_reference = any(table.GetTable().GetColumnByName(REFERENCE_COLUMN) for table in tables.values())
-    chart.SetTitle(f"Cumulative DVH: {what}" + (", dotted: reference plan" if any_reference else ""))
+    said = {REFERENCE_COLUMN: ", dotted: reference plan", BEFORE_COLUMN: ", dash-dotted: before observing"}
+    for column, words in said.items():
+        if any(table.GetTable().GetColumnByName(column) for table in tables.values()):
+            what += words
+    chart.SetTitle(f"Cumulative DVH: {what}")
     chart.SetXAxisTitle("Dose [Gy]")
     chart.SetYAxisTitle("Volume [%]")
     chart.SetLegendVisibility(True)

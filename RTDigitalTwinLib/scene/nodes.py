@@ -18,7 +18,7 @@ from RTDigitalTwinLib.scene.dvh_nodes import BAND_LEVEL, DvhNodes, add_dvhs
 from RTDigitalTwinLib.scene.hierarchy import folder_item, hierarchy, put_under, study_item
 from RTDigitalTwinLib.scene.isodose_nodes import IsodoseNodes, add_isodoses
 from RTDigitalTwinLib.scene.structure_nodes import add_structures
-from RTDigitalTwinLib.scene.table_nodes import add_goals
+from RTDigitalTwinLib.scene.table_nodes import add_goals, add_observed
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 _FINGERPRINT = "RTDigitalTwin.PatientSha256"
@@ -60,6 +60,8 @@ class PredictionNodes:
     std : of the sampled spread; None with fewer than two samples.
     width : half the width of the calibrated 95 % band; None where the prediction is not calibrated.
     difference, absolute_difference : predicted minus reference; None where no reference is known.
+    before, change : the mean dose before observing, and after minus before; None where nothing was observed.
+    observed : tables of the observations and of the metrics before and after; empty where nothing was observed.
     dvh : tables, metrics, series, chart.
     goals : table of the clinical goals.
     isodoses : surfaces of the mean dose.
@@ -73,6 +75,9 @@ class PredictionNodes:
     width: Any | None
     difference: Any | None
     absolute_difference: Any | None
+    before: Any | None
+    change: Any | None
+    observed: tuple[Any, ...]
     dvh: DvhNodes
     goals: Any
     isodoses: IsodoseNodes
@@ -86,7 +91,7 @@ class PredictionNodes:
     @property
     def volumes(self) -> tuple[Any, ...]:
         """Every volume node of the prediction itself."""
-        listed = (self.mean, self.std, self.width, self.difference, self.absolute_difference)
+        listed = (self.mean, self.std, self.width, self.difference, self.absolute_difference, self.before, self.change)
         return tuple(node for node in listed if node is not None)
 
 
@@ -129,6 +134,8 @@ def show_prediction(
 ) -> PredictionNodes:
     """The prediction beside its patient, and the views set on it; ``findings`` of it, where they are at hand.
 
+    Findings after observing bring the dose before it, the change, and the observations.
+
     Raises SceneError where the prediction is another patient's, and GeometryError where grids differ.
     """
     if prediction.patient is not patient and _fingerprint(prediction.patient) != _fingerprint(patient):
@@ -136,8 +143,11 @@ def show_prediction(
                          remedy="Predict for this patient.")  # fmt: skip
     beside = patient_nodes or show_patient(scene, patient, part(progress, 0.0, 0.4))
     progress(0.4, "Showing the dose")
-    folder = folder_item(scene, beside.study, "Predicted dose")
-    mean = volume_nodes.add_dose(scene, prediction.mean, "Predicted dose", highest_prescription_gy(patient))
+    findings = findings or Findings(prediction)
+    observed = findings.observing is not None
+    name = "Dose after observing" if observed else "Predicted dose"
+    folder = folder_item(scene, beside.study, name)
+    mean = volume_nodes.add_dose(scene, prediction.mean, name, highest_prescription_gy(patient))
     mean.SetAttribute(_PROVENANCE["seed"], "" if prediction.seed is None else str(prediction.seed))
     mean.SetAttribute(_PROVENANCE["samples"], str(prediction.count))
     mean.SetAttribute(_PROVENANCE["weights"], prediction.weights_sha256)
@@ -154,13 +164,22 @@ def show_prediction(
         unsigned = Volume(abs(signed.values), signed.grid, Quantity.DOSE_DIFFERENCE_GY)
         difference = volume_nodes.add_difference(scene, signed, "Difference to reference", shown)
         absolute = volume_nodes.add_absolute_difference(scene, unsigned, "Absolute difference to reference", shown)
-    dvh = add_dvhs(scene, prediction, reference, mean, beside.segmentation, part(progress, 0.5, 1.0))
-    goals = add_goals(scene, (findings or Findings(prediction)).goals, mean)
-    volumes = [node for node in (mean, std, width, difference, absolute) if node is not None]
-    put_under(scene, folder, [*volumes, goals, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])
+    before = change = None
+    if findings.before is not None:
+        earlier = findings.before.mean
+        before = volume_nodes.add_dose(scene, earlier, "Dose before observing", highest_prescription_gy(patient))
+        moved = prediction.mean.minus(earlier, Quantity.DOSE_DIFFERENCE_GY)
+        change = volume_nodes.add_difference(scene, moved, "Change by observing", shown)
+    dvh = add_dvhs(
+        scene, prediction, reference, mean, beside.segmentation, part(progress, 0.5, 1.0), before=findings.before
+    )
+    goals = add_goals(scene, findings.goals, mean)
+    tables = add_observed(scene, findings, mean)
+    volumes = [node for node in (mean, std, width, difference, absolute, before, change) if node is not None]
+    put_under(scene, folder, [*volumes, goals, *tables, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])
     isodoses = _show_isodoses(scene, patient, prediction.mean, mean, shown=True)
     nodes = PredictionNodes(
-        beside, prediction, mean, std, width, difference, absolute, dvh, goals, isodoses, folder
+        beside, prediction, mean, std, width, difference, absolute, before, change, tables, dvh, goals, isodoses, folder
     )
     show_in_views(scene, nodes)
     progress(1.0, "Dose shown")

@@ -80,10 +80,17 @@ def save_pictures(nodes: PredictionNodes, folder: Path, progress: Progress = sil
 def _overlays(nodes: PredictionNodes) -> list[_Overlay]:
     count = nodes.prediction.count
     mean = f"Predicted dose, mean of {count} samples" if count else "Predicted dose"
-    overlays = [_Overlay("dose", mean, "predicted dose", nodes.mean)]
+    overlays = []
+    if nodes.before is not None:
+        mean = f"{mean}, after observing"
+        overlays.append(_Overlay("before", "Predicted dose before observing", "dose before observing", nodes.before))
+    now = "predicted dose" if nodes.before is None else "dose after observing"
+    overlays.append(_Overlay("dose", mean, now, nodes.mean))
+    if nodes.change is not None:
+        overlays.append(_Overlay("change", "Dose after minus before observing", "change by observing", nodes.change))
     if nodes.isodoses.models:
         title = f"{mean}: isodose lines in % of {nodes.highest_gy:g} Gy, targets filled"
-        overlays.append(_Overlay("isodose", title, "isodose lines of the predicted dose", None))
+        overlays.append(_Overlay("isodose", title, f"isodose lines of the {now}", None))
     if nodes.std is not None:
         title = f"Sampled spread of {count} samples (standard deviation, not calibrated)"
         overlays.append(_Overlay("spread", title, "sampled spread", nodes.std))

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from vtk.util import numpy_support
 
 from RTDigitalTwinLib.report.goal_table import UNCALIBRATED, GoalRow, GoalTable
+from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.scene import slicerrt_names as names
 
 GOALS_ATTRIBUTE = "RTDigitalTwin.Goals"
@@ -57,6 +58,45 @@ def add_goals(scene: Any, tables: Sequence[GoalTable], dose_node: Any) -> Any:
     node.SetNodeReferenceID(names.DVH_DOSE_VOLUME_REFERENCE, dose_node.GetID())
     node.SetDescription(_description(tables, rows))
     return node
+
+
+def add_observed(scene: Any, findings: Findings, dose_node: Any) -> tuple[Any, ...]:
+    """The observations beside what was expected, and every metric before and after; none without observations."""
+    if findings.observing is None:
+        return ()
+    rows = findings.observing.rows
+    observations = add_table(
+        scene,
+        "Observations",
+        [
+            ("Observation", [row.label for row in rows]),
+            ("When", [row.when for row in rows]),
+            ("Unit, whole course", [row.unit for row in rows]),
+            *((title, [round(getattr(row, of), 2) for row in rows]) for title, of in _OBSERVED),
+            ("Outcome", [row.outcome for row in rows]),
+            ("Source", [row.source for row in rows]),
+        ],
+    )
+    now, then = findings.rows, findings.rows_before
+    known = [np.nan if row.reference is None else row.reference for row in now]
+    metrics = add_table(
+        scene,
+        "Metrics before and after",
+        [
+            ("Structure", [row.structure for row in now]),
+            ("Metric", [f"{row.metric} ({row.unit})" for row in now]),
+            ("Before", np.round([row.mean for row in then], 2)),
+            ("After", np.round([row.mean for row in now], 2)),
+            ("Change", np.round([a.mean - b.mean for a, b in zip(now, then, strict=True)], 2)),
+            ("Reference", np.round(known, 2)),
+        ],
+    )
+    for node in (observations, metrics):
+        node.SetNodeReferenceID(names.DVH_DOSE_VOLUME_REFERENCE, dose_node.GetID())
+    return observations, metrics
+
+
+_OBSERVED = (("Observed", "observed"), ("Expected before", "before"), ("Expected after", "after"))
 
 
 def _description(tables: Sequence[GoalTable], rows: Sequence[GoalRow]) -> str:
