@@ -27,6 +27,7 @@ from RTDigitalTwinLib.train import (
     train_network,
     whole_number,
 )
+from RTDigitalTwinLib.words import counted
 
 MOST_SAMPLES = 10_000
 OBSERVING_METHODS = ("scale", "offsets", "kalman", "persistence", "decoder")  # calibration.choice has torch in tow
@@ -248,7 +249,7 @@ def _print_metrics(summary: dict) -> None:
     title = f"{summary['patient']}: predicted dose, no band"
     if any(row["low"] is not None for row in rows):
         columns = {"mean": "mean", "low": "low", "high": "high"}
-        title = f"{summary['patient']}: mean of {samples} samples, {summary['bands']}"
+        title = f"{summary['patient']}: mean of {counted(samples, 'sample')}, {summary['bands']}"
     if any(row["reference"] is not None for row in rows):
         columns["reference"] = "reference"
     table = Table(title=Text(title))
@@ -283,7 +284,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     with whole_file(options.out) as aside:
         aside.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
     print(
-        f"{scores['patients']} patients: dose score {scores['dose_score_gy']:.3f} Gy, "
+        f"{counted(scores['patients'], 'patient')}: dose score {scores['dose_score_gy']:.3f} Gy, "
         f"DVH score {scores['dvh_score_gy']:.3f} Gy, {scores['seconds_per_patient']:.2f} s a patient"
     )
     if "coverage_voxel_95" in scores:
@@ -314,7 +315,9 @@ def _calibrate(options: argparse.Namespace) -> int:
     with _progress_bar() as shown:
         stored = calibrate(surrogate, folders, options.samples, options.seed, progress=shown)
     save_calibration(stored, out, surrogate.weights_sha256)
-    print(f"Calibrated on {stored.whole.patients} patients with {options.samples} samples each: {out}")
+    print(
+        f"Calibrated on {counted(stored.whole.patients, 'patient')} with {counted(options.samples, 'sample')} each: {out}"
+    )
     if out != beside:
         print(f"Put it beside the weights as {beside.name} for predictions to use it.")
     return 0

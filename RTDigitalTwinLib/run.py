@@ -34,6 +34,7 @@ SAMPLE = "sample"
 CHART_DPI = 150
 NO_SCENE = "There is no scene and no picture."
 
+
 @dataclass(frozen=True)
 class RunSettings:
     """How to predict: Monte Carlo samples (0 is deterministic), their seed, device, weights file (None: ours)."""
@@ -192,7 +193,9 @@ def write_tables(folder: Path, findings: Findings) -> None:
     write_dvh_csv(folder / "dvh.csv", prediction)
     write_metrics_csv(folder / "metrics.csv", findings.rows)
     write_goals_csv(folder / "goals.csv", findings.goals)
-    dvh_figure(prediction, findings.level, before=findings.before).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
+    dvh_figure(prediction, findings.level, before=findings.before).savefig(
+        folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER
+    )
 
 
 def _write_scene(folder: Path, findings: Findings, watch: Stopwatch, progress: Progress) -> _SceneOutcome:
@@ -211,9 +214,7 @@ def _write_scene(folder: Path, findings: Findings, watch: Stopwatch, progress: P
     with headless_session() as session:
         with watch.stage("scene"):
             shown = part(progress, 0.0, 0.3)
-            nodes = show_prediction(
-                session.scene, prediction.patient, prediction, progress=shown, findings=findings
-            )
+            nodes = show_prediction(session.scene, prediction.patient, prediction, progress=shown, findings=findings)
             save_mrb(session.scene, folder / "scene.mrb")
         with watch.stage("pictures"):
             problem = rendering_problem()

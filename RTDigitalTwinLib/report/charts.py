@@ -21,6 +21,7 @@ from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.patient.colours import Colour, structure_colour
 from RTDigitalTwinLib.report.tables import ordered_structures
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.words import counted
 
 SIZE_INCHES = (8.4, 4.7)
 POINTS_EVERY = 4  # of the DVH's 0.1 Gy: finer than a line is wide
@@ -86,7 +87,7 @@ def dvh_figure(
 
 def _key(prediction: DoseEnsemble, level: float, reference: bool, before: bool) -> list[Line2D | Patch]:
     """What the lines mean, whatever their colour."""
-    mean = f"mean of {prediction.count} samples" if prediction.count else "predicted dose"
+    mean = f"mean of {counted(prediction.count, 'sample')}" if prediction.count else "predicted dose"
     key: list[Line2D | Patch] = [Line2D([], [], color=INK, linewidth=1.9, label=f"{mean}, after" if before else mean)]
     if before:
         key.append(Line2D([], [], color=INK, linewidth=1.3, dashes=BEFORE_DASHES, label="before observing"))

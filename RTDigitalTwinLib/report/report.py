@@ -20,6 +20,7 @@ from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, dvh_figure, f
 from RTDigitalTwinLib.report.provenance import Provenance
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
 from RTDigitalTwinLib.resources import resource_path
+from RTDigitalTwinLib.words import counted
 
 TEMPLATE = ("Report", "report.html.j2")
 IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -87,7 +88,9 @@ def render_report(
     structures = _structures(patient, findings.rows)
     css_colours = {INK: "currentColor", PAPER: "var(--paper)"}
     css_colours |= {s.colour: f"var(--structure-{s.number})" for s in structures}
-    chart = figure_svg(dvh_figure(prediction, level, legend=False, before=findings.before), "Dose-volume histograms", css_colours)
+    chart = figure_svg(
+        dvh_figure(prediction, level, legend=False, before=findings.before), "Dose-volume histograms", css_colours
+    )
     shown = [_picture(caption, file) for caption, file in pictures.items()]
     shown += [ReportPicture(caption, reason=reason) for caption, reason in (missing_pictures or {}).items()]
     return (
@@ -111,6 +114,7 @@ def render_report(
             level_percent=f"{100 * level:g}",
             score=findings.score,
             observing=findings.observing,
+            absorbed=prediction.absorbed,
             before={(row.structure, row.metric): row.mean for row in findings.rows_before},
             goals=findings.goals,
             uncalibrated_goals=any(row.calibrated is False for table in findings.goals for row in table.rows),
@@ -150,7 +154,7 @@ def _picture(caption: str, file: Path) -> ReportPicture:
 
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(one_decimal=_one_decimal, signed=_signed)
+    environment.filters.update(counted=counted, one_decimal=_one_decimal, signed=_signed)
     return environment
 
 

@@ -16,6 +16,7 @@ from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.scene import slicerrt_names as names
 from RTDigitalTwinLib.scene.table_nodes import add_table
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.words import counted
 
 BAND_LEVEL = 0.95
 LOW_COLUMN, HIGH_COLUMN, REFERENCE_COLUMN = "Volume band low", "Volume band high", "Volume reference"
@@ -116,7 +117,7 @@ def _metrics_table(scene: Any, prediction: DoseEnsemble, dose_node: Any) -> Any:
 def _chart(scene: Any, tables: dict[str, Any], prediction: DoseEnsemble) -> tuple[tuple[Any, ...], Any]:
     chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", scene.GenerateUniqueName("DVH"))
     what = (
-        f"mean of {prediction.count} samples, dashed: {prediction.band_words(BAND_LEVEL)}"
+        f"mean of {counted(prediction.count, 'sample')}, dashed: {prediction.band_words(BAND_LEVEL)}"
         if prediction.has_spread
         else "predicted"
     )

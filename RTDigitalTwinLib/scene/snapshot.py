@@ -20,6 +20,7 @@ from RTDigitalTwinLib.scene.nodes import PredictionNodes, main_target
 from RTDigitalTwinLib.scene.rendering import rendering_problem
 from RTDigitalTwinLib.scene.structure_nodes import haloed, targets_filled
 from RTDigitalTwinLib.scene.views import PANEL_PIXELS, SIZE, SliceView, SolidView
+from RTDigitalTwinLib.words import counted
 
 __all__ = ["rendering_problem", "save_pictures"]
 
@@ -79,7 +80,7 @@ def save_pictures(nodes: PredictionNodes, folder: Path, progress: Progress = sil
 
 def _overlays(nodes: PredictionNodes) -> list[_Overlay]:
     count = nodes.prediction.count
-    mean = f"Predicted dose, mean of {count} samples" if count else "Predicted dose"
+    mean = f"Predicted dose, mean of {counted(count, 'sample')}" if count else "Predicted dose"
     overlays = []
     if nodes.before is not None:
         mean = f"{mean}, after observing"
@@ -115,9 +116,7 @@ def _solids(nodes: PredictionNodes) -> dict[str, tuple[str, str, bool]]:
     return solids
 
 
-def _save_slice(
-    view: SliceView, nodes: PredictionNodes, orientation: str, overlay: _Overlay, path: Path
-) -> None:
+def _save_slice(view: SliceView, nodes: PredictionNodes, orientation: str, overlay: _Overlay, path: Path) -> None:
     with ExitStack() as shown:
         shown.enter_context(_isodoses_shown(nodes, in_slices=overlay.volume is None))
         view.show(nodes.patient.ct, overlay.volume, _OPACITY)
