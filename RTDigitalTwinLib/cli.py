@@ -315,9 +315,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     with _progress_bar() as shown:
         stored = calibrate(surrogate, folders, options.samples, options.seed, progress=shown)
     save_calibration(stored, out, surrogate.weights_sha256)
-    print(
-        f"Calibrated on {counted(stored.whole.patients, 'patient')} with {counted(options.samples, 'sample')} each: {out}"
-    )
+    patients, samples = counted(stored.whole.patients, "patient"), counted(options.samples, "sample")
+    print(f"Calibrated on {patients} with {samples} each: {out}")
     if out != beside:
         print(f"Put it beside the weights as {beside.name} for predictions to use it.")
     return 0

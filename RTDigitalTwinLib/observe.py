@@ -57,7 +57,7 @@ def observe_patient(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Absorb the measurements in a file and write doses, tables, scene, report and the belief; returns what ``summary.json`` holds.
+    """Absorb the measurements in a file and write all there is to see of it; returns what ``summary.json`` holds.
 
     The folder ``out`` appears when all of it is written, or not at all. Where every measurement is an outlier that is
     left out, there is no belief to write and the method is None. The reference in the tables is the plan's dose, not
