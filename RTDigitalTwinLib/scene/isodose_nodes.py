@@ -22,7 +22,7 @@ LEGEND_TITLE = "Isodose [Gy]"
 SOLID_PERCENT = 95.0  # the level whose surface is shown in 3D
 _SOLID_OPACITY = 0.25
 _LINE_WIDTH = 2
-_KNOWN = "known"
+_KNOWN, _WHOLLY_KNOWN = "known", 0.9999
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def _where_known(surface: Any) -> Any:
     threshold = vtk.vtkThreshold()
     threshold.SetInputData(surface)
     threshold.SetInputArrayToProcess(0, 0, 0, vtk.vtkDataObject.FIELD_ASSOCIATION_POINTS, _KNOWN)
-    threshold.SetLowerThreshold(1.0)
+    threshold.SetUpperThreshold(_WHOLLY_KNOWN)  # what lies at or above is kept
     threshold.SetThresholdFunction(vtk.vtkThreshold.THRESHOLD_UPPER)
     polygons = vtk.vtkGeometryFilter()
     polygons.SetInputConnection(threshold.GetOutputPort())
