@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
-from RTDigitalTwinLib.calibration.calibrator import judge
+from RTDigitalTwinLib.calibration.outliers import judge
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.twin import Update
 
