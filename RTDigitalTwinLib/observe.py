@@ -15,13 +15,20 @@ from RTDigitalTwinLib.calibration.outliers import Judgement
 from RTDigitalTwinLib.calibration.recalibration import Update
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_folder
-from RTDigitalTwinLib.model.features import assumptions
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.observing import observing_of
 from RTDigitalTwinLib.report.tables import Findings
-from RTDigitalTwinLib.run import RunSettings, check_places, is_earlier_result, read_source, write_tables, write_views
+from RTDigitalTwinLib.run import (
+    RunSettings,
+    check_places,
+    is_earlier_result,
+    read_source,
+    remarks,
+    write_tables,
+    write_views,
+)
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
@@ -91,7 +98,7 @@ def observe_patient(
             progress(0.65, "tables and volumes")
             findings = Findings(
                 after,
-                more_notes=(*_notes(update), *assumptions(patient)),
+                more_notes=(*_notes(update), *remarks(twin)),
                 observing=observing_of(update, before, after),
             )
             write_tables(folder, findings)

@@ -79,8 +79,7 @@ def run_patient(
         with watch.stage("prediction"):
             prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.17, 0.6))
         verdict = twin.familiarity
-        unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
-        findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)))
+        findings = Findings(prediction, more_notes=remarks(twin))
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
             write_tables(folder, findings)
@@ -141,6 +140,13 @@ def check_places(source: str | Path, out: Path, overwrite: bool) -> None:
             where=str(out),
             remedy="Choose another, or pass --overwrite to replace them.",
         )
+
+
+def remarks(twin: Twin) -> tuple[str, ...]:
+    """What the network says of a twin's patient: that it is unlike those it was trained on, and what was assumed."""
+    verdict = twin.familiarity
+    unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
+    return (*unlike, *assumptions(twin.patient))
 
 
 def read_source(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, progress: Progress) -> Patient:

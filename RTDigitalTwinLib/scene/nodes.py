@@ -55,7 +55,7 @@ class PredictionNodes:
     Attributes
     ----------
     patient : nodes of its patient.
-    prediction : as given.
+    findings : of the prediction: metrics, goals, notes for the user, what was observed.
     mean : volume node of the mean dose in Gy.
     std : of the sampled spread; None with fewer than two samples.
     width : half the width of the calibrated 95 % band; None where the prediction is not calibrated.
@@ -69,7 +69,7 @@ class PredictionNodes:
     """
 
     patient: PatientNodes
-    prediction: DoseEnsemble
+    findings: Findings
     mean: Any
     std: Any | None
     width: Any | None
@@ -82,6 +82,16 @@ class PredictionNodes:
     goals: Any
     isodoses: IsodoseNodes
     folder: int
+
+    @property
+    def prediction(self) -> DoseEnsemble:
+        return self.findings.prediction
+
+    @property
+    def overlays(self) -> dict[str, Any]:
+        """Volume nodes to lay over the CT, by their names: the prediction's and the reference."""
+        reference = self.patient.reference_dose
+        return {node.GetName(): node for node in (*self.volumes, *([] if reference is None else [reference]))}
 
     @property
     def highest_gy(self) -> float:
@@ -148,6 +158,7 @@ def show_prediction(
     name = "Dose after observing" if observed else "Predicted dose"
     folder = folder_item(scene, beside.study, name)
     mean = volume_nodes.add_dose(scene, prediction.mean, name, highest_prescription_gy(patient))
+    mean.SetDescription(_description(findings))
     mean.SetAttribute(_PROVENANCE["seed"], "" if prediction.seed is None else str(prediction.seed))
     mean.SetAttribute(_PROVENANCE["samples"], str(prediction.count))
     mean.SetAttribute(_PROVENANCE["weights"], prediction.weights_sha256)
@@ -179,7 +190,7 @@ def show_prediction(
     put_under(scene, folder, [*volumes, goals, *tables, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])
     isodoses = _show_isodoses(scene, patient, prediction.mean, mean, shown=True)
     nodes = PredictionNodes(
-        beside, prediction, mean, std, width, difference, absolute, before, change, tables, dvh, goals, isodoses, folder
+        beside, findings, mean, std, width, difference, absolute, before, change, tables, dvh, goals, isodoses, folder
     )
     show_in_views(scene, nodes)
     progress(1.0, "Dose shown")
@@ -198,6 +209,13 @@ def show_in_views(scene: Any, nodes: PredictionNodes, overlay: Any | None = None
         scene.GetNthNodeByClass(index, "vtkMRMLPlotViewNode").SetPlotChartNodeID(nodes.dvh.chart.GetID())
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLTableViewNode")):
         scene.GetNthNodeByClass(index, "vtkMRMLTableViewNode").SetTableNodeID(nodes.goals.GetID())
+
+
+def _description(findings: Findings) -> str:
+    """What must stay with the dose when the scene is saved."""
+    prediction = findings.prediction
+    bands = f"Bands: {prediction.band_words(BAND_LEVEL)}." if prediction.has_spread else "One dose, without bands."
+    return " ".join(("Research use only.", bands, *findings.notes))
 
 
 def _show_isodoses(scene: Any, patient: Patient, dose: Volume, dose_node: Any, *, shown: bool) -> IsodoseNodes:
