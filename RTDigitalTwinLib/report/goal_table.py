@@ -110,6 +110,16 @@ class GoalTable:
     notes: tuple[str, ...]
 
     @property
+    def name(self) -> str:
+        """Of the protocol."""
+        return self.title.partition(":")[0]
+
+    @property
+    def not_met(self) -> tuple[GoalRow, ...]:
+        """The goals that were evaluated and are not met."""
+        return tuple(row for row in self.rows if row.status in (Status.VIOLATED.value, Status.ACCEPTABLE.value))
+
+    @property
     def words(self) -> str:
         """How many goals ended how, such as ``5 met, 1 violated``."""
         counted = {s: sum(row.status == s.value for row in self.rows) for s in Status}

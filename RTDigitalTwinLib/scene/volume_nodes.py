@@ -78,7 +78,7 @@ def add_spread(scene: Any, spread: Volume, name: str, shown: np.ndarray, legend:
 def add_difference(scene: Any, difference: Volume, name: str, shown: np.ndarray) -> Any:
     """A signed difference in Gy, white at 0, to the same height on both sides; unpainted where it is not known."""
     node = add_volume(scene, difference, name)
-    highest, step = _round_range(_percentile(np.abs(difference.values), shown, SMALLEST_SHOWN_DIFFERENCE_GY), 2, 4)
+    highest, step = _round_range(_percentile(np.abs(difference.values), shown, SMALLEST_SHOWN_DIFFERENCE_GY), 2, 5)
     threshold = (-np.inf, np.inf) if np.isnan(difference.values).any() else None  # no NaN lies between them
     _paint(node, colours.DIFFERENCE, (-highest, highest), step, threshold, "Difference [Gy]")
     return node
