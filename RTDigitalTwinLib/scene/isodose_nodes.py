@@ -140,6 +140,8 @@ def _add_legend(model: Any, table: Any, count: int, shown: bool) -> None:
     """A legend of all levels, which Slicer hangs on one of the models; on the left, for the dose's own is right."""
     display = model.GetDisplayNode()
     display.SetAndObserveColorNodeID(table.GetID())
+    display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)  # the model itself has no scalars
+    display.SetScalarRange(0, count - 1)
     legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(model)
     legend.SetTitleText(LEGEND_TITLE)
     legend.SetUseColorNamesForLabels(True)
