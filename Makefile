@@ -8,7 +8,7 @@ OUT ?= out/demo
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench train lint clean
+.PHONY: help demo test bench screenshots train lint clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
@@ -22,6 +22,11 @@ test: $(READY) ## run the tests (ARGS="-k dvh")
 
 bench: $(READY) ## run the benchmarks
 	$(VENV)/bin/python -m Testing.Benchmarks
+
+# The pictures that lie there already, by their names among a run's results.
+screenshots: $(READY) ## draw the README's pictures of the sample patient anew
+	$(VENV)/bin/rt-digital-twin run sample --out out/screenshots --overwrite
+	cp $(addprefix out/screenshots/,$(notdir $(wildcard Resources/Screenshots/*.png))) Resources/Screenshots/
 
 train: $(READY) ## train the dose network: DATA=openkbp-folder [MINUTES=60]
 	@test -n "$(DATA)" || { echo "Say where the training data lie: make train DATA=path/to/open-kbp [MINUTES=60]" >&2; exit 2; }

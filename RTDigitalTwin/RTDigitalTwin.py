@@ -56,6 +56,7 @@ class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservati
 
     # Of the class, for the base class calls setup from its constructor where there is no parent.
     _parameterNode = _parameterNodeGuiTag = None
+    _shown = None  # nodes of the last prediction
 
     def setup(self):
         super().setup()
@@ -68,6 +69,7 @@ class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservati
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.ui.patientFolderLineEdit.connect("currentPathChanged(QString)", self.updateApplyButton)
         self.ui.applyButton.connect("clicked(bool)", self.onApply)
+        self.ui.overlayComboBox.connect("currentTextChanged(QString)", self.onOverlay)
         self.enter()
 
     def enter(self):
@@ -81,6 +83,7 @@ class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservati
         self.removeObservers()
 
     def onSceneEndClose(self, *unused):
+        self.showResult(None)
         if self.parent.isEntered:
             self.enter()
 
@@ -113,7 +116,23 @@ class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservati
     def onApply(self, *unused):
         with slicer.util.tryWithErrorDisplay(_("The dose was not predicted."), waitCursor=True):
             self.logic.ensureDependencies(self.resourcePath("RTDigitalTwin/requirements.txt"))
-            self.logic.run(self.patientFolder(), self._parameterNode.samples, self._parameterNode.seed)
+            self.showResult(self.logic.run(self.patientFolder(), self._parameterNode.samples, self._parameterNode.seed))
+
+    def showResult(self, nodes):
+        """Offer a prediction's overlays and say what must be known of it; of None, nothing."""
+        self._shown = None  # filling the box shall switch nothing
+        self.ui.overlayComboBox.clear()
+        self.ui.overlayComboBox.addItems(list(nodes.overlays) if nodes else [])
+        self.ui.overlayComboBox.setEnabled(nodes is not None)
+        self.ui.bandsLabel.setText(self.logic.bandWords(nodes) if nodes else "")
+        self.ui.warningsLabel.setText("\n".join(nodes.findings.notes) if nodes else "")
+        self._shown = nodes
+
+    def onOverlay(self, name):
+        """Lay another volume over the CT, where it is still there."""
+        volume = self._shown.overlays.get(name) if self._shown else None
+        if volume is not None and slicer.mrmlScene.IsNodePresent(volume):
+            self.logic.showOverlay(self._shown, volume)
 
 
 class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
@@ -134,14 +153,35 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
     def run(self, patientFolder=None, samples=32, seed=0):
         """Predict a patient's dose, or without a folder the built-in sample's, and show it in the scene.
 
-        The sample's reference dose is planned first, which takes some seconds."""
+        The sample's reference dose is planned first, which takes some seconds. Returns the nodes; their ``findings``
+        have the metrics, the goals, and notes to read, such as that the patient is unlike those the network knows."""
         from RTDigitalTwinLib import Patient, Twin
         from RTDigitalTwinLib.dosimetry.planning import planned
+        from RTDigitalTwinLib.report.tables import Findings
+        from RTDigitalTwinLib.run import remarks
         from RTDigitalTwinLib.scene.nodes import show_prediction
 
         patient = planned(Patient.sample()) if patientFolder is None else Patient.load(patientFolder)
-        prediction = Twin(patient).predict(samples=samples, seed=seed)
-        return show_prediction(slicer.mrmlScene, prediction.patient, prediction)  # perhaps on a coarser grid
+        twin = Twin(patient)
+        prediction = twin.predict(samples=samples, seed=seed)
+        findings = Findings(prediction, more_notes=remarks(twin))
+        # The prediction's patient is perhaps on a coarser grid.
+        return show_prediction(slicer.mrmlScene, prediction.patient, prediction, findings=findings)
+
+    def bandWords(self, nodes):
+        """What the bands of a prediction are, and what to do where they are not calibrated."""
+        prediction = nodes.prediction
+        words = prediction.band_words()
+        if prediction.is_calibrated or prediction.calibration is None:
+            return words
+        fewest = (prediction.calibration.samples + 1) // 2
+        return _("{words}; from {fewest} samples on they are calibrated").format(words=words, fewest=fewest)
+
+    def showOverlay(self, nodes, volume):
+        """Lay a volume of a prediction over the CT in every slice view."""
+        from RTDigitalTwinLib.scene.nodes import show_in_views
+
+        show_in_views(slicer.mrmlScene, nodes, volume)
 
 
 class RTDigitalTwinTest(ScriptedLoadableModuleTest):

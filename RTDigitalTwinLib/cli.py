@@ -29,6 +29,7 @@ from RTDigitalTwinLib.train import (
     seed,
     train_network,
 )
+from RTDigitalTwinLib.words import counted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,7 +135,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     with whole_file(options.out) as aside:
         aside.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
     print(
-        f"{scores['patients']} patients: dose score {scores['dose_score_gy']:.3f} Gy, "
+        f"{counted(scores['patients'], 'patient')}: dose score {scores['dose_score_gy']:.3f} Gy, "
         f"DVH score {scores['dvh_score_gy']:.3f} Gy, {scores['seconds_per_patient']:.2f} s a patient"
     )
     if "coverage_voxel_95" in scores:
@@ -165,7 +166,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     with progress_bar() as shown:
         stored = calibrate(surrogate, folders, options.samples, options.seed, progress=shown)
     save_calibration(stored, out, surrogate.weights_sha256)
-    print(f"Calibrated on {stored.whole.patients} patients with {options.samples} samples each: {out}")
+    patients, samples = counted(stored.whole.patients, "patient"), counted(options.samples, "sample")
+    print(f"Calibrated on {patients} with {samples} each: {out}")
     if out != beside:
         print(f"Put it beside the weights as {beside.name} for predictions to use it.")
     return 0

@@ -10,6 +10,7 @@ from importlib import metadata
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.errors import RTDigitalTwinError, SceneError
+from RTDigitalTwinLib.words import counted
 
 NEEDED_PACKAGES = (
     "torch", "monai", "numpy", "scipy", "SimpleITK", "safetensors", "pymedphys", "jinja2", "matplotlib", "rich",
@@ -101,7 +102,7 @@ def _weights(name: str) -> Check:
     if stored is None:
         said = f"intact, SHA-256 {loaded.sha256[:12]}; bands not calibrated"
         return Check(name, State.LIMITED, said, "Run rt-digital-twin calibrate on patients with known dose.")
-    measured = f"bands calibrated on {stored.whole.patients} patients"
+    measured = f"bands calibrated on {counted(stored.whole.patients, 'patient')}"
     return Check(name, State.OK, f"intact, SHA-256 {loaded.sha256[:12]}; {measured}")
 
 

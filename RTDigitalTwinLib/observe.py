@@ -19,13 +19,20 @@ from RTDigitalTwinLib.errors import LedgerError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_folder
 from RTDigitalTwinLib.ledger import LEDGER_FILE, Ledger, ledger_files, read_ledger
 from RTDigitalTwinLib.ledger_entries import ADOPTED, OBSERVED, UNDONE, belief_sha256
-from RTDigitalTwinLib.model.features import assumptions
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
-from RTDigitalTwinLib.report.provenance import collect_provenance
+from RTDigitalTwinLib.report.observing import observing_of
 from RTDigitalTwinLib.report.tables import Findings
-from RTDigitalTwinLib.run import RunSettings, check_places, is_earlier_result, read_source, write_tables
+from RTDigitalTwinLib.run import (
+    RunSettings,
+    check_places,
+    is_earlier_result,
+    read_source,
+    remarks,
+    write_tables,
+    write_views,
+)
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
@@ -61,7 +68,7 @@ def observe_patient(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Absorb the measurements in a file and write doses, tables and the belief; returns what ``summary.json`` holds.
+    """Absorb the measurements in a file and write all there is to see of it; returns what ``summary.json`` holds.
 
     The folder ``out`` appears when all of it is written, or not at all. Where every measurement is an outlier that is
     left out, there is no belief to write and the method is None. The reference in the tables is the plan's dose, not
@@ -85,29 +92,33 @@ def observe_patient(
             if earlier is not None:
                 twin.adopt(earlier)
         with watch.stage("prediction before"):
-            before = twin.predict(settings.samples, settings.seed, part(progress, 0.05, 0.25))
+            before = twin.predict(settings.samples, settings.seed, part(progress, 0.05, 0.2))
         with watch.stage("recalibration"):
             update = twin.observe(
                 observations,
                 None if settings.method is None else calibrator_named(settings.method),
                 absorb_outliers=settings.absorb_outliers,
-                progress=part(progress, 0.25, 0.7),
+                progress=part(progress, 0.2, 0.55),
             )
         with watch.stage("prediction after"):
-            after = twin.predict(settings.samples, settings.seed, part(progress, 0.7, 0.9))
+            after = twin.predict(settings.samples, settings.seed, part(progress, 0.55, 0.65))
         with watch.stage("tables and volumes"):
-            progress(0.9, "tables and volumes")
-            findings = Findings(after, more_notes=(*_notes(update), *assumptions(patient)))
+            progress(0.65, "tables and volumes")
+            findings = Findings(
+                after,
+                more_notes=(*_notes(update), *remarks(twin)),
+                observing=observing_of(update, before, after),
+            )
             write_tables(folder, findings)
             write_nrrd(after.mean.minus(before.mean, Quantity.DOSE_DIFFERENCE_GY), str(folder / "dose_change.nrrd"))
-            rows = _compared(before, findings)
+            rows = _compared(findings)
             _write_rows(folder / "metrics.csv", rows)
             if isinstance(update.after, RecalibratedBelief):
                 save_belief(update.after, folder / BELIEF_FILE)
-        summary = _summary(update, after, rows)
-        summary["warnings"] = list(findings.notes)
         device = twin.dose_model.surrogate.device
-        provenance = collect_provenance(after, device, watch.seconds)
+        provenance, problems = write_views(folder, findings, device, watch, part(progress, 0.7, 0.99))
+        summary = _summary(update, after, rows)
+        summary["warnings"] = [*findings.notes, *problems]
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
         summary["ledger"] = {"entries": len(ledger.entries), "sha256": ledger.head_sha256}
         summary["files"] = sorted([*(path.name for path in folder.iterdir()), "summary.json"])
@@ -147,8 +158,7 @@ def _notes(update: Update) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _compared(before: DoseEnsemble, findings: Findings) -> list[dict[str, Any]]:
-    rows_before = Findings(before).rows
+def _compared(findings: Findings) -> list[dict[str, Any]]:
     return [
         {
             "structure": now.structure,
@@ -160,7 +170,7 @@ def _compared(before: DoseEnsemble, findings: Findings) -> list[dict[str, Any]]:
             "high_after": now.high,
             "reference": now.reference,
         }
-        for then, now in zip(rows_before, findings.rows, strict=True)
+        for then, now in zip(findings.rows_before, findings.rows, strict=True)
     ]
 
 

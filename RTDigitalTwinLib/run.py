@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.dosimetry.goals import GoalSet
@@ -27,7 +28,7 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
-from RTDigitalTwinLib.report.provenance import collect_provenance
+from RTDigitalTwinLib.report.provenance import Provenance, collect_provenance
 from RTDigitalTwinLib.report.report import write_report
 from RTDigitalTwinLib.report.tables import (
     Findings,
@@ -44,13 +45,6 @@ from RTDigitalTwinLib.twin import Twin
 SAMPLE = "sample"
 CHART_DPI = 150
 NO_SCENE = "There is no scene and no picture."
-CAPTIONS = {"axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal"}
-SHOWN = {
-    "dose": "predicted dose",
-    "spread": "sampled spread",
-    "width": "half width of the calibrated band",
-    "difference": "predicted minus reference dose",
-}
 
 
 @dataclass(frozen=True)
@@ -105,21 +99,15 @@ def run_patient(
             twin.tell(ledger)
             prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.17, 0.6))
         verdict = twin.familiarity
-        unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
-        findings = Findings(prediction, more_notes=(*unlike, *assumptions(patient)), chosen_goals=settings.goals)
+        findings = Findings(prediction, more_notes=remarks(twin), chosen_goals=settings.goals)
         with watch.stage("tables and volumes"):
             progress(0.6, "tables and volumes")
             write_tables(folder, findings)
             if not prediction.mean.grid.same_as(patient.ct.grid):
                 write_nrrd(on_ct(prediction.mean, patient.ct.grid), str(folder / "dose_mean_on_ct.nrrd"))
-        scene = _write_scene(folder, findings, watch, part(progress, 0.65, 0.95))
-        provenance = collect_provenance(prediction, device, watch.seconds)
-        with watch.stage("report"):
-            progress(0.95, "report")
-            missing = {"Pictures": scene.problem} if scene.problem else None
-            write_report(folder / "report.html", findings, scene.pictures, provenance, missing_pictures=missing)
+        provenance, problems = write_views(folder, findings, device, watch, part(progress, 0.65, 0.99))
         summary = _summary(findings)
-        summary["warnings"] = [*findings.notes, *([scene.problem] if scene.problem else [])]
+        summary["warnings"] = [*findings.notes, *problems]
         if verdict is not None:
             summary["familiarity"] = {"score": round(verdict.score, 3), "threshold": round(verdict.threshold, 3)}
         summary["ledger"] = {"entries": len(ledger.entries), "sha256": ledger.head_sha256}
@@ -187,6 +175,13 @@ def check_places(source: str | Path, out: Path, overwrite: bool) -> None:
         )
 
 
+def remarks(twin: Twin) -> tuple[str, ...]:
+    """What the network says of a twin's patient: that it is unlike those it was trained on, and what was assumed."""
+    verdict = twin.familiarity
+    unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
+    return (*unlike, *assumptions(twin.patient))
+
+
 def read_source(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, progress: Progress) -> Patient:
     """The patient in a folder, or the built-in one, for which a reference dose is planned."""
     with watch.stage("reading"):
@@ -208,6 +203,19 @@ def is_earlier_result(folder: Path) -> bool:
         return False
 
 
+def write_views(
+    folder: Path, findings: Findings, device: torch.device, watch: Stopwatch, progress: Progress
+) -> tuple[Provenance, tuple[str, ...]]:
+    """Scene, pictures and report; returns the report's provenance, and why scene or pictures are missing if so."""
+    scene = _write_scene(folder, findings, watch, part(progress, 0.0, 0.9))
+    provenance = collect_provenance(findings.prediction, device, watch.seconds)
+    with watch.stage("report"):
+        progress(0.9, "report")
+        missing = {"Pictures": scene.problem} if scene.problem else None
+        write_report(folder / "report.html", findings, scene.pictures, provenance, missing_pictures=missing)
+    return provenance, (scene.problem,) if scene.problem else ()
+
+
 @dataclass(frozen=True)
 class _SceneOutcome:
     pictures: Mapping[str, Path]
@@ -225,7 +233,9 @@ def write_tables(folder: Path, findings: Findings) -> None:
     write_metrics_csv(folder / "metrics.csv", findings.rows)
     write_goals_csv(folder / "goals.csv", findings.goals)
     write_biology_csv(folder / "biology.csv", findings.biology)
-    dvh_figure(prediction).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
+    dvh_figure(prediction, findings.level, before=findings.before).savefig(
+        folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER
+    )
 
 
 def _write_scene(folder: Path, findings: Findings, watch: Stopwatch, progress: Progress) -> _SceneOutcome:
@@ -244,22 +254,13 @@ def _write_scene(folder: Path, findings: Findings, watch: Stopwatch, progress: P
     with headless_session() as session:
         with watch.stage("scene"):
             shown = part(progress, 0.0, 0.3)
-            nodes = show_prediction(session.scene, prediction.patient, prediction, progress=shown)
+            nodes = show_prediction(session.scene, prediction.patient, prediction, progress=shown, findings=findings)
             save_mrb(session.scene, folder / "scene.mrb")
         with watch.stage("pictures"):
             problem = rendering_problem()
             if problem is not None:
                 return _SceneOutcome({}, f"There are no pictures. {problem}")
-            paths = save_pictures(nodes, folder, part(progress, 0.4, 1.0))
-    # A row of the report for what is shown, a column for each orientation; the structures last.
-    rows = [*SHOWN, ""]
-    paths.sort(key=lambda path: rows.index(path.stem.partition("_")[2]))
-    return _SceneOutcome({_caption(path): path for path in paths})
-
-
-def _caption(path: Path) -> str:
-    orientation, _, shown = path.stem.partition("_")
-    return f"{CAPTIONS[orientation]}: {SHOWN[shown]}" if shown else "Structures in space"
+            return _SceneOutcome(save_pictures(nodes, folder, part(progress, 0.4, 1.0)))
 
 
 def _judged(row: MetricRow) -> dict[str, bool | None]:

@@ -17,7 +17,7 @@ MODULE = ROOT / "RTDigitalTwin"
 
 # A room imports from its own level and those before it.
 LEVELS = (
-    ("errors", "progress", "stopwatch", "resources", "files", "allocation", "versions"),
+    ("errors", "progress", "stopwatch", "resources", "files", "allocation", "versions", "words"),
     ("patient",),
     ("dosimetry",),
     ("model",),

@@ -120,6 +120,9 @@ def test_observe_writes_before_and_after(
     summary = json.loads((out / "summary.json").read_text())
     assert {path.name for path in out.iterdir()} == set(summary["files"])
     assert {"dose_mean.nrrd", "dose_change.nrrd", "metrics.csv", "dvh.csv", "belief.npz"} <= set(summary["files"])
+    assert "What was observed" in (out / "report.html").read_text()
+    if not any("no scene" in warning for warning in summary["warnings"]):
+        assert "scene.mrb" in summary["files"]
     assert summary["simulated"] and any("simulated" in w for w in summary["warnings"])
     assert [o["absorbed"] for o in summary["observations"]] == [True, True, False]
     assert any("PTV_7000 D50" in warning for warning in summary["warnings"])

@@ -35,7 +35,11 @@ from RTDigitalTwinLib.scene.snapshot import rendering_problem, save_pictures
 from Testing.builders import FRAME, hand_made_calibration, hand_made_ensemble, oblique_grid, small_patient
 
 STRUCTURES = ("PTV_7000", "SpinalCord", "Parotid_R", "Parotid_L")
-SLICES = [f"{o}_{what}.png" for o in ("axial", "coronal", "sagittal") for what in ("dose", "spread", "difference")]
+SHOWN = {"dose": "predicted dose", "isodose": "isodose lines of the predicted dose", "spread": "sampled spread",
+         "difference": "predicted minus reference dose"}  # fmt: skip
+SLICES = {f"{o.capitalize()}: {words}": f"{o}_{what}.png"
+          for what, words in SHOWN.items() for o in ("axial", "coronal", "sagittal")}  # fmt: skip
+SOLIDS = {"Structures in space": "view3d.png", "The 95 % isodose in space": "view3d_isodose.png"}
 
 
 @pytest.fixture
@@ -251,7 +255,7 @@ def test_a_bundle_keeps_everything(nodes: PredictionNodes, tmp_path: Path) -> No
         assert not segmentation.GetDisplayNode().GetSegmentVisibility("FeasibleDose")
 
         tables = nodes_of(scene, "vtkMRMLTableNode")
-        assert len(tables) == 5
+        assert len(tables) == 6
         for name, table in nodes.dvh.tables.items():
             for title in ("Dose", "Volume", "Volume band low", "Volume band high", "Volume reference"):
                 # Slicer writes tables as text of six digits.
@@ -306,10 +310,11 @@ def test_pictures_show_dose_spread_difference_and_structures(nodes: PredictionNo
     before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
     seen: list[float] = []
     paths = save_pictures(nodes, tmp_path, lambda ratio, message: seen.append(ratio))
-    assert [p.name for p in paths] == [*SLICES, "view3d.png"] and seen == sorted(seen) and seen[-1] == 1
+    assert {caption: path.name for caption, path in paths.items()} == SLICES | SOLIDS
+    assert list(paths) == [*SLICES, *SOLIDS] and seen == sorted(seen) and seen[-1] == 1
     assert before == [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
-    pictures = {path.name: read_png(path) for path in paths}
-    for name in SLICES:
+    pictures = {path.name: read_png(path) for path in paths.values()}
+    for name in SLICES.values():
         middle = pictures[name][100:700, 200:920].astype(int)
         coloured = middle.max(axis=-1) - middle.min(axis=-1) > 40
         assert 0.03 < coloured.mean() < 0.9, name
@@ -329,7 +334,8 @@ def test_pictures_without_spread_or_reference(scene: Any, tmp_path: Path) -> Non
         pytest.skip(f"PICTURES WERE NOT TESTED: {problem}")
     patient = small_patient(with_dose=False)
     paths = save_pictures(show_prediction(scene, patient, hand_made_ensemble(patient, 0)), tmp_path)
-    assert [p.name for p in paths] == ["axial_dose.png", "coronal_dose.png", "sagittal_dose.png", "view3d.png"]
+    expected = [f"{o}_{what}.png" for what in ("dose", "isodose") for o in ("axial", "coronal", "sagittal")]
+    assert [p.name for p in paths.values()] == [*expected, *SOLIDS.values()]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="EGL is Linux's")

@@ -23,8 +23,8 @@ def _colours() -> tuple[dict[str, Colour], tuple[Colour, ...]]:
     path = resource_path("Protocols", "structure_colours.toml")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        known = {name: _in_ratio(rgb) for name, rgb in table["colours"].items()}
-        palette = tuple(_in_ratio(rgb) for rgb in table["palette"]["colours"])
+        known = {name: colour_of(rgb) for name, rgb in table["colours"].items()}
+        palette = tuple(colour_of(rgb) for rgb in table["palette"]["colours"])
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise RTDigitalTwinError(
             f"The structure colours cannot be read ({error}).",
@@ -36,7 +36,8 @@ def _colours() -> tuple[dict[str, Colour], tuple[Colour, ...]]:
     return known, palette
 
 
-def _in_ratio(rgb: list[int]) -> Colour:
+def colour_of(rgb: list[int]) -> Colour:
+    """Red, green and blue in 0..1 of numbers in 0..255. Raises ValueError for others."""
     red, green, blue = rgb
     if not all(0 <= part <= 255 for part in rgb):
         raise ValueError(f"{rgb} is no colour")

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
@@ -19,21 +21,25 @@ from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.patient.colours import Colour, structure_colour
 from RTDigitalTwinLib.report.tables import ordered_structures
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.words import counted
 
 SIZE_INCHES = (8.4, 4.7)
 POINTS_EVERY = 4  # of the DVH's 0.1 Gy: finer than a line is wide
 BAND_OPACITY = 0.28
 TAG_POINTS = 13.0
+REFERENCE_DASHES, BEFORE_DASHES = (4, 2.2), (6, 1.8, 1.2, 1.8)
 INK, PAPER = "#1d2529", "#fdfdfb"
 DARK_PAPER = "#14191c"
 LEAST_CONTRAST = 3.0  # of lines and signs against their background, WCAG 2.2, 1.4.11
 
 
-def dvh_figure(prediction: DoseEnsemble, level: float = 0.95, *, legend: bool = True) -> Figure:
-    """Cumulative DVHs: mean solid, band at ``level`` filled, the plan's reference dashed.
+def dvh_figure(
+    prediction: DoseEnsemble, level: float = 0.95, *, legend: bool = True, before: DoseEnsemble | None = None
+) -> Figure:
+    """Cumulative DVHs: mean solid, band at ``level`` filled, the plan's reference dashed, ``before`` dash-dotted.
 
     Every curve carries the number of its structure (from 1, in the order of ``ordered_structures``), so that it can
-    be told without its colour. ``legend`` adds numbers and names beside the axes.
+    be told without its colour. ``legend`` adds numbers and names beside the axes, and what the lines mean.
     """
     structures = ordered_structures(prediction.patient)
     patient = prediction.patient
@@ -43,6 +49,7 @@ def dvh_figure(prediction: DoseEnsemble, level: float = 0.95, *, legend: bool = 
     axes = figure.add_subplot(facecolor="none")
     _draw_frame(axes, prediction)
     curves = []
+    any_reference = False
     for number, structure in enumerate(structures, start=1):
         colour = readable_colour(structure.name)
         dvh = prediction.dvh(structure.name)
@@ -53,7 +60,13 @@ def dvh_figure(prediction: DoseEnsemble, level: float = 0.95, *, legend: bool = 
         planned = covered_dose_of(plan_dose, structure)
         if planned is not None:
             share = planned.volume_at_dose_ratio(dose_gy)[0]
-            axes.plot(dose_gy, 100 * share, color=colour, linewidth=1.3, dashes=(4, 2.2), gid=f"reference-{number}")
+            axes.plot(dose_gy, 100 * share, color=colour, linewidth=1.3, dashes=REFERENCE_DASHES,
+                      gid=f"reference-{number}")  # fmt: skip
+            any_reference = True
+        if before is not None:
+            earlier = before.dvh(structure.name)
+            axes.plot(earlier.dose_gy[::POINTS_EVERY], 100 * earlier.mean[::POINTS_EVERY], color=colour, linewidth=1.3,
+                      dashes=BEFORE_DASHES, gid=f"before-{number}")  # fmt: skip
         mean = 100 * dvh.mean[::POINTS_EVERY]
         axes.plot(dose_gy, mean, color=colour, linewidth=1.9, gid=f"mean-{number}",
                   label=f"{number}  {structure.name}".replace("$", r"\$"))  # fmt: skip
@@ -64,8 +77,28 @@ def dvh_figure(prediction: DoseEnsemble, level: float = 0.95, *, legend: bool = 
         axes.annotate(str(number), (x, y), ha="center", va="center_baseline", fontsize=8, fontweight="bold",
                       color=INK, zorder=6)  # fmt: skip
     if legend:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9.5, labelcolor=INK)
+        names = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9.5, labelcolor=INK)
+        axes.add_artist(names)
+        key = _key(prediction, level, any_reference, before is not None)
+        axes.legend(handles=key, loc="lower left", bbox_to_anchor=(1.01, 0.0), frameon=False, fontsize=8.5,
+                    labelcolor=INK)  # fmt: skip
     return figure
+
+
+def _key(prediction: DoseEnsemble, level: float, reference: bool, before: bool) -> list[Line2D | Patch]:
+    """What the lines mean, whatever their colour."""
+    mean = f"mean of {counted(prediction.count, 'sample')}" if prediction.count else "predicted dose"
+    key: list[Line2D | Patch] = [Line2D([], [], color=INK, linewidth=1.9, label=f"{mean}, after" if before else mean)]
+    if before:
+        key.append(Line2D([], [], color=INK, linewidth=1.3, dashes=BEFORE_DASHES, label="before observing"))
+    if prediction.has_spread:
+        words = prediction.band_words(level).replace(" (", "\n(").replace(", ", ",\n")
+        key.append(Patch(color=INK, alpha=BAND_OPACITY, linewidth=0, label=words))
+    if reference:
+        key.append(Line2D([], [], color=INK, linewidth=1.3, dashes=REFERENCE_DASHES, label="reference dose"))
+    if target_levels_gy(prediction.patient):
+        key.append(Line2D([], [], color=INK, alpha=0.45, linewidth=0.9, linestyle=(0, (1, 2)), label="prescribed dose"))
+    return key
 
 
 def readable_colour(structure: str, paper: str = PAPER) -> Colour:

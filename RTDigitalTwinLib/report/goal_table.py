@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,6 +12,7 @@ import numpy as np
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, StructureDose
 from RTDigitalTwinLib.dosimetry.goals import (
+    Criterion,
     GoalChoice,
     GoalResult,
     GoalSet,
@@ -29,6 +31,9 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 # A sign beside every word, so that a row reads without its colour.
 SIGNS = {Status.MET: "✓", Status.ACCEPTABLE: "~", Status.VIOLATED: "✗", Status.NOT_EVALUATED: "–"}
+UNCALIBRATED = "*"  # after a probability whose samples have no calibrated spread
+
+Bands = Callable[[str, DvhMetric], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,9 @@ class GoalRow:
 
     Attributes
     ----------
-    goal : its criteria in words; ``criterion`` the one that ``value`` and ``status`` rest on.
+    goal : its criteria in words; ``criterion`` the one that ``value`` and ``status`` rest on, and ``limit`` its limit
+        in words, with the variation accepted.
+    low, high : band of the value, of several structures the worst of their limits; None for a single dose.
     probability_met, probability_acceptable : 0..1; None for a single dose.
     least_probability_met : that the samples support with 95 % confidence.
     calibrated : whether the probabilities are of calibrated samples; None for a single dose.
@@ -49,7 +56,10 @@ class GoalRow:
     label: str
     goal: str
     criterion: str
+    limit: str
     value: float | None
+    low: float | None
+    high: float | None
     unit: str
     status: str
     sign: str
@@ -58,6 +68,39 @@ class GoalRow:
     probability_acceptable: float | None
     calibrated: bool | None
     note: str
+
+    @property
+    def outcome(self) -> str:
+        """Sign and word."""
+        return f"{self.sign} {self.status}"
+
+    @property
+    def value_words(self) -> str:
+        return "" if self.value is None else f"{self.value:.1f} {self.unit}"
+
+    @property
+    def band_words(self) -> str:
+        return "" if self.low is None or self.high is None else f"{self.low:.1f} to {self.high:.1f} {self.unit}"
+
+    @property
+    def probability_words(self) -> str:
+        """In whole percent, never rounded to certainty; marked where the spread is not calibrated."""
+        ratio = self.probability_met
+        if ratio is None:
+            return ""
+        if 0 < ratio < 0.01:
+            words = "below 1 %"
+        else:
+            words = "above 99 %" if 0.99 < ratio < 1 else f"{100 * ratio:.0f} %"
+        return words if self.calibrated else f"{words} {UNCALIBRATED}"
+
+    @property
+    def support_words(self) -> str:
+        """The least probability that the samples support, in whole percent, rounded down."""
+        if self.least_probability_met is None:
+            return ""
+        percent = math.floor(100 * self.least_probability_met + 1e-9)
+        return f"at least {percent} %" if percent else "nothing"
 
 
 @dataclass(frozen=True)
@@ -68,6 +111,16 @@ class GoalTable:
     citation: str
     rows: tuple[GoalRow, ...]
     notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the protocol."""
+        return self.title.partition(":")[0]
+
+    @property
+    def not_met(self) -> tuple[GoalRow, ...]:
+        """The goals that were evaluated and are not met."""
+        return tuple(row for row in self.rows if row.status in (Status.VIOLATED.value, Status.ACCEPTABLE.value))
 
     @property
     def words(self) -> str:
@@ -84,13 +137,13 @@ def goal_choice(patient: Patient, chosen: Sequence[GoalSet] | None = None) -> Go
     return goals_for([load_goals(path) for path in available_goals().values()], highest_gy)
 
 
-def goal_tables(patient: Patient, metrics: Metrics, choice: GoalChoice) -> list[GoalTable]:
-    """Judge every goal of the protocols chosen, with the reason for each among its notes."""
+def goal_tables(patient: Patient, metrics: Metrics, choice: GoalChoice, bands: Bands | None = None) -> list[GoalTable]:
+    """Judge every goal of the protocols chosen, each with its reason among the notes; ``bands`` are of the metrics."""
     fractions = patient.plan.prescription.fractions if patient.plans else None
     tables = []
     for goals in choice.sets:
         results = evaluate_goals(goals, list(patient.structures), metrics)
-        rows = tuple(_row(goals, result) for result in results)
+        rows = tuple(_row(goals, result, bands) for result in results)
         notes = [choice.reasons[goals.name]]
         if goals.fractions is not None and fractions != goals.fractions:
             given = "an unknown number" if fractions is None else str(fractions)
@@ -112,6 +165,18 @@ def metrics_of_prediction(prediction: DoseEnsemble) -> Metrics:
     return read
 
 
+def bands_of_prediction(prediction: DoseEnsemble, level: float = 0.95) -> Bands | None:
+    """Central bands of a prediction's metrics, as the table of metrics has them; None where there is no spread."""
+    if not prediction.has_spread:
+        return None
+
+    def read(name: str, metric: DvhMetric) -> tuple[float, float]:
+        low, high = prediction.metric(name, str(metric)).band(level)
+        return float(low), float(high)
+
+    return cache(read)
+
+
 def metrics_of_dose(dose: Volume, patient: Patient) -> Metrics:
     """Metrics of a single dose, each structure taken once."""
     inside: dict[str, StructureDose] = {}
@@ -125,16 +190,20 @@ def metrics_of_dose(dose: Volume, patient: Patient) -> Metrics:
     return read
 
 
-def _row(goals: GoalSet, result: GoalResult) -> GoalRow:
+def _row(goals: GoalSet, result: GoalResult, bands: Bands | None) -> GoalRow:
     criterion = result.criterion
     single = result.probability_met is None
+    low, high = (None, None) if criterion is None or bands is None else _band(criterion, bands)
     return GoalRow(
         goals.name,
         result.goal.priority,
         result.goal.label,
         str(result.goal),
         "" if criterion is None else str(criterion),
+        "" if criterion is None else _limit_words(criterion),
         result.value,
+        low,
+        high,
         "" if criterion is None else criterion.metric.unit,
         result.status.value,
         SIGNS[result.status],
@@ -144,3 +213,16 @@ def _row(goals: GoalSet, result: GoalResult) -> GoalRow:
         None if single else result.is_calibrated,
         result.reason,
     )
+
+
+def _band(criterion: Criterion, bands: Bands) -> tuple[float, float]:
+    limits = np.array([bands(name, criterion.metric) for name in criterion.structures])
+    low, high = criterion.worst(limits)
+    return float(low), float(high)
+
+
+def _limit_words(criterion: Criterion) -> str:
+    limit = f"{'≤' if criterion.upper else '≥'} {criterion.limit:g} {criterion.metric.unit}"
+    if criterion.acceptable is None:
+        return limit
+    return f"{limit} ({criterion.acceptable:g} {criterion.metric.unit} accepted)"

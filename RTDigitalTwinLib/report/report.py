@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,6 +20,7 @@ from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, dvh_figure, f
 from RTDigitalTwinLib.report.provenance import Provenance
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
 from RTDigitalTwinLib.resources import resource_path
+from RTDigitalTwinLib.words import counted
 
 TEMPLATE = ("Report", "report.html.j2")
 IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -88,7 +88,9 @@ def render_report(
     structures = _structures(patient, findings.rows)
     css_colours = {INK: "currentColor", PAPER: "var(--paper)"}
     css_colours |= {s.colour: f"var(--structure-{s.number})" for s in structures}
-    chart = figure_svg(dvh_figure(prediction, level, legend=False), "Dose-volume histograms", css_colours)
+    chart = figure_svg(
+        dvh_figure(prediction, level, legend=False, before=findings.before), "Dose-volume histograms", css_colours
+    )
     shown = [_picture(caption, file) for caption, file in pictures.items()]
     shown += [ReportPicture(caption, reason=reason) for caption, reason in (missing_pictures or {}).items()]
     return (
@@ -111,6 +113,9 @@ def render_report(
             samples=prediction.count,
             level_percent=f"{100 * level:g}",
             score=findings.score,
+            observing=findings.observing,
+            absorbed=prediction.absorbed,
+            before={(row.structure, row.metric): row.mean for row in findings.rows_before},
             goals=findings.goals,
             goal_notes=findings.goal_choice.left_out,
             biology=findings.biology,
@@ -153,9 +158,7 @@ def _picture(caption: str, file: Path) -> ReportPicture:
 
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        one_decimal=_one_decimal, signed=_signed, percent=_percent, at_least=_at_least, probability=_probability
-    )
+    environment.filters.update(counted=counted, one_decimal=_one_decimal, signed=_signed, probability=_probability)
     return environment
 
 
@@ -163,22 +166,9 @@ def _one_decimal(value: float | None) -> str:
     return NOT_KNOWN if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
 
 
-def _percent(ratio: float) -> str:
-    """A probability in whole percent, never rounded to certainty."""
-    if 0 < ratio < 0.01:
-        return "below 1 %"
-    return "above 99 %" if 0.99 < ratio < 1 else f"{100 * ratio:.0f} %"
-
-
 def _probability(ratio: float) -> str:
     """A modelled probability in percent, to a tenth."""
     return "below 0.1" if ratio < 0.001 else f"{100 * ratio:.1f}"
-
-
-def _at_least(ratio: float) -> str:
-    """A lower bound of a probability in whole percent, rounded down."""
-    percent = math.floor(100 * ratio + 1e-9)
-    return f"at least {percent} %" if percent else "nothing"
 
 
 def _signed(value: float | None) -> str:

@@ -21,7 +21,15 @@ from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.report.biology_table import BiologyTable, PredictedBiologyRow, biology_of_prediction
-from RTDigitalTwinLib.report.goal_table import GoalRow, GoalTable, goal_choice, goal_tables, metrics_of_prediction
+from RTDigitalTwinLib.report.goal_table import (
+    GoalRow,
+    GoalTable,
+    bands_of_prediction,
+    goal_choice,
+    goal_tables,
+    metrics_of_prediction,
+)
+from RTDigitalTwinLib.report.observing import Observing
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.ensemble import fewest_simultaneous
 
@@ -96,12 +104,19 @@ class Findings:
     level : of the band.
     more_notes : for the user to read, beside what the patient's reader noticed.
     chosen_goals : protocols to judge by; None for those that fit the prescription.
+    observing : what was observed, of a prediction after it.
     """
 
     prediction: DoseEnsemble
     level: float = 0.95
     more_notes: tuple[str, ...] = ()
     chosen_goals: tuple[GoalSet, ...] | None = None
+    observing: Observing | None = None
+
+    @property
+    def before(self) -> DoseEnsemble | None:
+        """The prediction before observing; None of a prediction without observations."""
+        return None if self.observing is None else self.observing.before
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -119,10 +134,15 @@ class Findings:
         return tuple(metric_rows(self.prediction, self.level))
 
     @cached_property
+    def rows_before(self) -> tuple[MetricRow, ...]:
+        """The same metrics before observing; none of a prediction without observations."""
+        return () if self.before is None else tuple(metric_rows(self.before, self.level))
+
+    @cached_property
     def goals(self) -> tuple[GoalTable, ...]:
         """Clinical goals of the protocols asked for; by default of those that fit the prescription."""
-        metrics = metrics_of_prediction(self.prediction)
-        return tuple(goal_tables(self.prediction.patient, metrics, self.goal_choice))
+        metrics, bands = metrics_of_prediction(self.prediction), bands_of_prediction(self.prediction, self.level)
+        return tuple(goal_tables(self.prediction.patient, metrics, self.goal_choice, bands))
 
     @cached_property
     def goal_choice(self) -> GoalChoice:

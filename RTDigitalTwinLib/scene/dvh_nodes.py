@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
 from numpy.typing import ArrayLike
-from vtk.util import numpy_support
 
 from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.patient.colours import structure_colour
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.scene import slicerrt_names as names
+from RTDigitalTwinLib.scene.table_nodes import add_table
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.words import counted
 
 BAND_LEVEL = 0.95
 LOW_COLUMN, HIGH_COLUMN, REFERENCE_COLUMN = "Volume band low", "Volume band high", "Volume reference"
+BEFORE_COLUMN = "Volume before"
 
 _Plot = slicer.vtkMRMLPlotSeriesNode
 # Column, what follows the structure's name, line, width.
@@ -28,6 +29,7 @@ _CURVES = (
     (LOW_COLUMN, " low", _Plot.LineStyleDash, 1.0),
     (HIGH_COLUMN, " high", _Plot.LineStyleDash, 1.0),
     (REFERENCE_COLUMN, " reference", _Plot.LineStyleDot, 2.0),
+    (BEFORE_COLUMN, " before", _Plot.LineStyleDashDot, 1.5),
 )
 
 
@@ -48,14 +50,18 @@ def add_dvhs(
     dose_node: Any,
     segmentation_node: Any,
     progress: Progress = silent,
+    before: DoseEnsemble | None = None,
 ) -> DvhNodes:
-    """One table a structure (dose in Gy; volume in %: mean over the samples, band, reference) and one chart."""
+    """One table a structure (dose in Gy; volume in %: mean over the samples, band, reference) and one chart.
+
+    ``before`` is the prediction before observing, which then has a column and a curve of its own.
+    """
     metrics = _metrics_table(scene, prediction, dose_node)
     tables: dict[str, Any] = {}
     structures = prediction.patient.structures
     for row, name in enumerate(structures):
         progress(row / len(structures), f"Dose-volume histogram of {name}")
-        table = _dvh_table(scene, prediction, reference, name)
+        table = _dvh_table(scene, prediction, reference, before, name)
         table.SetAttribute(names.DVH, names.TRUE)
         table.SetAttribute(names.DVH_SEGMENT_ID, name)
         table.SetAttribute(names.DVH_PLOT_NAME, name)
@@ -69,7 +75,9 @@ def add_dvhs(
     return DvhNodes(tables, metrics, series, chart)
 
 
-def _dvh_table(scene: Any, prediction: DoseEnsemble, reference: Volume | None, name: str) -> Any:
+def _dvh_table(
+    scene: Any, prediction: DoseEnsemble, reference: Volume | None, before: DoseEnsemble | None, name: str
+) -> Any:
     dvh = prediction.dvh(name)
     columns = [(names.DVH_DOSE_COLUMN, dvh.dose_gy), (names.DVH_VOLUME_COLUMN, 100 * dvh.mean)]
     if prediction.has_spread:
@@ -78,7 +86,10 @@ def _dvh_table(scene: Any, prediction: DoseEnsemble, reference: Volume | None, n
     dose = covered_dose_of(reference, prediction.patient.structures[name])
     if dose is not None:
         columns.append((REFERENCE_COLUMN, 100 * dose.volume_at_dose_ratio(dvh.dose_gy)[0]))
-    return _table(scene, f"DVH {name}", columns)
+    if before is not None:
+        earlier = before.dvh(name)
+        columns.append((BEFORE_COLUMN, 100 * np.interp(dvh.dose_gy, earlier.dose_gy, earlier.mean, right=0.0)))
+    return add_table(scene, f"DVH {name}", columns)
 
 
 def _metrics_table(scene: Any, prediction: DoseEnsemble, dose_node: Any) -> Any:
@@ -100,35 +111,21 @@ def _metrics_table(scene: Any, prediction: DoseEnsemble, dose_node: Any) -> Any:
     if prediction.has_spread:
         bands = np.array([m.band(BAND_LEVEL) for m in mean.values()])
         columns += [("Mean dose band low (Gy)", bands[:, 0]), ("Mean dose band high (Gy)", bands[:, 1])]
-    return _table(scene, "DVH metrics", columns)
-
-
-def _table(scene: Any, name: str, columns: list[tuple[str, Any]]) -> Any:
-    node = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(name))
-    for title, values in columns:
-        column: Any
-        if isinstance(values, list) and values and isinstance(values[0], str):
-            column = vtk.vtkStringArray()
-            for value in values:
-                column.InsertNextValue(value)
-        else:
-            column = numpy_support.numpy_to_vtk(np.ascontiguousarray(values, dtype=float), deep=True)
-        column.SetName(title)
-        node.GetTable().AddColumn(column)
-    node.SetUseColumnTitleAsColumnHeader(True)
-    node.Modified()
-    return node
+    return add_table(scene, "DVH metrics", columns)
 
 
 def _chart(scene: Any, tables: dict[str, Any], prediction: DoseEnsemble) -> tuple[tuple[Any, ...], Any]:
     chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", scene.GenerateUniqueName("DVH"))
     what = (
-        f"mean of {prediction.count} samples, dashed: {prediction.band_words(BAND_LEVEL)}"
+        f"mean of {counted(prediction.count, 'sample')}, dashed: {prediction.band_words(BAND_LEVEL)}"
         if prediction.has_spread
         else "predicted"
     )
-    any_reference = any(table.GetTable().GetColumnByName(REFERENCE_COLUMN) for table in tables.values())
-    chart.SetTitle(f"Cumulative DVH: {what}" + (", dotted: reference plan" if any_reference else ""))
+    said = {REFERENCE_COLUMN: ", dotted: reference plan", BEFORE_COLUMN: ", dash-dotted: before observing"}
+    for column, words in said.items():
+        if any(table.GetTable().GetColumnByName(column) for table in tables.values()):
+            what += words
+    chart.SetTitle(f"Cumulative DVH: {what}")
     chart.SetXAxisTitle("Dose [Gy]")
     chart.SetYAxisTitle("Volume [%]")
     chart.SetLegendVisibility(True)

@@ -7,14 +7,18 @@ from hashlib import sha256
 from typing import Any
 
 from RTDigitalTwinLib.errors import SceneError
+from RTDigitalTwinLib.patient.isodoses import isodose_levels
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.scene import volume_nodes
 from RTDigitalTwinLib.scene.dvh_nodes import BAND_LEVEL, DvhNodes, add_dvhs
-from RTDigitalTwinLib.scene.hierarchy import folder_item, put_under, study_item
+from RTDigitalTwinLib.scene.hierarchy import folder_item, hierarchy, put_under, study_item
+from RTDigitalTwinLib.scene.isodose_nodes import IsodoseNodes, add_isodoses
 from RTDigitalTwinLib.scene.structure_nodes import add_structures
+from RTDigitalTwinLib.scene.table_nodes import add_goals, add_observed
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 _FINGERPRINT = "RTDigitalTwin.PatientSha256"
@@ -51,29 +55,53 @@ class PredictionNodes:
     Attributes
     ----------
     patient : nodes of its patient.
-    prediction : as given.
+    findings : of the prediction: metrics, goals, notes for the user, what was observed.
     mean : volume node of the mean dose in Gy.
     std : of the sampled spread; None with fewer than two samples.
     width : half the width of the calibrated 95 % band; None where the prediction is not calibrated.
     difference, absolute_difference : predicted minus reference; None where no reference is known.
+    before, change : the mean dose before observing, and after minus before; None where nothing was observed.
+    observed : tables of the observations and of the metrics before and after; empty where nothing was observed.
     dvh : tables, metrics, series, chart.
+    goals : table of the clinical goals.
+    isodoses : surfaces of the mean dose.
     folder : item of the subject hierarchy that holds them.
     """
 
     patient: PatientNodes
-    prediction: DoseEnsemble
+    findings: Findings
     mean: Any
     std: Any | None
     width: Any | None
     difference: Any | None
     absolute_difference: Any | None
+    before: Any | None
+    change: Any | None
+    observed: tuple[Any, ...]
     dvh: DvhNodes
+    goals: Any
+    isodoses: IsodoseNodes
     folder: int
+
+    @property
+    def prediction(self) -> DoseEnsemble:
+        return self.findings.prediction
+
+    @property
+    def overlays(self) -> dict[str, Any]:
+        """Volume nodes to lay over the CT, by their names: the prediction's and the reference."""
+        reference = self.patient.reference_dose
+        return {node.GetName(): node for node in (*self.volumes, *([] if reference is None else [reference]))}
+
+    @property
+    def highest_gy(self) -> float:
+        """The prescribed dose that is 100 % of the isodoses."""
+        return highest_prescription_gy(self.patient.patient)
 
     @property
     def volumes(self) -> tuple[Any, ...]:
         """Every volume node of the prediction itself."""
-        listed = (self.mean, self.std, self.width, self.difference, self.absolute_difference)
+        listed = (self.mean, self.std, self.width, self.difference, self.absolute_difference, self.before, self.change)
         return tuple(node for node in listed if node is not None)
 
 
@@ -99,6 +127,8 @@ def show_patient(scene: Any, patient: Patient, progress: Progress = silent) -> P
         reference.SetDescription(patient.plan.label)
         ct.SetNodeReferenceID(_REFERENCE_DOSE_REFERENCE, reference.GetID())
     put_under(scene, study, [node for node in (ct, segmentation, reference) if node is not None])
+    if dose is not None:
+        _show_isodoses(scene, patient, dose, reference, shown=False)
     progress(1.0, "Patient shown")
     return PatientNodes(patient, ct, segmentation, reference, study)
 
@@ -109,8 +139,12 @@ def show_prediction(
     prediction: DoseEnsemble,
     patient_nodes: PatientNodes | None = None,
     progress: Progress = silent,
+    *,
+    findings: Findings | None = None,
 ) -> PredictionNodes:
-    """The prediction beside its patient, and the views set on it.
+    """The prediction beside its patient, and the views set on it; ``findings`` of it, where they are at hand.
+
+    Findings after observing bring the dose before it, the change, and the observations.
 
     Raises SceneError where the prediction is another patient's, and GeometryError where grids differ.
     """
@@ -119,8 +153,12 @@ def show_prediction(
                          remedy="Predict for this patient.")  # fmt: skip
     beside = patient_nodes or show_patient(scene, patient, part(progress, 0.0, 0.4))
     progress(0.4, "Showing the dose")
-    folder = folder_item(scene, beside.study, "Predicted dose")
-    mean = volume_nodes.add_dose(scene, prediction.mean, "Predicted dose", highest_prescription_gy(patient))
+    findings = findings or Findings(prediction)
+    observed = findings.observing is not None
+    name = "Dose after observing" if observed else "Predicted dose"
+    folder = folder_item(scene, beside.study, name)
+    mean = volume_nodes.add_dose(scene, prediction.mean, name, highest_prescription_gy(patient))
+    mean.SetDescription(_description(findings))
     mean.SetAttribute(_PROVENANCE["seed"], "" if prediction.seed is None else str(prediction.seed))
     mean.SetAttribute(_PROVENANCE["samples"], str(prediction.count))
     mean.SetAttribute(_PROVENANCE["weights"], prediction.weights_sha256)
@@ -137,16 +175,30 @@ def show_prediction(
         unsigned = Volume(abs(signed.values), signed.grid, Quantity.DOSE_DIFFERENCE_GY)
         difference = volume_nodes.add_difference(scene, signed, "Difference to reference", shown)
         absolute = volume_nodes.add_absolute_difference(scene, unsigned, "Absolute difference to reference", shown)
-    dvh = add_dvhs(scene, prediction, reference, mean, beside.segmentation, part(progress, 0.5, 1.0))
-    nodes = PredictionNodes(beside, prediction, mean, std, width, difference, absolute, dvh, folder)
-    put_under(scene, folder, [*nodes.volumes, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])
+    before = change = None
+    if findings.before is not None:
+        earlier = findings.before.mean
+        before = volume_nodes.add_dose(scene, earlier, "Dose before observing", highest_prescription_gy(patient))
+        moved = prediction.mean.minus(earlier, Quantity.DOSE_DIFFERENCE_GY)
+        change = volume_nodes.add_difference(scene, moved, "Change by observing", shown)
+    dvh = add_dvhs(
+        scene, prediction, reference, mean, beside.segmentation, part(progress, 0.5, 1.0), before=findings.before
+    )
+    goals = add_goals(scene, findings.goals, mean)
+    tables = add_observed(scene, findings, mean)
+    volumes = [node for node in (mean, std, width, difference, absolute, before, change) if node is not None]
+    put_under(scene, folder, [*volumes, goals, *tables, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])
+    isodoses = _show_isodoses(scene, patient, prediction.mean, mean, shown=True)
+    nodes = PredictionNodes(
+        beside, findings, mean, std, width, difference, absolute, before, change, tables, dvh, goals, isodoses, folder
+    )
     show_in_views(scene, nodes)
     progress(1.0, "Dose shown")
     return nodes
 
 
 def show_in_views(scene: Any, nodes: PredictionNodes, overlay: Any | None = None) -> None:
-    """The CT in every slice view with an overlay above (by default the mean dose), and the chart in plot views."""
+    """The CT in every slice view with an overlay above (by default the mean dose); chart and goals in their views."""
     overlay = overlay or nodes.mean
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
         composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
@@ -155,6 +207,22 @@ def show_in_views(scene: Any, nodes: PredictionNodes, overlay: Any | None = None
         composite.SetForegroundOpacity(_OVERLAY_OPACITY)
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLPlotViewNode")):
         scene.GetNthNodeByClass(index, "vtkMRMLPlotViewNode").SetPlotChartNodeID(nodes.dvh.chart.GetID())
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLTableViewNode")):
+        scene.GetNthNodeByClass(index, "vtkMRMLTableViewNode").SetTableNodeID(nodes.goals.GetID())
+
+
+def _description(findings: Findings) -> str:
+    """What must stay with the dose when the scene is saved."""
+    prediction = findings.prediction
+    bands = f"Bands: {prediction.band_words(BAND_LEVEL)}." if prediction.has_spread else "One dose, without bands."
+    return " ".join(("Research use only.", bands, *findings.notes))
+
+
+def _show_isodoses(scene: Any, patient: Patient, dose: Volume, dose_node: Any, *, shown: bool) -> IsodoseNodes:
+    """Isodoses as children of their dose, where SlicerRT puts its own."""
+    nodes = add_isodoses(scene, dose, dose_node, isodose_levels(highest_prescription_gy(patient)), shown=shown)
+    put_under(scene, hierarchy(scene).GetItemByDataNode(dose_node), nodes.models)
+    return nodes
 
 
 def highest_prescription_gy(patient: Patient) -> float:

@@ -6,29 +6,34 @@ import ctypes
 import subprocess
 import sys
 from functools import cache
+from typing import Any
+
+import vtk
 
 from RTDigitalTwinLib.scene.session import in_application
 
-# What VTK loads by itself at its first window, and the Debian package each comes in.
-_LIBRARIES = {"libEGL.so.1": "libegl1", "libGL.so.1": "libgl1"}
-_VENDOR_PACKAGES = "libegl-mesa0 libgl1-mesa-dri"
+# Windows that need no screen, and the library that VTK loads for each. VTK's own choice is X first, which complains
+# where there is none.
+_WINDOWS = {"vtkEGLRenderWindow": "libEGL.so.1", "vtkOSOpenGLRenderWindow": "libOSMesa.so.8"}
+_DEFAULT_WINDOW = "vtkRenderWindow"
+_PACKAGES = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
 _REMEDY = " On Debian or Ubuntu: apt install"
 _PATIENCE_S = 60
 
 # A window where nothing can draw ends the process in some drivers, so another process tries it.
 _TRIAL = """
-import vtkmodules.vtkRenderingOpenGL2
-from vtkmodules.vtkCommonCore import vtkObject
-from vtkmodules.vtkRenderingCore import vtkRenderer, vtkRenderWindow, vtkWindowToImageFilter
-vtkObject.GlobalWarningDisplayOff()
-window = vtkRenderWindow()
+import sys
+import vtkmodules.vtkRenderingOpenGL2 as opengl
+import vtkmodules.vtkRenderingCore as core
+window = getattr(opengl, sys.argv[1], None) or getattr(core, sys.argv[1])
+window = window()
 window.SetOffScreenRendering(1)
 window.SetSize(8, 8)
-renderer = vtkRenderer()
+renderer = core.vtkRenderer()
 renderer.SetBackground(1, 0, 0)
 window.AddRenderer(renderer)
 window.Render()
-grab = vtkWindowToImageFilter()
+grab = core.vtkWindowToImageFilter()
 grab.SetInput(window)
 grab.ReadFrontBufferOff()
 grab.Update()
@@ -36,25 +41,47 @@ print("drawn" if grab.GetOutput().GetPointData().GetScalars().GetTuple(0) == (25
 """
 
 
-@cache
+def offscreen_window() -> Any:
+    """A window without a screen, of the kind that was found to draw here."""
+    window = getattr(vtk, _found()[0] or _DEFAULT_WINDOW)()
+    window.SetOffScreenRendering(1)
+    return window
+
+
 def rendering_problem() -> str | None:
     """What is missing to draw pictures off-screen and how to get it; None where nothing is. Tried once, about 1 s."""
+    return _found()[1]
+
+
+@cache
+def _found() -> tuple[str | None, str | None]:
+    """The class of window that draws here, or the problem."""
     if in_application():
-        return None
-    if sys.platform.startswith("linux"):
-        missing = [package for library, package in _LIBRARIES.items() if not _loads(library)]
-        if missing:
-            return (
-                f"OpenGL libraries are missing. On Debian or Ubuntu: apt install {' '.join(missing)} {_VENDOR_PACKAGES}"
-            )
+        return _DEFAULT_WINDOW, None
+    if not sys.platform.startswith("linux"):
+        problem = _problem_of(_DEFAULT_WINDOW)
+        return (None, problem) if problem else (_DEFAULT_WINDOW, None)
+    windows = [name for name, library in _WINDOWS.items() if hasattr(vtk, name) and _loads(library)]
+    if not windows or not (_loads("libGL.so.1") or windows == ["vtkOSOpenGLRenderWindow"]):
+        return None, f"OpenGL libraries are missing.{_REMEDY} {_PACKAGES}"
+    problem = None
+    for name in windows:
+        problem = _problem_of(name)
+        if problem is None:
+            return name, None
+    return None, f"{problem}{_REMEDY} {_PACKAGES}"
+
+
+def _problem_of(window: str) -> str | None:
+    """What goes wrong when another process draws with this kind of window."""
     try:
-        trial = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, text=True, timeout=_PATIENCE_S)
+        command = [sys.executable, "-c", _TRIAL, window]
+        trial = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"Off-screen rendering could not be tried ({type(error).__name__})."
     if trial.returncode == 0 and "drawn" in trial.stdout.split():
         return None
-    remedy = f"{_REMEDY} {_VENDOR_PACKAGES}" if sys.platform.startswith("linux") else ""
-    return f"Off-screen rendering does not work: no driver draws (EGL or Mesa).{remedy}"
+    return "Off-screen rendering does not work: no driver draws (EGL or Mesa)."
 
 
 def _loads(library: str) -> bool:

@@ -25,4 +25,9 @@ DVH_METRICS_TABLE_REFERENCE = "dvhMetricsTableRef"
 METRIC_STRUCTURE = "Structure"
 METRIC_VOLUME_CC = "Volume (cc)"
 
+# Isodoses
+ISODOSE_MODEL = "DicomRtImport.IsodoseModel"
+ISODOSE_COLOUR_TABLE_REFERENCE = "colorTableRef"
+ISODOSE_COLOUR_TABLE_POSTFIX = "_IsodoseColorTable"
+
 TRUE = "1"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ _ORGAN_OPACITY_3D = 0.35
 _SOLID_OPACITY_3D = 1.0
 _OUTER_TARGET_OPACITY_3D = 0.25
 _OUTLINE_WIDTH = 3
+_HALO_WIDTH = 3  # more than the outline's
+_TARGET_FILL_OPACITY = 0.4
 # Slicer's 0.5 takes half of a spinal cord three voxels wide; this keeps 91 % of it and more of all else.
 _SMOOTHING = "0.2"
 
@@ -102,3 +105,49 @@ def _display(node: Any, structures: list[Structure], hidden: list[Structure], so
         display.SetSegmentOpacity3D(structure.name, _SOLID_OPACITY_3D if structure is solid else opacity)
     for structure in hidden:
         display.SetSegmentVisibility(structure.name, False)
+
+
+@contextmanager
+def haloed(node: Any) -> Iterator[None]:
+    """Black lines beneath the outlines for a while, so that each is seen on a wash of its own colour.
+
+    Slicer draws a segmentation's displays in their order and edits the first, so a halo cannot stay in the scene.
+    """
+    scene, outlines = node.GetScene(), node.GetDisplayNode()
+    halo = scene.AddNewNodeByClass("vtkMRMLSegmentationDisplayNode")
+    halo.Copy(outlines)
+    halo.SetSliceIntersectionThickness(outlines.GetSliceIntersectionThickness() + _HALO_WIDTH)
+    halo.SetVisibility3D(False)
+    for segment in node.GetSegmentation().GetSegmentIDs():
+        halo.SetSegmentOverrideColor(segment, 0, 0, 0)
+    node.SetAndObserveNthDisplayNodeID(0, halo.GetID())
+    node.SetAndObserveNthDisplayNodeID(1, outlines.GetID())
+    try:
+        yield
+    finally:
+        node.SetAndObserveNthDisplayNodeID(0, outlines.GetID())
+        node.RemoveNthDisplayNodeID(1)
+        scene.RemoveNode(halo)
+
+
+@contextmanager
+def targets_filled(node: Any, targets: Sequence[str]) -> Iterator[None]:
+    """Targets as areas without outlines for a while: lines are left to the isodoses and organs."""
+    ids = list(node.GetSegmentation().GetSegmentIDs())
+    displays = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
+    top = displays[-1]
+    top.SetVisibility2DFill(True)
+    for segment in ids:
+        top.SetSegmentVisibility2DFill(segment, segment in targets)
+        top.SetSegmentOpacity2DFill(segment, _TARGET_FILL_OPACITY)
+        for display in displays:
+            display.SetSegmentVisibility2DOutline(segment, segment not in targets)
+    try:
+        yield
+    finally:
+        top.SetVisibility2DFill(False)
+        for segment in ids:
+            top.SetSegmentVisibility2DFill(segment, True)
+            top.SetSegmentOpacity2DFill(segment, 1.0)
+            for display in displays:
+                display.SetSegmentVisibility2DOutline(segment, True)

@@ -13,6 +13,7 @@ import vtk
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.colours import Colour
 from RTDigitalTwinLib.scene.geometry import array_of
+from RTDigitalTwinLib.scene.rendering import offscreen_window
 
 SIZE = (1120, 800)
 PANEL_PIXELS = 185  # on both sides of the image: structure names on the left, colour legend on the right
@@ -21,12 +22,14 @@ _MARGIN_PIXELS = 72  # above and below the image's anatomy: titles, letters, rul
 _LEGEND_TOP = 0.75  # of the height
 _SLICE_MANAGERS = (
     "vtkMRMLSegmentationsDisplayableManager2D",
+    "vtkMRMLModelSliceDisplayableManager",
     "vtkMRMLRulerDisplayableManager",
 )
 _SOLID_MANAGERS = (
     "vtkMRMLCameraDisplayableManager",
     "vtkMRMLViewDisplayableManager",
     "vtkMRMLSegmentationsDisplayableManager3D",
+    "vtkMRMLModelDisplayableManager",
 )
 _AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))  # towards lower and higher RAS
 _GREY, _WHITE = (0.72, 0.72, 0.75), (1.0, 1.0, 1.0)
@@ -35,13 +38,14 @@ _GREY, _WHITE = (0.72, 0.72, 0.75), (1.0, 1.0, 1.0)
 class _View:
     """A window without a screen. Its nodes leave the scene when it is closed."""
 
+    _samples_a_pixel = 0  # with more, translucent segments vanish in 3D
+
     def __init__(self, scene: Any, application_logic: Any, factory: Any, managers: Sequence[str]) -> None:
         self.scene, self.application_logic = scene, application_logic
         self._ids_before = {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
         self.renderer = vtk.vtkRenderer()
-        self.window = vtk.vtkRenderWindow()
-        self.window.SetOffScreenRendering(1)
-        self.window.SetMultiSamples(0)  # else translucent segments vanish in 3D
+        self.window = offscreen_window()
+        self.window.SetMultiSamples(self._samples_a_pixel)
         self.window.SetSize(*SIZE)
         self.window.AddRenderer(self.renderer)
         self.interactor = vtk.vtkRenderWindowInteractor()
@@ -117,6 +121,8 @@ class _View:
 class SliceView(_View):
     """A slice along one of the patient's axes (``Axial``, ``Coronal``, ``Sagittal``)."""
 
+    _samples_a_pixel = 4  # else outlines of many short lines have gaps
+
     def __init__(self, scene: Any, application_logic: Any, orientation: str) -> None:
         super().__init__(scene, application_logic, slicer.vtkMRMLSliceViewDisplayableManagerFactory, _SLICE_MANAGERS)
         self.renderer.GetActiveCamera().ParallelProjectionOn()
@@ -158,16 +164,26 @@ class SliceView(_View):
         style.ShadowOff()
         self.renderer.AddViewProp(self._legend)
 
-    def show(self, background: Any, overlay: Any, opacity: float) -> None:
-        """A volume with another above it, and that one's colour legend."""
+    def show(self, background: Any, overlay: Any | None, opacity: float) -> None:
+        """A volume, with another above it and that one's colour legend where there is one."""
         self.clear_texts()
-        self._show_legend(overlay)
         composite = self.logic.GetSliceCompositeNode()
         composite.SetBackgroundVolumeID(background.GetID())
-        composite.SetForegroundVolumeID(overlay.GetID())
+        composite.SetForegroundVolumeID("" if overlay is None else overlay.GetID())
         composite.SetForegroundOpacity(opacity)
+        self._legend.SetVisibility(overlay is not None)
+        if overlay is not None:
+            self._show_legend(overlay)
         # Another connection with every change of volumes.
         self._mapper.SetInputConnection(self.logic.GetImageDataConnection())
+
+    def list_key(self, title: str, rows: Sequence[tuple[str, str, Colour]]) -> None:
+        """Two columns of words, in colours, down the right panel."""
+        left, top = SIZE[0] - PANEL_PIXELS + 12, SIZE[1] * _LEGEND_TOP + 26
+        self.text(title, left, top, 16, _WHITE)
+        for row, (first, second, colour) in enumerate(rows, start=1):
+            self.text(first, left + 58, top - 26 * row, 16, colour, "right")
+            self.text(second, left + 150, top - 26 * row, 16, colour, "right")
 
     def _show_legend(self, volume: Any) -> None:
         """The volume's colour legend in the right panel, from its legend node.

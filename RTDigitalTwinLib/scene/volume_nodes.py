@@ -16,7 +16,8 @@ CT_WINDOW_HU, CT_LEVEL_HU = 400.0, 40.0  # soft tissue of head and neck
 LOWEST_SHOWN_RATIO = 0.1  # of the highest prescription: less dose is left unpainted
 HIGHEST_SHOWN_RATIO = 1.1
 SMALLEST_SHOWN_DIFFERENCE_GY = 1.0
-_LABEL_COUNTS = (8, 7, 6, 5)
+_LABEL_STEPS_GY = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+_SMALLEST_SPREAD_GY = 0.2
 
 
 def add_volume(scene: Any, volume: Volume, name: str) -> Any:
@@ -61,47 +62,59 @@ def add_dose(scene: Any, dose: Volume, name: str, highest_gy: float) -> Any:
     """A dose in Gy as wash from 10 to 110 % of the highest prescription ``highest_gy``; SlicerRT knows it as dose."""
     node = add_volume(scene, dose, name)
     node.SetAttribute(names.DOSE_VOLUME, names.TRUE)
-    # Up to a multiple of 7 Gy: eight round labels, and 77 Gy for the usual 70 Gy.
-    limits = (0.0, 7 * float(np.ceil(round(HIGHEST_SHOWN_RATIO * highest_gy / 7, 6))))
-    _paint(node, colours.DOSE, limits, (LOWEST_SHOWN_RATIO * highest_gy, np.inf), "Dose [Gy]")
+    limits = (0.0, HIGHEST_SHOWN_RATIO * highest_gy)  # a label at every tenth of the prescription
+    _paint(node, colours.DOSE, limits, highest_gy / 10, (LOWEST_SHOWN_RATIO * highest_gy, np.inf), "Dose [Gy]")
     return node
 
 
 def add_spread(scene: Any, spread: Volume, name: str, shown: np.ndarray, legend: str) -> Any:
-    """An uncertainty in Gy, painted where ``shown`` (mask over the grid) and up to its 99.5th percentile there."""
+    """An uncertainty in Gy, painted up to its 99.5th percentile in ``shown`` (mask over the grid) and a bit more."""
     node = add_volume(scene, spread, name)
-    highest = _percentile(spread.values, shown)
-    _paint(node, colours.SPREAD, (0.0, highest), (0.1 * highest, np.inf), legend)
+    highest, step = _round_range(_percentile(spread.values, shown, _SMALLEST_SPREAD_GY), 4, 7)
+    _paint(node, colours.SPREAD, (0.0, highest), step, (0.1 * highest, np.inf), legend)
     return node
 
 
 def add_difference(scene: Any, difference: Volume, name: str, shown: np.ndarray) -> Any:
     """A signed difference in Gy, white at 0, to the same height on both sides; unpainted where it is not known."""
     node = add_volume(scene, difference, name)
-    highest = _percentile(np.abs(difference.values), shown)
+    highest, step = _round_range(_percentile(np.abs(difference.values), shown, SMALLEST_SHOWN_DIFFERENCE_GY), 2, 5)
     threshold = (-np.inf, np.inf) if np.isnan(difference.values).any() else None  # no NaN lies between them
-    _paint(node, colours.DIFFERENCE, (-highest, highest), threshold, "Difference [Gy]")
+    _paint(node, colours.DIFFERENCE, (-highest, highest), step, threshold, "Difference [Gy]")
     return node
 
 
 def add_absolute_difference(scene: Any, difference: Volume, name: str, shown: np.ndarray) -> Any:
     """A difference without its sign in Gy, unpainted below 1 Gy."""
     node = add_volume(scene, difference, name)
-    highest = _percentile(difference.values, shown)
+    highest, step = _round_range(_percentile(difference.values, shown, SMALLEST_SHOWN_DIFFERENCE_GY), 4, 7)
     threshold = (min(SMALLEST_SHOWN_DIFFERENCE_GY, 0.2 * highest), np.inf)
-    _paint(node, colours.SPREAD, (0.0, highest), threshold, "Absolute difference [Gy]")
+    _paint(node, colours.SPREAD, (0.0, highest), step, threshold, "Absolute difference [Gy]")
     return node
 
 
-def _percentile(values: np.ndarray, shown: np.ndarray) -> float:
+def _percentile(values: np.ndarray, shown: np.ndarray, least: float) -> float:
     chosen = values[shown] if shown.any() else values
     known = chosen[np.isfinite(chosen)]
-    return max(float(np.ceil(np.percentile(known, 99.5))), 1.0) if known.size else 1.0
+    return max(float(np.percentile(known, 99.5)), least) if known.size else least
+
+
+def _round_range(highest_gy: float, fewest: int, most: int) -> tuple[float, float]:
+    """The smallest range of ``fewest`` to ``most`` round steps that reaches a dose, and its step: both in Gy."""
+    steps = range(fewest, most + 1)
+    ranges = [(count * step, step) for step in _LABEL_STEPS_GY for count in steps if count * step >= highest_gy - 1e-9]
+    return min(ranges, default=(highest_gy, highest_gy / fewest))
 
 
 def _paint(
-    node: Any, table: str, limits: tuple[float, float], threshold: tuple[float, float] | None, title: str
+    node: Any,
+    table: str,
+    limits: tuple[float, float],
+    step: float,
+    threshold: tuple[float, float] | None,
+    title: str,
 ) -> None:
+    """Colours over the limits in Gy, labels a step apart, nothing outside the threshold."""
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID(colours.colour_table(node.GetScene(), table).GetID())
     display.AutoWindowLevelOff()
@@ -114,17 +127,8 @@ def _paint(
         display.ApplyThresholdOn()
     legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
     legend.SetTitleText(title)
-    count, decimals = _labels(limits[1] - limits[0])
+    decimals = next(d for d in range(3) if d == 2 or abs(step - round(step, d)) < 1e-9)
     legend.SetLabelFormat(f"%.{decimals}f")
-    legend.SetNumberOfLabels(count)
+    legend.SetNumberOfLabels(round((limits[1] - limits[0]) / step) + 1)
     legend.SetMaxNumberOfColors(256)
     legend.SetVisibility(True)
-
-
-def _labels(span_gy: float) -> tuple[int, int]:
-    """How many labels a legend gets, and with how many decimals, so that they are round numbers."""
-    for step, decimals in ((1.0, 0), (0.5, 1)):
-        for count in _LABEL_COUNTS:
-            if (span_gy / (count - 1)) % step == 0:
-                return count, decimals
-    return _LABEL_COUNTS[-1], 1

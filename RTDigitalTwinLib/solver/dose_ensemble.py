@@ -22,6 +22,7 @@ from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, REMAINDER, BandCalibration, BandScale
 from RTDigitalTwinLib.solver.correlation import CUSTOMARY_SHARES
 from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS, DvhEnsemble, Ensemble, band_quantiles
+from RTDigitalTwinLib.words import counted
 
 BAND_REACH_GY = 5.0  # calibrated bands go beyond the highest sample
 
@@ -104,7 +105,7 @@ class DoseEnsemble:
     def band_words(self, level: float = 0.95) -> str:
         """What to call the bands wherever they are shown."""
         if self.is_calibrated:
-            since = f", calibrated before {self.absorbed} observations" if self.absorbed else ""
+            since = f", calibrated before {counted(self.absorbed, 'observation')}" if self.absorbed else ""
             return f"{'' if since else 'calibrated '}{100 * level:g} % band{since}"
         return f"sampled {100 * level:g} % band (not calibrated)"
 

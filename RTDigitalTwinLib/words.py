@@ -1,0 +1,8 @@
+"""Numbers in sentences."""
+
+from __future__ import annotations
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """``1 patient``, ``2 patients``; a plural that is not the noun and s is given."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
