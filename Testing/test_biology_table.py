@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from RTDigitalTwinLib.cli import _print_metrics
+from RTDigitalTwinLib.cli_terminal import print_metrics
 from RTDigitalTwinLib.model.biology import NOTICE, load_biology, models_for
 from RTDigitalTwinLib.report.biology_table import BiologyTable, PredictedBiologyRow, biology_of_prediction
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, write_biology_csv, write_dvh_csv
@@ -171,7 +171,7 @@ def test_the_terminal_marks_what_is_outside_and_what_says_nothing(
         {**numbers, "metric": "V70", "unit": "%", "low": 0.0, "high": 100.0, "reference": 20.0,
          "covers_reference": True, "informative": False},
     ]  # fmt: skip
-    _print_metrics({"patient": "pt_1", "bands": "calibrated", "provenance": {"samples": 32}, "metrics": rows})
+    print_metrics("pt_1", rows, {name: name for name in ("mean", "low", "high", "reference")})
     lines = {cells[1]: cells for cells in map(str.split, capsys.readouterr().out.replace("│", " ").splitlines())
              if len(cells) > 1}  # fmt: skip
     assert lines["D95"][-1] == "inside" and lines["D1"][-1] == "outside"

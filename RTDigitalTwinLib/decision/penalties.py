@@ -14,7 +14,7 @@ from torch import Tensor
 
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetricKind
-from RTDigitalTwinLib.dosimetry.goals import Criterion, GoalSet, available_goals, load_goals
+from RTDigitalTwinLib.dosimetry.goals import Criterion, GoalSet, fitting_goals
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 TARGET_WEIGHT = 100.0  # 2 % below in a target weigh as much as 20 % beyond in an organ
@@ -59,11 +59,11 @@ def penalties_for(prediction: DoseEnsemble, goal_sets: Sequence[GoalSet] | None 
     """Of a patient's prescription, and of the goals of its organs weighted by one over their priority.
 
     Targets: at least their dose level, and the highest at most 107 % of it. Of a goal with alternatives the one that
-    the predicted dose is nearest to meeting. ``goal_sets`` are by default those that come with the software.
+    the predicted dose is nearest to meeting. ``goal_sets`` are by default those that fit the prescription.
     """
     patient = prediction.patient
     if goal_sets is None:
-        goal_sets = [load_goals(path) for path in available_goals().values()]
+        goal_sets = fitting_goals(max(target_levels_gy(patient).values(), default=None)).sets
     levels = {name: level for name, level in target_levels_gy(patient).items() if name in patient.structures}
     found = [Penalty(name, level, False, False, TARGET_WEIGHT) for name, level in levels.items()]
     if levels:

@@ -129,6 +129,11 @@ def goals_for(known: Sequence[GoalSet], highest_gy: float | None) -> GoalChoice:
     return GoalChoice(tuple(sets), reasons, tuple(left_out))
 
 
+def fitting_goals(highest_gy: float | None) -> GoalChoice:
+    """Of the protocols that come with the software those that fit the highest prescribed dose (``goals_for``)."""
+    return goals_for([load_goals(path) for path in available_goals().values()], highest_gy)
+
+
 @dataclass(frozen=True)
 class GoalResult:
     """A goal on one dose or an ensemble.

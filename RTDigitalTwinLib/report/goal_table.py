@@ -19,10 +19,8 @@ from RTDigitalTwinLib.dosimetry.goals import (
     Metrics,
     MetricSamples,
     Status,
-    available_goals,
     evaluate_goals,
-    goals_for,
-    load_goals,
+    fitting_goals,
 )
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.patient.patient import Patient
@@ -133,8 +131,7 @@ def goal_choice(patient: Patient, chosen: Sequence[GoalSet] | None = None) -> Go
     """Those chosen; by default those that come with the software and fit the patient's prescription (``goals_for``)."""
     if chosen is not None:
         return GoalChoice(tuple(chosen), {one.name: "Applied because it was asked for." for one in chosen})
-    highest_gy = max(target_levels_gy(patient).values(), default=None)
-    return goals_for([load_goals(path) for path in available_goals().values()], highest_gy)
+    return fitting_goals(max(target_levels_gy(patient).values(), default=None))
 
 
 def goal_tables(patient: Patient, metrics: Metrics, choice: GoalChoice, bands: Bands | None = None) -> list[GoalTable]:
