@@ -5,20 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from RTDigitalTwinLib import __version__, progress
+from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.allocation import keep_freed_memory
-from RTDigitalTwinLib.cli_dicom import add_dicom_commands, add_dicom_options, dicom_choice
+from RTDigitalTwinLib.cli_dicom import add_dicom_commands
 from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
+from RTDigitalTwinLib.cli_options import add_model_options, sample_count
+from RTDigitalTwinLib.cli_patient import OBSERVING_METHODS, add_patient_commands
 from RTDigitalTwinLib.cli_study import add_study_command
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, console, progress_bar
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import (
     EXIT_CANCELLED,
@@ -26,21 +27,7 @@ from RTDigitalTwinLib.train import (
     add_options as add_training_options,
     seed,
     train_network,
-    whole_number,
 )
-
-MOST_SAMPLES = 10_000
-OBSERVING_METHODS = (
-    "scale",
-    "offsets",
-    "gp",
-    "kalman",
-    "persistence",
-    "decoder",
-)  # calibration.choice has torch in tow
-RESEARCH_USE = "Research use only. Not for clinical decisions."
-
-console = Console(stderr=True, highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,58 +69,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="predict one patient: scene, dose volumes, DVHs, metrics, report")
-    run.set_defaults(command=_run)
-    run.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
-    run.add_argument("--out", type=Path, required=True, help="folder for the results")
-    run.add_argument("--dose-dicom", type=Path, metavar="FILE", help="the mean as RTDOSE for the patient's record")
-    add_dicom_options(run)
-    run.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)")
-    run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
-    _add_model_options(run)
-
-    add_dicom_commands(commands, seed, _progress_bar)
-
-    observe = commands.add_parser("observe", help="absorb measurements of a patient's dose: before, after, the belief")
-    observe.set_defaults(command=_observe)
-    observe.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
-    observe.add_argument("--measurements", type=Path, required=True, metavar="FILE", help="CSV or JSON")
-    observe.add_argument("--out", type=Path, required=True, help="folder for the results")
-    add_dicom_options(observe)
-    observe.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples (default 32)")
-    observe.add_argument(
-        "--method",
-        choices=OBSERVING_METHODS,
-        help="how to absorb (default: gp)",
-    )
-    observe.add_argument(
-        "--absorb-outliers", action="store_true", help="absorb even what the prediction cannot explain"
-    )
-    observe.add_argument("--belief", type=Path, metavar="FILE", help="go on from an earlier belief.npz")
-    observe.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
-    _add_model_options(observe)
+    add_patient_commands(commands)
+    add_dicom_commands(commands, seed, progress_bar)
 
     evaluate = commands.add_parser("evaluate", help="score a cohort with reference doses")
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("data", type=Path, metavar="DATA_DIR", help="folder of patients, or of splits")
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file for the scores")
     evaluate.add_argument(
-        "--samples", type=_count, default=0, help="score the mean of so many samples (default 0: deterministic)"
+        "--samples", type=sample_count, default=0, help="score the mean of so many samples (default 0: deterministic)"
     )
     evaluate.add_argument("--patients", nargs="+", default=(), metavar="NAME", help="only these")
     evaluate.add_argument("--predictions", type=Path, metavar="DIR", help="write the benchmark's submission CSVs")
-    _add_model_options(evaluate)
+    add_model_options(evaluate)
 
     calibrate = commands.add_parser(
         "calibrate", help="measure how wide the bands must be, on a cohort with known doses"
     )
     calibrate.set_defaults(command=_calibrate)
     calibrate.add_argument("data", type=Path, metavar="DATA_DIR", help="patients that the weights were not trained on")
-    calibrate.add_argument("--samples", type=_count, default=32, help="Monte Carlo samples (default 32)")
+    calibrate.add_argument("--samples", type=sample_count, default=32, help="Monte Carlo samples (default 32)")
     calibrate.add_argument("--out", type=Path, help="file to write (default: beside the weights, where it is found)")
-    _add_model_options(calibrate)
+    add_model_options(calibrate)
 
-    add_study_command(commands, OBSERVING_METHODS, _add_model_options, _progress_bar)
+    add_study_command(commands, OBSERVING_METHODS, add_model_options, progress_bar)
 
     train = commands.add_parser("train", help="train the dose network within a time budget")
     train.set_defaults(command=_train)
@@ -151,126 +110,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=seed, default=0, help="of the dropout samples (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
-    parser.add_argument("--weights", type=Path, help="weights file (default: the one that comes with the software)")
-
-
-def _count(text: str) -> int:
-    return whole_number(text, MOST_SAMPLES)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[progress.Progress]:
-    """A bar on a terminal; elsewhere a line whenever another tenth is done."""
-    if not console.is_terminal:
-        last = -1
-
-        def lines(done_ratio: float, message: str) -> None:
-            nonlocal last
-            if int(done_ratio * 10) > last:
-                last = int(done_ratio * 10)
-                console.print(f"{done_ratio:4.0%} {message}", markup=False)
-
-        yield lines
-        return
-    columns = (
-        SpinnerColumn(),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda done_ratio, message: bar.update(task, completed=done_ratio, description=message)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from RTDigitalTwinLib.run import RunSettings, run_patient
-
-    settings = RunSettings(options.samples, options.seed, options.device, options.weights)
-    with _progress_bar() as shown:
-        summary = run_patient(
-            options.patient,
-            options.out,
-            settings,
-            choice=dicom_choice(options),
-            dose_file=options.dose_dicom,
-            overwrite=options.overwrite,
-            progress=shown,
-        )
-    _print_notes(summary["warnings"])
-    _print_metrics(summary)
-    print(f"{options.out}: {', '.join(summary['files'])}")
-    print(RESEARCH_USE)
-    return 0
-
-
-def _observe(options: argparse.Namespace) -> int:
-    from RTDigitalTwinLib.observe import ObserveSettings, observe_patient
-
-    settings = ObserveSettings(
-        options.samples,
-        options.seed,
-        options.device,
-        options.weights,
-        options.method,
-        options.absorb_outliers,
-        options.belief,
-    )
-    with _progress_bar() as shown:
-        summary = observe_patient(
-            options.patient,
-            options.measurements,
-            options.out,
-            settings,
-            choice=dicom_choice(options),
-            overwrite=options.overwrite,
-            progress=shown,
-        )
-    _print_notes(summary["warnings"])
-    table = Table(title=Text(f"{summary['patient']}: {summary['method'] or 'nothing absorbed'}"))
-    for heading in ("structure", "metric", "before", "after", "reference"):
-        table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
-    for row in summary["metrics"]:
-        numbers = [row["before"], row["after"], row["reference"]]
-        cells = ["" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
-        table.add_row(Text(row["structure"]), row["metric"], *cells)
-    Console(highlight=False).print(table)
-    print(f"{options.out}: {', '.join(summary['files'])}")
-    print(RESEARCH_USE)
-    return 0
-
-
-def _print_notes(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        console.print("[yellow]Note:[/]", end=" ")
-        console.print(warning, markup=False, soft_wrap=True)
-
-
-def _print_metrics(summary: dict) -> None:
-    rows = summary["metrics"]
-    samples = summary["provenance"]["samples"]
-    columns = {"predicted": "mean"}
-    title = f"{summary['patient']}: predicted dose, no band"
-    if any(row["low"] is not None for row in rows):
-        columns = {"mean": "mean", "low": "low", "high": "high"}
-        title = f"{summary['patient']}: mean of {samples} samples, {summary['bands']}"
-    if any(row["reference"] is not None for row in rows):
-        columns["reference"] = "reference"
-    table = Table(title=Text(title))
-    for heading in ("structure", "metric", *columns):
-        table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
-    for row in rows:
-        numbers = [row[key] for key in columns.values()]
-        cells = ["not known" if v is None else f"{v:.1f} {row['unit']}" for v in numbers]
-        table.add_row(Text(row["structure"]), row["metric"], *cells)
-    Console(highlight=False).print(table)
-
-
 def _evaluate(options: argparse.Namespace) -> int:
     from RTDigitalTwinLib.calibration.evaluation import choose_folders, evaluate
     from RTDigitalTwinLib.files import require_writable, whole_file
@@ -285,7 +124,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.samples > 1:
         calibration = load_calibration(options.weights, surrogate.weights_sha256)
     require_writable(options.out)  # before the hours that a cohort takes
-    with _progress_bar() as shown:
+    with progress_bar() as shown:
         evaluation = evaluate(
             surrogate, folders, options.samples, options.seed, options.predictions, shown, calibration
         )
@@ -321,7 +160,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     if not out.name.endswith(SUFFIX):
         raise OutputError(f"The name must end in {SUFFIX}.", where=out.name)
     require_writable(out)
-    with _progress_bar() as shown:
+    with progress_bar() as shown:
         stored = calibrate(surrogate, folders, options.samples, options.seed, progress=shown)
     save_calibration(stored, out, surrogate.weights_sha256)
     print(f"Calibrated on {stored.whole.patients} patients with {options.samples} samples each: {out}")
@@ -331,7 +170,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    with _progress_bar() as shown:
+    with progress_bar() as shown:
         return train_network(options, shown, lambda line: console.print(line, markup=False, soft_wrap=True))
 
 
@@ -343,7 +182,7 @@ def _pack(options: argparse.Namespace) -> int:
     require_outside_patients(options.out)
     if options.out.suffix != SUFFIX:
         raise OutputError(f"The name must end in {SUFFIX}.", where=options.out.name)
-    with _progress_bar() as shown:
+    with progress_bar() as shown:
         size = pack_cohort(options.data, options.out, shown)
     print(f"{options.out}: {size / 1e6:.1f} MB")
     return 0

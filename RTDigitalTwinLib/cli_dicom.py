@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.progress import Progress, part
 
@@ -123,5 +124,5 @@ def _sample(options: Namespace, progress_bar: ProgressBar) -> int:
         patient = planned(Patient.sample(options.seed), progress=part(shown, 0.1, 0.6))
         write_patient(patient, options.out, part(shown, 0.6, 1.0))
     print(f"{options.out}: CT, RTSTRUCT, RTPLAN and RTDOSE of {patient.pseudonym}, no person's data.")
-    print("Research use only. Not for clinical decisions.")
+    print(RESEARCH_USE)
     return 0

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from RTDigitalTwinLib.report.goal_table import GoalTable
 
 STYLES = {"met": "green", "acceptable": "yellow", "violated": "bold red", "not evaluated": "dim"}
-RESEARCH_USE = "Research use only. Not for clinical decisions."
 
 
 def add_dosimetry_commands(commands: Any) -> None:

@@ -28,7 +28,10 @@ LEVELS = (
     ("report", "run", "scene", "doctor"),
     ("observe", "study"),
     ("train",),
-    ("cli_dicom", "cli_dosimetry", "cli_study"),
+    ("observe", "study"),
+    ("train",),
+    ("cli_dicom", "cli_dosimetry", "cli_study", "cli_options", "cli_terminal"),
+    ("cli_patient",),
     ("cli",),
     ("__main__",),
 )

@@ -16,7 +16,8 @@ from RTDigitalTwinLib.calibration.belief import load_belief
 from RTDigitalTwinLib.calibration.choice import METHODS, calibrator_named
 from RTDigitalTwinLib.calibration.linear import GlobalScale
 from RTDigitalTwinLib.calibration.measurements import write_measurements
-from RTDigitalTwinLib.cli import OBSERVING_METHODS, main
+from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib.cli_patient import OBSERVING_METHODS
 from RTDigitalTwinLib.errors import ModelError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights

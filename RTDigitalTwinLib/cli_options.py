@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from RTDigitalTwinLib.cli_dicom import add_dicom_options
+from RTDigitalTwinLib.train import seed, whole_number
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+MOST_SAMPLES = 10_000
+
+
+def sample_count(text: str) -> int:
+    return whole_number(text, MOST_SAMPLES)
+
+
+def add_patient_options(parser: ArgumentParser) -> None:
+    """Whose twin it is, of DICOM folders which files are meant, and where the results go."""
+    parser.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    add_dicom_options(parser)
+
+
+def add_model_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--seed", type=seed, default=0, help="of the dropout samples (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument("--weights", type=Path, help="weights file (default: the one that comes with the software)")
