@@ -42,6 +42,10 @@ class OutputError(RTDigitalTwinError):
     """Results cannot be written where they were asked for."""
 
 
+class LedgerError(RTDigitalTwinError):
+    """A twin's ledger is broken, in use, or tells of another patient, belief or weights."""
+
+
 class SceneError(RTDigitalTwinError):
     """The MRML scene lacks something, or a node does not hold what it should."""
 
