@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import LedgerError, OutputError
 from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.patient.fingerprint import array_sha256
 
 LEDGER_FILE = "ledger.jsonl"
 FIRST = "0" * 64
@@ -71,13 +72,6 @@ class Problem:
 def canonical(value: Any) -> bytes:
     """JSON in one way only: sorted keys, no blanks, ASCII; numbers by their shortest exact form, none infinite."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
-def array_sha256(values: NDArray) -> str:
-    """Of an array's type, shape and values in C order, little-endian."""
-    values = np.ascontiguousarray(values)
-    values = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return sha256(f"{values.dtype.str} {values.shape} ".encode() + values.tobytes()).hexdigest()
 
 
 class Ledger:

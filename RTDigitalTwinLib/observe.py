@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from RTDigitalTwinLib.calibration.choice import calibrator_named
 from RTDigitalTwinLib.calibration.measurements import as_row, read_measurements
 from RTDigitalTwinLib.calibration.outliers import Judgement
 from RTDigitalTwinLib.calibration.recalibration import Update
-from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.errors import LedgerError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_folder
+from RTDigitalTwinLib.ledger import LEDGER_FILE, Ledger, ledger_files, read_ledger
+from RTDigitalTwinLib.ledger_entries import ADOPTED, OBSERVED, UNDONE, belief_sha256
 from RTDigitalTwinLib.model.features import assumptions
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
@@ -68,14 +72,18 @@ def observe_patient(
         raise RTDigitalTwinError(f"Observing needs at least {FEWEST_SAMPLES} samples.", remedy="Ask for more.")
     check_places(source, out, overwrite)
     watch = Stopwatch()
-    with whole_folder(out, replaceable=is_earlier_result if overwrite else None) as folder:
+    with ExitStack() as open_files:
+        folder = open_files.enter_context(whole_folder(out, replaceable=is_earlier_result if overwrite else None))
         patient = read_source(source, choice, watch, part(progress, 0.0, 0.02))
         observations = read_measurements(measurements, patient)
         with watch.stage("weights"):
             progress(0.02, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
-            if settings.belief is not None:
-                twin.adopt(load_belief(settings.belief, prior_of(twin.dose_belief)))
+            earlier = None if settings.belief is None else load_belief(settings.belief, prior_of(twin.dose_belief))
+            ledger = open_files.enter_context(_ledger(folder, settings.belief, earlier))
+            twin.tell(ledger)
+            if earlier is not None:
+                twin.adopt(earlier)
         with watch.stage("prediction before"):
             before = twin.predict(settings.samples, settings.seed, part(progress, 0.05, 0.25))
         with watch.stage("recalibration"):
@@ -101,10 +109,31 @@ def observe_patient(
         device = twin.dose_model.surrogate.device
         provenance = collect_provenance(after, device, watch.seconds)
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
+        summary["ledger"] = {"entries": len(ledger.entries), "sha256": ledger.head_sha256}
         summary["files"] = sorted([*(path.name for path in folder.iterdir()), "summary.json"])
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
         progress(1.0, "done")
     return summary
+
+
+def _ledger(folder: Path, belief_file: Path | None, earlier: RecalibratedBelief | None) -> Ledger:
+    """A new ledger, or the one beside an earlier belief, copied to be gone on with.
+
+    Raises LedgerError where that one does not end with the belief.
+    """
+    before = None if belief_file is None else belief_file.with_name(LEDGER_FILE)
+    if before is not None and earlier is not None and before.is_file():
+        held = [e.content for e in read_ledger(before) if e.kind in (OBSERVED, ADOPTED, UNDONE)]
+        last = (held[-1].get("after_sha256") or held[-1].get("belief_sha256")) if held else None
+        if last != belief_sha256(earlier):
+            raise LedgerError(
+                "The ledger beside the belief does not end with it.",
+                where=before.name,
+                remedy="Give the belief that belongs to it, or put the belief in a folder of its own.",
+            )
+        for path in ledger_files(before):
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, folder / path.name)
+    return Ledger(folder / LEDGER_FILE)
 
 
 def _notes(update: Update) -> tuple[str, ...]:

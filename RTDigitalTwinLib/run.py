@@ -14,6 +14,7 @@ from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
 from RTDigitalTwinLib.files import require_apart, require_writable, whole_file, whole_folder
+from RTDigitalTwinLib.ledger import LEDGER_FILE, Ledger
 from RTDigitalTwinLib.model.features import assumptions
 from RTDigitalTwinLib.patient.dicom_export import Origin, write_dose
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, recognises, source_origin
@@ -82,7 +83,8 @@ def run_patient(
             progress(0.15, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
             device = twin.dose_model.surrogate.device
-        with watch.stage("prediction"):
+        with watch.stage("prediction"), Ledger(folder / LEDGER_FILE) as ledger:
+            twin.tell(ledger)
             prediction = twin.predict(settings.samples, settings.seed, part(progress, 0.17, 0.6))
         verdict = twin.familiarity
         unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
@@ -102,6 +104,7 @@ def run_patient(
         summary["warnings"] = [*findings.notes, *([scene.problem] if scene.problem else [])]
         if verdict is not None:
             summary["familiarity"] = {"score": round(verdict.score, 3), "threshold": round(verdict.threshold, 3)}
+        summary["ledger"] = {"entries": len(ledger.entries), "sha256": ledger.head_sha256}
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
         summary["files"] = sorted([*(path.name for path in folder.iterdir()), "summary.json"])
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")

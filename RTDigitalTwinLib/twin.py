@@ -10,8 +10,22 @@ from typing import Any
 
 from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, prior_of
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator
+from RTDigitalTwinLib.calibration.choice import default_calibrator
 from RTDigitalTwinLib.calibration.recalibration import Update, recalibrate
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
+from RTDigitalTwinLib.ledger import Ledger
+from RTDigitalTwinLib.ledger_entries import (
+    ADOPTED,
+    OBSERVED,
+    PREDICTED,
+    UNDONE,
+    about_twin,
+    belief_sha256,
+    observed,
+    open_for,
+    predicted,
+    require_same_twin,
+)
 from RTDigitalTwinLib.model.familiarity import FamiliarityVerdict
 from RTDigitalTwinLib.model.state import StateModel
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
@@ -24,7 +38,7 @@ from RTDigitalTwinLib.solver.dose_state import DoseState
 from RTDigitalTwinLib.solver.ensemble import Forecast
 from RTDigitalTwinLib.solver.forecast import forecast
 
-ENSEMBLES_KEPT = 2  # 15 MB each for 64 samples of a median patient
+ENSEMBLES_KEPT = 3  # the network's own, before and after observing; 15 MB each for 64 samples of a median patient
 
 
 class Twin:
@@ -36,6 +50,8 @@ class Twin:
     weights : of the dose network; by default those that come with the software.
     device : ``auto``, ``cpu`` or ``cuda``.
     models : further state models by name (motion, toxicity, growth).
+    ledger : told of every prediction of the dose and every change of what is believed of it. One that tells of this
+        patient already is gone on with; LedgerError where it is of another, or of other weights.
     """
 
     def __init__(
@@ -44,13 +60,16 @@ class Twin:
         weights: str | PathLike[str] | None = None,
         device: str = "auto",
         models: Mapping[str, StateModel[Any]] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.patient = patient
         self.models: dict[str, StateModel[Any]] = dict(models or {})
         self._weights = None if weights is None else Path(weights)
         self._device = device
         self._beliefs: list[Belief] = []
-        self._drawn: dict[tuple[int, int], DoseEnsemble] = {}
+        self._drawn: dict[tuple[int, int, int], tuple[Belief, DoseEnsemble]] = {}
+        self._ledger = ledger
+        self._has_opened = False
 
     @cached_property
     def dose_model(self) -> DoseState:
@@ -88,24 +107,35 @@ class Twin:
         ``calibrator`` the default one is used. Where nothing is left to absorb the belief stays.
         Raises PatientDataError for observations that cannot be the patient's or were absorbed before.
         """
+        calibrator = calibrator or default_calibrator()
         drawn = self._sampled(prior_of(self.dose_belief), SAMPLES, 0, part(progress, 0.0, 0.3))
         update = recalibrate(
             self.dose_belief,
             observations,
             calibrator,
             drawn,
+            self._sampled(self.dose_belief, SAMPLES, 0, part(progress, 0.3, 0.5)),
             absorb_outliers=absorb_outliers,
-            progress=part(progress, 0.3, 1.0),
+            progress=part(progress, 0.5, 1.0),
         )
         if update.after is not update.before:
             self._beliefs.append(update.after)
+        if self._ledger is not None:
+            self._opened().append(OBSERVED, *observed(update, calibrator, absorb_outliers))
         return update
+
+    def tell(self, ledger: Ledger) -> None:
+        """From now on tell this ledger. Raises LedgerError where it is of another patient or of other weights."""
+        require_same_twin(ledger.entries, about_twin(self.patient, self.dose_model), ledger.path.name)
+        self._ledger, self._has_opened = ledger, False
 
     def undo(self) -> Belief:
         """Go back to the belief before the last that was adopted. Raises RTDigitalTwinError where there is none."""
         if len(self._beliefs) < 2:
             raise RTDigitalTwinError("There is nothing to undo: the twin has adopted no other belief.")
         self._beliefs.pop()
+        if self._ledger is not None:
+            self._opened().append(UNDONE, {"belief_sha256": belief_sha256(self.dose_belief)})
         return self.dose_belief
 
     def adopt(self, belief: RecalibratedBelief) -> None:
@@ -117,19 +147,29 @@ class Twin:
         if theirs.surrogate.weights_sha256 != mine.surrogate.weights_sha256:
             raise ModelError("The belief was made with other weights.", remedy="Load the twin with those weights.")
         self._beliefs.append(belief)
+        if self._ledger is not None:
+            self._opened().append(ADOPTED, {"belief_sha256": belief_sha256(belief)})
+
+    def _opened(self) -> Ledger:
+        """The ledger, told once who writes to it."""
+        assert self._ledger is not None
+        if not self._has_opened:
+            open_for(self._ledger, self.patient, self.dose_model)
+            self._has_opened = True
+        return self._ledger
 
     def _sampled(self, belief: Belief, samples: int, seed: int, progress: Progress) -> DoseEnsemble:
-        """A belief's samples; those of the network itself, which beliefs without another decoder share, drawn once."""
-        if isinstance(belief, RecalibratedBelief):
-            if belief.decoder is not None:
-                return belief.sample(samples, seed, progress)
+        """A belief's samples, drawn once while they are in use; beliefs of one decoder share the network's."""
+        if isinstance(belief, RecalibratedBelief) and belief.decoder is None:
             return belief.applied(self._sampled(belief.prior, samples, seed, progress))
-        key = (samples, seed)
-        if key not in self._drawn:
+        key = (id(belief), samples, seed)
+        if key in self._drawn:
+            self._drawn[key] = self._drawn.pop(key)  # the last used goes last
+        else:
             while len(self._drawn) >= ENSEMBLES_KEPT:
                 del self._drawn[next(iter(self._drawn))]
-            self._drawn[key] = belief.sample(samples, seed, progress)
-        return self._drawn[key]
+            self._drawn[key] = belief, belief.sample(samples, seed, progress)
+        return self._drawn[key][1]
 
     def predict(self, samples: int = 64, seed: int = 0, progress: Progress = silent) -> DoseEnsemble:
         """Dose with its sampled spread; ``samples`` 0 is deterministic.
@@ -137,7 +177,10 @@ class Twin:
         It lies on the grid of its own ``patient``: this twin's, or that one at the network's resolution. Raises
         PatientDataError where the prescription is too far from those the network knows.
         """
-        return self._sampled(self.dose_belief, samples, seed, progress)
+        prediction = self._sampled(self.dose_belief, samples, seed, progress)
+        if self._ledger is not None:
+            self._opened().append(PREDICTED, *predicted(prediction, self.dose_belief))
+        return prediction
 
     def forecast(self, state: str, days: Sequence[float], samples: int = 64, seed: int = 0) -> Forecast:
         """Observables of one of the twin's states (``dose`` or a name in ``models``) on the days ahead.

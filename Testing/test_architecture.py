@@ -17,14 +17,15 @@ MODULE = ROOT / "RTDigitalTwin"
 
 # A room imports from its own level and those before it.
 LEVELS = (
-    ("errors", "progress", "stopwatch", "resources", "files", "allocation"),
+    ("errors", "progress", "stopwatch", "resources", "files", "allocation", "versions"),
     ("patient",),
     ("dosimetry",),
     ("model",),
     ("solver",),
     ("calibration",),
     ("decision",),
-    ("twin", "course", "ledger"),
+    ("ledger", "ledger_entries"),
+    ("twin", "course"),
     ("report", "run", "scene", "doctor"),
     ("observe", "study"),
     ("train",),

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from RTDigitalTwinLib.errors import LedgerError, OutputError
-from RTDigitalTwinLib.ledger import Ledger, array_sha256, read_ledger, stored_array, verify
+from RTDigitalTwinLib.ledger import Ledger, read_ledger, stored_array, verify
+from RTDigitalTwinLib.patient.fingerprint import array_sha256
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from RTDigitalTwinLib.calibration.linear import GlobalScale
 from RTDigitalTwinLib.calibration.measurements import write_measurements
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.cli_patient import OBSERVING_METHODS
-from RTDigitalTwinLib.errors import ModelError, PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.errors import LedgerError, ModelError, PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.ledger import Ledger, read_ledger
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient import openkbp
@@ -179,3 +180,48 @@ def test_the_command_offers_every_calibrator() -> None:
     assert len({calibrator_named(method).name for method in METHODS}) == len(METHODS)
     with pytest.raises(RTDigitalTwinError, match="no calibrator 'guess'"):
         calibrator_named("guess")
+
+
+def test_observe_keeps_a_ledger_and_goes_on_with_it(
+    source: Path, weights: Path, measurements: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert observe(source, weights, measurements, first) == 0
+    entries = read_ledger(first / "ledger.jsonl")
+    assert [e.kind for e in entries] == ["opened", "predicted", "observed", "predicted"]
+    summary = json.loads((first / "summary.json").read_text())
+    assert summary["ledger"] == {"entries": 4, "sha256": entries[-1].sha256}
+    text = (first / "ledger.jsonl").read_text()
+    assert str(tmp_path) not in text and "made up" not in text  # no path, no free text
+    observed_entry = entries[2].content
+    assert [j["absorbed"] for j in observed_entry["judgements"]] == [True, True, False]
+    later = tmp_path / "later.csv"
+    later.write_text("\n".join(measurements.read_text().replace(",1,1,", ",2,1,").splitlines()[:3]) + "\n")
+    belief = str(first / "belief.npz")
+    assert observe(source, weights, later, second, "--belief", belief) == 0
+    going_on = read_ledger(second / "ledger.jsonl")
+    assert going_on[:4] == entries
+    assert [e.kind for e in going_on[4:]] == ["opened", "adopted", "predicted", "observed", "predicted"]
+    assert going_on[5].content["belief_sha256"] == observed_entry["after_sha256"]
+    capsys.readouterr()
+    # A belief that the ledger beside it does not end with.
+    (second / "belief.npz").write_bytes((first / "belief.npz").read_bytes())
+    assert observe(source, weights, later, tmp_path / "third", "--belief", str(second / "belief.npz")) == 1
+    assert "does not end with it" in capsys.readouterr().err and not (tmp_path / "third").exists()
+
+
+def test_a_ledger_is_of_one_patient_and_one_network(twin: Twin, weights: Path, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        Twin(twin.patient, weights, "cpu", ledger=ledger).predict(2)
+        other = replace(twin.patient, pseudonym="another")
+        with pytest.raises(LedgerError, match="of patient small-patient, not another"):
+            Twin(other, weights, "cpu", ledger=ledger).predict(2)
+        less = {name: s for name, s in twin.patient.structures.items() if name != "Parotid_L"}
+        with pytest.raises(LedgerError, match="not those the ledger tells of: structures"):
+            Twin(replace(twin.patient, structures=less), weights, "cpu").tell(ledger)
+        torch.manual_seed(4)
+        path = tmp_path / "other.safetensors"
+        save_weights(DoseUNet(NetworkConfiguration(widths=(8, 8, 16, 16, 32))), path, {})
+        with pytest.raises(LedgerError, match="made with other weights"):
+            Twin(twin.patient, path, "cpu").tell(ledger)
+        assert len(ledger.entries) == 2 and not ledger.verify()

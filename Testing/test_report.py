@@ -35,7 +35,7 @@ from RTDigitalTwinLib.report.charts import (
     readable_colour,
     tag_places,
 )
-from RTDigitalTwinLib.report.provenance import LIBRARIES, Provenance, collect_provenance
+from RTDigitalTwinLib.report.provenance import Provenance, collect_provenance
 from RTDigitalTwinLib.report.report import render_report, write_report
 from RTDigitalTwinLib.report.tables import (
     Findings,
@@ -46,6 +46,7 @@ from RTDigitalTwinLib.report.tables import (
     write_metrics_csv,
 )
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.versions import LIBRARIES
 from Testing.builders import hand_made_calibration
 
 SIDE = 28

@@ -37,6 +37,7 @@ def recalibrate(
     observations: Sequence[Observation],
     calibrator: Calibrator | None = None,
     drawn: DoseEnsemble | None = None,
+    seen: DoseEnsemble | None = None,
     *,
     absorb_outliers: bool = False,
     progress: Progress = silent,
@@ -50,6 +51,7 @@ def recalibrate(
     ----------
     calibrator : by default the one of ``choice``.
     drawn : ``SAMPLES`` samples of the network's own belief with seed 0, where they are at hand.
+    seen : as many of ``belief``, likewise.
 
     Raises PatientDataError for observations that cannot be the patient's or were absorbed before.
     """
@@ -57,7 +59,9 @@ def recalibrate(
     require_fit(observations, prior.patient, absorbed_by(belief))
     if drawn is None:
         drawn = prior.sample(SAMPLES, 0, part(progress, 0.0, 0.3))
-    judgements = judge(_seen(belief, drawn, part(progress, 0.3, 0.5)), observations)
+    if seen is None:
+        seen = _seen(belief, drawn, part(progress, 0.3, 0.5))
+    judgements = judge(seen, observations)
     left_out = () if absorb_outliers else tuple(j.observation for j in judgements if j.is_outlier)
     absorbed = tuple(o for o in observations if not any(o is other for other in left_out))
     after: Belief = belief

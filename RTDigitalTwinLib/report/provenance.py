@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import import_module, metadata
 
 import torch
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
-
-LIBRARIES = ("torch", "monai", "numpy", "SimpleITK")
+from RTDigitalTwinLib.versions import described_device, library_versions
 
 
 @dataclass(frozen=True)
@@ -66,25 +63,11 @@ def collect_provenance(
     now = datetime.now(UTC) if now is None else now
     return Provenance(
         software_version=__version__,
-        library_versions=(("Python", platform.python_version()), *((name, _version(name)) for name in LIBRARIES)),
+        library_versions=library_versions(),
         weights_sha256=prediction.weights_sha256,
         seed=prediction.seed,
         samples=prediction.count,
-        device=_described(device),
+        device=described_device(device),
         stage_seconds=tuple((stage_seconds or {}).items()),
         created_utc=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
-
-
-def _version(library: str) -> str:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:  # an application may bring a library without its metadata
-        return str(getattr(import_module(library), "__version__", "unknown"))
-
-
-def _described(device: torch.device | str) -> str:
-    device = torch.device(device)
-    if device.type == "cuda" and torch.cuda.is_available():
-        return f"{device.type} ({torch.cuda.get_device_name(device)})"
-    return device.type

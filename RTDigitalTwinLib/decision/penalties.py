@@ -1,0 +1,82 @@
+"""Clinical goals as smooth penalties of a dose, for an optimiser to lessen.
+
+A goal is met or not, and between has no slope. Its penalty has: of a mean, how far it is beyond the limit; of all
+others, which ask for volumes at a dose, how far each voxel is beyond that dose, as inverse planning has it (Bortfeld et
+al., Physics in Medicine and Biology 35, 1423 (1990)). Both as a share of the limit, squared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetricKind
+from RTDigitalTwinLib.dosimetry.goals import Criterion, GoalSet, available_goals, load_goals
+from RTDigitalTwinLib.patient.patient import Patient
+
+TARGET_WEIGHT = 10.0
+HIGHEST_RATIO = 1.07  # of the prescription in a target (ICRU Report 50)
+_VOLUMES = (DvhMetricKind.VOLUME_AT_DOSE, DvhMetricKind.CC_AT_DOSE)
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """On the dose of one structure.
+
+    Attributes
+    ----------
+    limit_gy : positive.
+    upper : whether the dose must stay at or below it; else at or above.
+    of_mean : the structure's mean dose; else the dose of each voxel.
+    weight : times the penalty in the objective.
+    """
+
+    structure: str
+    limit_gy: float
+    upper: bool
+    of_mean: bool
+    weight: float
+
+    @property
+    def label(self) -> str:
+        return (
+            f"{self.structure} {'mean' if self.of_mean else 'dose'} {'≤' if self.upper else '≥'} {self.limit_gy:g} Gy"
+        )
+
+    def of(self, doses_gy: Tensor, weights: Tensor) -> Tensor:
+        """Mean over samples, without ``weight``: of doses (samples, voxels) and the voxels' shares, of sum 1."""
+        if self.of_mean:
+            doses_gy = (doses_gy * weights).sum(dim=1, keepdim=True)
+            weights = weights.new_ones(1)
+        beyond = (doses_gy - self.limit_gy) if self.upper else (self.limit_gy - doses_gy)
+        return ((beyond.clamp(min=0) / self.limit_gy).square() * weights).sum(dim=1).mean()
+
+
+def penalties_for(patient: Patient, goal_sets: Sequence[GoalSet] | None = None) -> tuple[Penalty, ...]:
+    """Of a patient's prescription, and of the goals of its organs weighted by one over their priority.
+
+    Targets: at least their dose level, and the highest at most 107 % of it. Of a goal with alternatives the first whose
+    structures are there. ``goal_sets`` are by default those that come with the software.
+    """
+    if goal_sets is None:
+        goal_sets = [load_goals(path) for path in available_goals().values()]
+    levels = {name: level for name, level in target_levels_gy(patient).items() if name in patient.structures}
+    found = [Penalty(name, level, False, False, TARGET_WEIGHT) for name, level in levels.items()]
+    if levels:
+        highest = max(levels.values())
+        hottest = [name for name, level in levels.items() if level == highest]
+        found += [Penalty(name, HIGHEST_RATIO * highest, True, False, TARGET_WEIGHT) for name in hottest]
+    for goals in goal_sets:
+        for goal in goals.goals:
+            chosen = next((c for c in goal.criteria if all(n in patient.organs for n in c.structures)), None)
+            if chosen is not None and (limit := _limit_gy(chosen)) > 0:
+                of_mean = chosen.metric.kind is DvhMetricKind.MEAN
+                found += [Penalty(n, limit, chosen.upper, of_mean, 1 / goal.priority) for n in chosen.structures]
+    return tuple(dict.fromkeys(found))
+
+
+def _limit_gy(criterion: Criterion) -> float:
+    return criterion.metric.argument if criterion.metric.kind in _VOLUMES else criterion.limit
