@@ -42,8 +42,11 @@ def add_dicom_commands(commands: Any, seed: Callable[[str], int], progress_bar: 
     sample.add_argument("--seed", type=seed, default=0, help="of the anatomy (default 0)")
 
 
-def add_dicom_options(parser: ArgumentParser) -> None:
-    """Options to choose among DICOM files and to confirm what their names mean."""
+def add_dicom_options(parser: ArgumentParser, fractions: str = "--fractions") -> None:
+    """Options to choose among DICOM files and to confirm what their names mean.
+
+    ``fractions`` names the option for how many are prescribed.
+    """
     from RTDigitalTwinLib.patient.overrides import OVERRIDES
 
     dicom = parser.add_argument_group("of DICOM folders")
@@ -54,7 +57,7 @@ def add_dicom_options(parser: ArgumentParser) -> None:
         "--map", action="append", default=[], metavar="NAME=TG263", help='confirm a name: "Parotida Izq=Parotid_L"'
     )
     dicom.add_argument("--map-file", type=Path, metavar="FILE", help="confirmed names, as inspect --write-map writes")
-    dicom.add_argument("--fractions", type=int, help="where no plan says them")
+    dicom.add_argument(fractions, dest="prescribed_fractions", type=int, metavar="N", help="where no plan says them")
     dicom.add_argument(
         "--accept",
         action="append",
@@ -71,9 +74,9 @@ def dicom_choice(options: Namespace) -> DicomChoice:
     from RTDigitalTwinLib.patient.overrides import Overrides
     from RTDigitalTwinLib.patient.structure_map import parse_mappings, read_mapping
 
-    if options.fractions is not None and not 1 <= options.fractions <= MOST_FRACTIONS:
+    if options.prescribed_fractions is not None and not 1 <= options.prescribed_fractions <= MOST_FRACTIONS:
         raise PatientDataError(
-            f"Fractions must be 1 to {MOST_FRACTIONS}, not {options.fractions}.", where="--fractions"
+            f"Fractions must be 1 to {MOST_FRACTIONS}, not {options.prescribed_fractions}.", where="--fractions"
         )
     return DicomChoice(
         options.person,
@@ -81,7 +84,7 @@ def dicom_choice(options: Namespace) -> DicomChoice:
         options.plan,
         parse_mappings(options.map),
         read_mapping(options.map_file) if options.map_file else {},
-        options.fractions,
+        options.prescribed_fractions,
         Overrides(frozenset(options.accept)),
     )
 

@@ -18,11 +18,14 @@ def sample_count(text: str) -> int:
     return whole_number(text, MOST_SAMPLES)
 
 
-def add_patient_options(parser: ArgumentParser) -> None:
-    """Whose twin it is, of DICOM folders which files are meant, and where the results go."""
+def add_patient_options(parser: ArgumentParser, fractions: str = "--fractions") -> None:
+    """Whose twin it is, of DICOM folders which files are meant, and where the results go.
+
+    ``fractions`` names the option for how many are prescribed.
+    """
     parser.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    add_dicom_options(parser)
+    add_dicom_options(parser, fractions)
 
 
 def add_model_options(parser: ArgumentParser) -> None:

@@ -1,25 +1,21 @@
-"""The commands on one patient's twin: run and observe."""
+"""The commands on one patient's twin: run, observe, loop, and replay of its ledger."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from RTDigitalTwinLib.cli_dicom import dicom_choice
+from RTDigitalTwinLib.cli_dicom import MOST_FRACTIONS, add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_options import add_model_options, add_patient_options, sample_count
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar
+from RTDigitalTwinLib.train import whole_number
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-OBSERVING_METHODS = (
-    "scale",
-    "offsets",
-    "gp",
-    "kalman",
-    "persistence",
-    "decoder",
-)  # calibration.choice has torch in tow
+# Those of calibration.choice, which has torch in tow.
+OBSERVING_METHODS = ("scale", "offsets", "gp", "kalman", "persistence", "decoder")
+EXIT_DIFFERENT = 3  # 1 is an error, 2 a wrong command line
 
 
 def add_patient_commands(commands: Any) -> None:
@@ -46,6 +42,33 @@ def add_patient_commands(commands: Any) -> None:
     observe.add_argument("--belief", type=Path, metavar="FILE", help="go on from an earlier belief.npz")
     observe.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     add_model_options(observe)
+
+    loop = commands.add_parser("loop", help="the first fractions: observe, recalibrate the decoder, predict, optimise")
+    loop.set_defaults(command=_loop)
+    add_patient_options(loop, fractions="--prescribed-fractions")
+    loop.add_argument("--fractions", type=_fractions, default=3, help="to go through (default 3)")
+    loop.add_argument("--measurements", type=Path, metavar="FILE", help="of each fraction (default: simulated)")
+    loop.add_argument("--samples", type=sample_count, default=32, help="Monte Carlo samples (default 32)")
+    loop.add_argument(
+        "--shift", type=float, nargs=3, default=(0.0, 0.0, 0.0), metavar=("L", "P", "S"), help="simulated, in mm"
+    )
+    loop.add_argument("--output-error", type=float, default=0.0, metavar="PERCENT", help="of the machine, simulated")
+    loop.add_argument("--absorb-outliers", action="store_true", help="absorb even what the prediction cannot explain")
+    loop.add_argument("--overwrite", action="store_true", help="replace the results of an earlier loop")
+    add_model_options(loop)
+
+    replay = commands.add_parser("replay", help="do again what a ledger tells of a patient, and compare")
+    replay.set_defaults(command=_replay)
+    replay.add_argument("ledger", type=Path, metavar="LEDGER", help="ledger.jsonl")
+    replay.add_argument("patient", metavar="PATIENT", help="the patient's folder, or the word sample")
+    replay.add_argument("--belief", type=Path, metavar="FILE", help="that the ledger began from")
+    add_dicom_options(replay)
+    replay.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    replay.add_argument("--weights", type=Path, help="weights file (default: the one that comes with the software)")
+
+
+def _fractions(text: str) -> int:
+    return whole_number(text, MOST_FRACTIONS)
 
 
 def _run(options: Namespace) -> int:
@@ -99,6 +122,67 @@ def _observe(options: Namespace) -> int:
     title = f"{summary['patient']}: {summary['method'] or 'nothing absorbed'}"
     _print_summary(summary, options.out, title, {name: name for name in ("before", "after", "reference")})
     return 0
+
+
+def _loop(options: Namespace) -> int:
+    from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
+    from RTDigitalTwinLib.dosimetry.delivery import Change
+    from RTDigitalTwinLib.errors import RTDigitalTwinError
+    from RTDigitalTwinLib.loop import LoopSettings, loop_patient
+
+    change = Change(tuple(options.shift), output_error_ratio=options.output_error / 100)
+    if options.measurements is not None and change != Change():
+        raise RTDigitalTwinError(
+            "Fractions are either measured or simulated.", remedy="Leave --shift and --output-error out."
+        )
+    settings = LoopSettings(
+        options.samples,
+        options.seed,
+        options.device,
+        options.weights,
+        options.fractions,
+        options.measurements,
+        SimulatedFractions(change, seed=options.seed),
+        absorb_outliers=options.absorb_outliers,
+    )
+    with progress_bar() as shown:
+        summary = loop_patient(
+            options.patient,
+            options.out,
+            settings,
+            choice=dicom_choice(options),
+            overwrite=options.overwrite,
+            progress=shown,
+        )
+    columns = {"before": "before"} | {f"fraction {k}": f"fraction {k}" for k in range(1, options.fractions + 1)}
+    for stage, seconds in summary["seconds"].items():
+        print(f"{stage:>18} {seconds:8.1f} s")
+    title = f"{summary['patient']}: decoder recalibrated, {options.samples} samples"
+    _print_summary(summary, options.out, f"{title}{', simulated' if summary['simulated'] else ''}", columns)
+    return 0
+
+
+def _replay(options: Namespace) -> int:
+    from RTDigitalTwinLib.replay import replay
+
+    with progress_bar() as shown:
+        done = replay(
+            options.ledger,
+            options.patient,
+            weights=options.weights,
+            device=options.device,
+            belief=options.belief,
+            choice=dicom_choice(options),
+            progress=shown,
+        )
+    print_notes([*done.notes, *done.differences])
+    words = {True: "equal to the last bit", False: "differs", None: "not done again"}
+    for row in done.repeated:
+        print(f"entry {row.number:3} {row.kind:10} {words[row.equal]}{': ' if row.words else ''}{row.words}")
+    count = sum(row.equal is True for row in done.repeated)
+    print(f"{done.patient}: {count} of {len(done.repeated)} results equal to the last bit.")
+    print(RESEARCH_USE)
+    return 0 if done.is_equal else EXIT_DIFFERENT
 
 
 def _print_summary(summary: dict[str, Any], out: Path, title: str, columns: dict[str, str]) -> None:

@@ -5,8 +5,8 @@ Free text of a measurement's source may hold anything, so that only its hash is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from RTDigitalTwinLib.calibration.calibrator import Calibrator
 from RTDigitalTwinLib.calibration.measurements import as_row, from_row
 from RTDigitalTwinLib.calibration.recalibration import Update
 from RTDigitalTwinLib.calibration.settings import settings_of
+from RTDigitalTwinLib.decision.modulation import Modulation
 from RTDigitalTwinLib.errors import LedgerError
 from RTDigitalTwinLib.ledger import Entry, Ledger, canonical, stored_array
 from RTDigitalTwinLib.patient.fingerprint import array_sha256, fingerprint
@@ -31,7 +32,8 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseState
 from RTDigitalTwinLib.versions import described_device, library_versions, machine
 
-OPENED, ADOPTED, UNDONE, OBSERVED, PREDICTED = "opened", "adopted", "undone", "observed", "predicted"
+OPENED, ADOPTED, UNDONE, MEASURED = "opened", "adopted", "undone", "measured"
+OBSERVED, PREDICTED, MODULATED = "observed", "predicted", "modulated"
 TARGET_METRICS, ORGAN_METRICS = ("mean", "D95"), ("mean", "D0.1cc")
 
 Arrays = dict[str, NDArray]
@@ -66,6 +68,18 @@ def require_same_twin(entries: tuple[Entry, ...], about: Mapping[str, Any], wher
     before = next((entry.content for entry in reversed(entries) if entry.kind == OPENED), None)
     if before is None:
         return
+    require_same_patient(before, about, where)
+    if before["weights_sha256"] != about["weights_sha256"]:
+        raise LedgerError(
+            f"The ledger was made with other weights: {before['weights_sha256'][:12]}..., not "
+            f"{about['weights_sha256'][:12]}....",
+            where=where,
+            remedy="Pass the weights it was made with.",
+        )
+
+
+def require_same_patient(before: Mapping[str, Any], about: Mapping[str, Any], where: str) -> None:
+    """Raise LedgerError where two ``about_twin`` tell of different patients, or of different data of one."""
     if before["patient"] != about["patient"]:
         raise LedgerError(f"The ledger is of patient {before['patient']}, not {about['patient']}.", where=where)
     there, here = before["patient_sha256"], about["patient_sha256"]
@@ -74,13 +88,6 @@ def require_same_twin(entries: tuple[Entry, ...], about: Mapping[str, Any], wher
             f"The patient's data are not those the ledger tells of: {', '.join(other)}.",
             where=where,
             remedy="Give the data that it was begun with, read with the same choices.",
-        )
-    if before["weights_sha256"] != about["weights_sha256"]:
-        raise LedgerError(
-            f"The ledger was made with other weights: {before['weights_sha256'][:12]}..., not "
-            f"{about['weights_sha256'][:12]}....",
-            where=where,
-            remedy="Pass the weights it was made with.",
         )
 
 
@@ -130,14 +137,9 @@ def metrics_of(prediction: DoseEnsemble) -> dict[str, dict[str, float]]:
 
 def observed(update: Update, calibrator: Calibrator, absorb_outliers: bool) -> tuple[dict[str, Any], Arrays]:
     """Content and arrays of an entry on observations absorbed or left out."""
-    arrays: Arrays = {}
-    rows = []
-    for k, judgement in enumerate(update.judgements):
-        rows.append(observation_row(judgement.observation))
-        if isinstance(judgement.observation, DoseObservation):
-            arrays[f"dose {k}"] = judgement.observation.dose.values
+    told, arrays = measured([judgement.observation for judgement in update.judgements], None)
     content = {
-        "observations": rows,
+        "observations": told["observations"],
         "judgements": [
             {
                 "observed": j.observed,
@@ -154,6 +156,22 @@ def observed(update: Update, calibrator: Calibrator, absorb_outliers: bool) -> t
         "after_sha256": belief_sha256(update.after),
     }
     return content, arrays
+
+
+def measured(observations: Sequence[Observation], simulated: Mapping[str, Any] | None) -> tuple[dict[str, Any], Arrays]:
+    """Content and arrays of an entry on a set of observations; ``simulated`` says how, where they are."""
+    arrays = {f"dose {k}": o.dose.values for k, o in enumerate(observations) if isinstance(o, DoseObservation)}
+    return {"observations": [observation_row(o) for o in observations], "simulated": simulated}, arrays
+
+
+def modulated(found: Modulation) -> tuple[dict[str, Any], Arrays]:
+    """Content and arrays of an entry on a modulation of the last prediction."""
+    content = {
+        "settings": asdict(found.settings),
+        "objective": list(found.objective),
+        "penalties": [{"penalty": p.label, "before": before, "after": after} for p, before, after in found.penalties],
+    }
+    return content, {"coefficients": found.coefficients}
 
 
 def observation_row(observation: Observation) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def test_without_anything_to_gain_nothing_changes(prediction: DoseEnsemble) -> N
 def test_bad_settings_and_nothing_asked(prediction: DoseEnsemble) -> None:
     for wrong in ({"steps": 0}, {"most_change_ratio": 1.0}, {"spacing_mm": float("nan")}):
         with pytest.raises(RTDigitalTwinError, match="No modulation"):
-            ModulationSettings(**wrong)  # type: ignore[arg-type]
+            ModulationSettings(**wrong)
     with pytest.raises(RTDigitalTwinError, match="Nothing is asked"):
         modulate(prediction, penalties=[])
     assert isinstance(modulate(prediction, ModulationSettings(steps=1)), Modulation)

@@ -169,7 +169,7 @@ class _Objective:
         surrogate = evidence.prior.surrogate
         self.evidence, self.device = evidence, surrogate.device
         features: Features = surrogate.features(evidence.prior.prepared.seen)
-        encoded = surrogate.encode(features)
+        encoded = surrogate.encoded(evidence.prior.prepared.seen)
         # Cloned outside inference mode, so that gradients may pass beside them.
         baseline = None if encoded.baseline is None else encoded.baseline.clone()
         self.encoded = Encoded(encoded.deepest.clone(), tuple(s.clone() for s in encoded.skips), baseline)

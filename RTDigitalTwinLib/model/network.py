@@ -179,6 +179,22 @@ class DoseUNet(nn.Module):
                 for i, j in both:
                     value[:, i] = given[name][:, j]
 
+    def encodes_as(self, other: DoseUNet) -> bool:
+        """Whether all that ``encode`` uses, the skip connections' share of the decoder included, has equal weights."""
+
+        def used(network: DoseUNet) -> list[Tensor]:
+            stages = [s.up.conv for s in network.decoder]
+            shares = [c.weight[: s.skip_width] for c, s in zip(stages, network.decoder, strict=True)]
+            whole = [
+                *network.encoder.parameters(),
+                *(network.fine.parameters() if self.configuration.fine_width else ()),
+            ]
+            return [*whole, *shares, *(c.bias for c in stages if c.bias is not None)]
+
+        if self.configuration != other.configuration:
+            return False
+        return all(torch.equal(a, b) for a, b in zip(used(self), used(other), strict=True))
+
     def draw_factors(self, samples: int, generator: torch.Generator) -> list[Tensor]:
         """Dropout factors (samples, width) for every dropout, from a CPU generator: the same on any device.
 

@@ -29,7 +29,7 @@ def sample_dose(
     progress(0.0, "features")
     features = surrogate.features(patient)
     progress(0.02, "encoder")
-    encoded = surrogate.encode(features)
+    encoded = surrogate.encoded(patient)
     deterministic = surrogate.decode(encoded, features)[0]
     deviations = np.empty((samples, deterministic.size), np.float16)
     factors = surrogate.network.draw_factors(samples, torch.Generator().manual_seed(seed))

@@ -1,0 +1,377 @@
+"""The loop of a twin over the first fractions: observe, recalibrate the decoder, predict, optimise; then again.
+
+The work is fixed, so that times can be compared: a fraction has one set of observations, at least 20 steps of the
+decoder, a prediction of 32 samples and an optimisation of 30 steps. Each stage is told to the ledger when it is done; a
+loop that was interrupted goes on behind the last of them, in the same folder with the same settings.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, prior_of, save_belief
+from RTDigitalTwinLib.calibration.decoder import DecoderMap
+from RTDigitalTwinLib.calibration.measurements import read_measurements
+from RTDigitalTwinLib.calibration.settings import settings_of
+from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
+from RTDigitalTwinLib.decision.modulation import NOTICE, ModulationSettings, modulate
+from RTDigitalTwinLib.dosimetry.delivery import delivered_dose
+from RTDigitalTwinLib.errors import LedgerError, OutputError, PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.files import sha256_of, whole_file
+from RTDigitalTwinLib.ledger import LEDGER_FILE, REPAIRED, Entry, Ledger, canonical, read_ledger
+from RTDigitalTwinLib.ledger_entries import (
+    MEASURED,
+    MODULATED,
+    OBSERVED,
+    OPENED,
+    PREDICTED,
+    Arrays,
+    belief_sha256,
+    measured,
+    modulated,
+    observed,
+    open_for,
+    predicted,
+)
+from RTDigitalTwinLib.model.features import assumptions
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+from RTDigitalTwinLib.patient.fingerprint import array_sha256
+from RTDigitalTwinLib.patient.observation import Observation
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.volume import write_nrrd
+from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.report.provenance import collect_provenance
+from RTDigitalTwinLib.run import RunSettings, check_places, is_earlier_result, read_source
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.stopwatch import Stopwatch
+from RTDigitalTwinLib.twin import Twin
+
+LOOP = "loop"
+FEWEST_SAMPLES = 2
+STAGES = {MEASURED: "observe", OBSERVED: "recalibrate", PREDICTED: "predict", MODULATED: "optimise"}
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class LoopSettings(RunSettings):
+    """What to loop over, and how.
+
+    Attributes
+    ----------
+    fractions : how many.
+    measurements : file with those of each fraction; None for a simulated delivery.
+    simulation : of the delivery, where there is no file.
+    calibrator, modulation : of each fraction.
+    absorb_outliers : take in what the belief cannot explain.
+    """
+
+    fractions: int = 3
+    measurements: Path | None = None
+    simulation: SimulatedFractions = field(default_factory=SimulatedFractions)
+    calibrator: DecoderMap = field(default_factory=lambda: DecoderMap(fewest_steps=20))
+    modulation: ModulationSettings = field(default_factory=ModulationSettings)
+    absorb_outliers: bool = False
+
+
+def loop_patient(
+    source: str | Path,
+    out: Path,
+    settings: LoopSettings | None = None,
+    *,
+    choice: DicomChoice | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Go through the loop of one patient, or go on with one that was interrupted; returns what ``summary.json`` holds.
+
+    The folder ``out`` holds the ledger and the beliefs from the first fraction on, the summary and doses at the end.
+    Raises PatientDataError, ModelError, OutputError; LedgerError where ``out`` holds an interrupted loop of another
+    patient, other weights or other settings.
+    """
+    settings = settings or LoopSettings()
+    if settings.samples < FEWEST_SAMPLES or settings.fractions < 1:
+        raise RTDigitalTwinError(f"A loop needs a fraction and {FEWEST_SAMPLES} samples.", remedy="Ask for more.")
+    check_places(source, out, overwrite)
+    _make_place(out, overwrite)
+    with Ledger(out / LEDGER_FILE) as ledger:
+        loop = _Loop(out, settings, ledger)
+        loop.open(source, choice, part(progress, 0.0, 0.2))
+        for fraction in range(1, settings.fractions + 1):
+            first, last = ((fraction - k) / settings.fractions for k in (1, 0))
+            loop.go_through(fraction, part(progress, 0.2 + 0.8 * first, 0.2 + 0.8 * last))
+        summary = loop.finish()
+    progress(1.0, "done")
+    return summary
+
+
+def _make_place(out: Path, overwrite: bool) -> None:
+    """Raises OutputError where the folder holds anything but an interrupted loop."""
+    if overwrite and is_earlier_result(out):
+        shutil.rmtree(out)
+    if out.is_file():
+        raise OutputError("The output is a file, not a folder.", where=out.name, remedy="Choose another folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / LEDGER_FILE).is_file():
+        raise OutputError(
+            "The output folder holds something else than an interrupted loop.",
+            where=str(out),
+            remedy="Choose another folder.",
+        )
+    if (out / LEDGER_FILE).is_file():
+        kinds = {entry.kind for entry in read_ledger(out / LEDGER_FILE)} - {OPENED, REPAIRED}
+        if kinds and LOOP not in kinds:
+            raise OutputError(
+                "The ledger in this folder is of no loop.", where=str(out), remedy="Choose another folder."
+            )
+
+
+@dataclass(eq=False)
+class _Loop:
+    """A loop at work. What is in the ledger already is not told twice, but must come out the same."""
+
+    out: Path
+    settings: LoopSettings
+    ledger: Ledger
+    warnings: list[str] = field(default_factory=list)
+    prediction: DoseEnsemble | None = None
+
+    def open(self, source: str | Path, choice: DicomChoice | None, progress: Progress) -> None:
+        watch = Stopwatch()
+        with watch.stage("patient"):
+            self.patient = read_source(source, choice, Stopwatch(), part(progress, 0.0, 0.2))
+        with watch.stage("network"):
+            progress(0.2, "loading the network")
+            self.twin = Twin(self.patient, self.settings.weights, self.settings.device)
+            self.prior = prior_of(self.twin.dose_belief)
+            surrogate = self.prior.surrogate
+        with watch.stage("features"):
+            progress(0.25, "features")
+            surrogate.features(self.prior.prepared.seen)
+        with watch.stage("encoding"):
+            surrogate.encoded(self.prior.prepared.seen)
+        self.observations = self._from_file()
+        told = self._about()
+        before = next((e.content for e in self.ledger.entries if e.kind == LOOP), None)
+        if before is not None and canonical(before) != canonical(told):
+            other = sorted(k for k in told if canonical(told[k]) != canonical(before.get(k)))
+            raise LedgerError(
+                f"The folder holds an interrupted loop of other settings: {', '.join(other)}.",
+                where=str(self.out.name),
+                remedy="Go on with those settings, or choose another folder.",
+            )
+        seconds = watch.rounded()
+        open_for(self.ledger, self.patient, self.twin.dose_model, {"seconds": seconds})
+        if before is None:
+            self.ledger.append(LOOP, told)
+        self.truth = None
+        if self.simulated:
+            self.truth = delivered_dose(self.shown, self.settings.simulation.change)
+        self._predict(0, part(progress, 0.3, 1.0))
+
+    @property
+    def simulated(self) -> bool:
+        return self.settings.measurements is None
+
+    @property
+    def shown(self) -> Patient:
+        return self.prior.patient
+
+    def _about(self) -> dict[str, Any]:
+        wanted = self.settings
+        return {
+            "fractions": wanted.fractions,
+            "samples": wanted.samples,
+            "seed": wanted.seed,
+            "calibrator": settings_of(wanted.calibrator),
+            "modulation": asdict(wanted.modulation),
+            "absorb_outliers": wanted.absorb_outliers,
+            "simulated": wanted.simulation.as_dict() if self.simulated else None,
+            "measurements_sha256": "" if wanted.measurements is None else sha256_of(wanted.measurements),
+        }
+
+    def _from_file(self) -> list[tuple[Observation, ...]]:
+        """The observations of each fraction in the file; the first fractions it has, in their order."""
+        if self.settings.measurements is None:
+            return []
+        found: dict[int, list[Observation]] = {}
+        for observation in read_measurements(self.settings.measurements, self.patient):
+            found.setdefault(observation.moment.fraction, []).append(observation)
+        if len(found) < self.settings.fractions:
+            raise PatientDataError(
+                f"The file has measurements of {len(found)} fractions, not {self.settings.fractions}.",
+                where=self.settings.measurements.name,
+                remedy="Ask for fewer fractions, or measure more.",
+            )
+        return [tuple(of_one) for of_one in list(found.values())[: self.settings.fractions]]
+
+    def go_through(self, fraction: int, progress: Progress) -> None:
+        progress(0.0, f"fraction {fraction}: observing")
+        observations = self._observe(fraction)
+        self._recalibrate(fraction, observations, part(progress, 0.05, 0.6))
+        is_last = fraction == self.settings.fractions
+        if is_last or not self._told(fraction, MODULATED):
+            self._predict(fraction, part(progress, 0.6, 0.9))
+            self._optimise(fraction, part(progress, 0.9, 1.0))
+
+    def _observe(self, fraction: int) -> tuple[Observation, ...]:
+        start = time.perf_counter()
+        simulation = None
+        if self.simulated:
+            simulation = self.settings.simulation.as_dict()
+            observations: tuple[Observation, ...] = self.settings.simulation.of(self.shown, fraction)
+        else:
+            observations = self.observations[fraction - 1]
+        content, arrays = measured(observations, simulation)
+        self._tell(fraction, MEASURED, content, arrays, start, ("observations",))
+        return observations
+
+    def _recalibrate(self, fraction: int, observations: tuple[Observation, ...], progress: Progress) -> None:
+        path = self.out / f"fraction_{fraction}.belief.npz"
+        before = self._told(fraction, OBSERVED)
+        if before is not None and before.content["after_sha256"] == belief_sha256(self.twin.dose_belief):
+            return  # nothing was absorbed
+        if before is not None and path.is_file():
+            belief = load_belief(path, self.prior)
+            if belief_sha256(belief) != before.content["after_sha256"]:
+                raise LedgerError(
+                    f"The belief of fraction {fraction} is not the one that the ledger tells of.",
+                    where=path.name,
+                    remedy="Take the file away: it is then made again.",
+                )
+            self.twin.adopt(belief)
+            return
+        start = time.perf_counter()
+        calibrator = self.settings.calibrator
+        update = self.twin.observe(
+            observations, calibrator, absorb_outliers=self.settings.absorb_outliers, progress=progress
+        )
+        content, arrays = observed(update, calibrator, self.settings.absorb_outliers)
+        if update.absorbed:
+            fit = calibrator.fits[-1]
+            content["decoder"] = {"steps": fit.steps, "reason": fit.reason, "objective": list(fit.objective)}
+        if isinstance(update.after, RecalibratedBelief):
+            save_belief(update.after, path)
+        self._tell(fraction, OBSERVED, content, arrays, start, ("before_sha256", "after_sha256"))
+
+    def _predict(self, fraction: int, progress: Progress) -> None:
+        start = time.perf_counter()
+        self.prediction = self.twin.predict(self.settings.samples, self.settings.seed, progress)
+        content, arrays = predicted(self.prediction, self.twin.dose_belief)
+        if self.truth is not None:
+            inside = self.prediction.crop.mask_indices
+            off = arrays["mean_gy"] - self.truth.values.reshape(-1)[inside]
+            content["truth_mean_absolute_error_gy"] = float(np.abs(off).mean())
+        self._tell(fraction, PREDICTED, content, arrays, start, ("samples_sha256", "belief_sha256", "metrics"))
+
+    def _optimise(self, fraction: int, progress: Progress) -> None:
+        assert self.prediction is not None
+        start = time.perf_counter()
+        self.modulation = modulate(self.prediction, self.settings.modulation, progress=progress)
+        self._tell(fraction, MODULATED, *modulated(self.modulation), start, ("objective",))
+
+    def _told(self, fraction: int, kind: str) -> Entry | None:
+        of_kind = (e for e in self.ledger.entries if e.kind == kind and e.content.get("fraction") == fraction)
+        return next(of_kind, None)
+
+    def _tell(
+        self, fraction: int, kind: str, content: dict[str, Any], arrays: Arrays, start: float, same: tuple[str, ...]
+    ) -> None:
+        """Tell the ledger of a stage; where it knows it already, that it came out the same."""
+        before = self._told(fraction, kind)
+        if before is None:
+            seconds = round(time.perf_counter() - start, 3)
+            self.ledger.append(kind, content | {"fraction": fraction, "seconds": seconds}, arrays)
+            return
+        now = {name: content[name] for name in same} | {"arrays": {k: array_sha256(v) for k, v in arrays.items()}}
+        then = {name: before.content[name] for name in same} | {"arrays": before.content.get("arrays", {})}
+        if canonical(now) != canonical(then):
+            raise LedgerError(
+                f"Going on, the {STAGES[kind]} stage of fraction {fraction} gives other numbers than before.",
+                where=f"{self.ledger.path.name}, entry {before.number}",
+                remedy="Go on with the same software, machine and number of threads, or begin anew.",
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """Write the summary and the doses. All numbers come from the ledger."""
+        assert self.prediction is not None
+        write_nrrd(self.prediction.mean, str(self.out / "dose_mean.nrrd"))
+        write_nrrd(self.modulation.applied(self.prediction).mean, str(self.out / "dose_modulated.nrrd"))
+        rows = [self._row(fraction) for fraction in range(1, self.settings.fractions + 1)]
+        opened = [e for e in self.ledger.entries if e.kind == OPENED]
+        before = self._told(0, PREDICTED)
+        assert before is not None
+        seconds = dict(opened[0].content["seconds"]) | {"prediction before": before.content["seconds"]}
+        seconds |= {name: round(sum(row["seconds"][name] for row in rows), 3) for name in STAGES.values()}
+        change = self.settings.simulation.change.words if self.simulated else ""
+        notes = [*self.shown.warnings, *assumptions(self.patient), NOTICE]
+        if self.simulated:
+            notes.insert(0, f"Deliveries and their measurements are {change}; they stand in for real ones.")
+        notes += [
+            f"Fraction {row['fraction']}: {row['left_out']} observations are outliers and were left out."
+            for row in rows
+            if row["left_out"]
+        ]
+        summary: dict[str, Any] = {
+            "patient": self.patient.pseudonym,
+            "notice": f"Research use only. {NOTICE}",
+            "simulated": self.simulated or any(row["simulated"] for row in rows),
+            "simulation": change,
+            "sessions": len(opened),
+            "fractions": rows,
+            "seconds": seconds | {"total": round(sum(seconds.values()), 3)},
+            "metrics": _metrics(before.content["metrics"], rows),
+            "warnings": list(dict.fromkeys(notes)),
+        }
+        if self.simulated:
+            summary["truth_mean_absolute_error_gy"] = {
+                "before": before.content["truth_mean_absolute_error_gy"],
+                "after": rows[-1]["truth_mean_absolute_error_gy"],
+            }
+        device = self.prior.surrogate.device
+        summary["ledger"] = {"entries": len(self.ledger.entries), "sha256": self.ledger.head_sha256}
+        summary["provenance"] = collect_provenance(self.prediction, device, seconds).as_dict()
+        summary["files"] = sorted({*(path.name for path in self.out.iterdir()), SUMMARY})
+        with whole_file(self.out / SUMMARY) as aside:
+            aside.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        return summary
+
+    def _row(self, fraction: int) -> dict[str, Any]:
+        stages: dict[str, Mapping[str, Any]] = {}
+        for kind, name in STAGES.items():
+            entry = self._told(fraction, kind)
+            assert entry is not None
+            stages[name] = entry.content
+        judged = stages["recalibrate"]["judgements"]
+        objective = stages["optimise"]["objective"]
+        row: dict[str, Any] = {
+            "fraction": fraction,
+            "seconds": {name: content["seconds"] for name, content in stages.items()},
+            "observations": len(judged),
+            "simulated": any(o["simulated"] == "true" for o in stages["recalibrate"]["observations"]),
+            "left_out": sum(not j["absorbed"] for j in judged),
+            "decoder": stages["recalibrate"].get("decoder"),
+            "samples": stages["predict"]["samples"],
+            "optimisation": {"steps": len(objective) - 1, "before": objective[0], "after": min(objective)},
+            "metrics": stages["predict"]["metrics"],
+        }
+        if "truth_mean_absolute_error_gy" in stages["predict"]:
+            row["truth_mean_absolute_error_gy"] = stages["predict"]["truth_mean_absolute_error_gy"]
+        return row
+
+
+def _metrics(before: Mapping[str, Mapping[str, float]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Before the first and after each fraction, a row a metric, in Gy."""
+    found = []
+    for name, metrics in before.items():
+        for metric in (m for m in metrics if not m.endswith(" std")):
+            row: dict[str, Any] = {"structure": name, "metric": metric, "unit": "Gy", "before": metrics[metric]}
+            row |= {f"fraction {r['fraction']}": r["metrics"][name][metric] for r in rows}
+            found.append(row)
+    return found
