@@ -136,6 +136,7 @@ class _Again:
     differences: list[str] = field(default_factory=list)
     beliefs: dict[str, Belief] = field(default_factory=dict)  # as they are now, by the hash they had then
     prediction: DoseEnsemble | None = None
+    lost: int = 0  # the entry that could not be done again
 
     def take(self, entry: Entry, progress: Progress) -> None:
         steps: dict[str, Callable[[Mapping[str, Any], Progress], Repeated | None]] = {
@@ -150,6 +151,10 @@ class _Again:
         if entry.kind not in steps:
             return
         self.number = entry.number
+        if self.lost:
+            if entry.kind in (OBSERVED, PREDICTED, MODULATED):
+                self.repeated.append(Repeated(entry.number, entry.kind, None, f"it rests on entry {self.lost}"))
+            return
         progress(0.0, f"entry {entry.number}: {entry.kind}")
         try:
             done = steps[entry.kind](entry.content, progress)
@@ -157,6 +162,7 @@ class _Again:
             raise
         except RTDigitalTwinError as error:
             done = Repeated(entry.number, entry.kind, None, str(error))
+            self.lost = entry.number
         if done is not None:
             self.repeated.append(done)
 

@@ -12,13 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
+from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
+from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.grid import Box
 from RTDigitalTwinLib.patient.patient import Image, Patient
 from RTDigitalTwinLib.patient.plan import Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.solver.calibration_file import StoredCalibration, calibration_path, save_calibration
+from Testing.builders import hand_made_calibration
 from Testing.dicom_sets import small_set
 
 SHARED_VARIABLE = "RTDT_OPENKBP"
@@ -137,3 +142,28 @@ def two_patients(sample: Patient, tmp_path: Path) -> Path:
         openkbp.write_patient(small, tmp_path / "data" / name)
         openkbp.write_dose(dose, tmp_path / "data" / name / "dose.csv")
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def narrow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network, quick to run, whose bands are said to be calibrated."""
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "narrow.safetensors"
+    sha = save_weights(DoseUNet(NetworkConfiguration(widths=(8, 8, 16, 16, 32), dropout_ratio=0.3)), path, {})
+    save_calibration(StoredCalibration(hand_made_calibration(), {}), calibration_path(path), sha)
+    return path
+
+
+@pytest.fixture(scope="session")
+def target_folder(sample: Patient, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample patient's target alone, with a mask around it and a dose: quick to predict. Read only."""
+    target = sample.structures["PTV_7000"]
+    inside = np.zeros(target.mask.shape, bool)
+    inside[target.box] = True
+    mask = Structure.from_array(sample.dose_mask.name, inside, sample.ct.grid, StructureKind.REGION)
+    plan = replace(sample.plan, prescription=Prescription((("PTV_7000", 70.0),), 35))
+    small = replace(sample, structures={"PTV_7000": target}, dose_mask=mask, plans=(plan,))
+    folder = tmp_path_factory.mktemp("source") / "pt_1"
+    openkbp.write_patient(small, folder)
+    openkbp.write_dose(blurred_target_dose(small), folder / "dose.csv")
+    return folder

@@ -34,7 +34,7 @@ def test_penalties_are_those_worked_out_by_hand(penalty: Penalty, expected: floa
 
 def test_goals_and_prescription_become_penalties() -> None:
     found = {p.label: p.weight for p in penalties_for(small_patient())}
-    assert found["PTV_7000 dose ≥ 70 Gy"] == 10 and found["PTV_7000 dose ≤ 74.9 Gy"] == 10
+    assert found["PTV_7000 dose ≥ 70 Gy"] == found["PTV_7000 dose ≤ 74.9 Gy"] == 100
     assert found["SpinalCord dose ≤ 50 Gy"] == 1 and found["SpinalCord dose ≤ 45 Gy"] == 1
     assert found["Parotid_L mean ≤ 25 Gy"] == pytest.approx(1 / 3)
     assert not any("Brainstem" in label for label in found)  # the patient has none

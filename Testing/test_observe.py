@@ -22,26 +22,18 @@ from RTDigitalTwinLib.errors import LedgerError, ModelError, PatientDataError, R
 from RTDigitalTwinLib.ledger import Ledger, read_ledger
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights
-from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, NoiseModel, ScalarObservation
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.structure import Structure, StructureKind
-from RTDigitalTwinLib.solver.calibration_file import StoredCalibration, calibration_path, save_calibration
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
 from RTDigitalTwinLib.twin import Twin
-from Testing.builders import hand_made_calibration, small_patient
+from Testing.builders import small_patient
 
 NOISE = NoiseModel(0.02, 0.002)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network whose bands are said to be calibrated."""
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("weights") / "narrow.safetensors"
-    sha = save_weights(DoseUNet(NetworkConfiguration(widths=(8, 8, 16, 16, 32), dropout_ratio=0.3)), path, {})
-    save_calibration(StoredCalibration(hand_made_calibration(), {}), calibration_path(path), sha)
-    return path
+def weights(narrow_weights: Path) -> Path:
+    return narrow_weights
 
 
 def observed(twin: Twin, name: str, off_gy: float, fraction: int = 1) -> ScalarObservation:
@@ -94,15 +86,8 @@ def test_a_twin_adopts_only_its_own_beliefs(twin: Twin, weights: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def source(sample: Patient, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the sample patient's target alone, with a mask around it: quick to predict."""
-    target = sample.structures["PTV_7000"]
-    inside = np.zeros(target.mask.shape, bool)
-    inside[target.box] = True
-    mask = Structure.from_array(sample.dose_mask.name, inside, sample.ct.grid, StructureKind.REGION)
-    folder = tmp_path_factory.mktemp("source") / "pt_1"
-    openkbp.write_patient(replace(sample, structures={"PTV_7000": target}, dose_mask=mask), folder)
-    return folder
+def source(target_folder: Path) -> Path:
+    return target_folder
 
 
 @pytest.fixture(scope="module")

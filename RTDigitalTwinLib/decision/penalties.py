@@ -17,7 +17,7 @@ from RTDigitalTwinLib.dosimetry.dvh import DvhMetricKind
 from RTDigitalTwinLib.dosimetry.goals import Criterion, GoalSet, available_goals, load_goals
 from RTDigitalTwinLib.patient.patient import Patient
 
-TARGET_WEIGHT = 10.0
+TARGET_WEIGHT = 100.0  # 2 % below in a target weigh as much as 20 % beyond in an organ
 HIGHEST_RATIO = 1.07  # of the prescription in a target (ICRU Report 50)
 _VOLUMES = (DvhMetricKind.VOLUME_AT_DOSE, DvhMetricKind.CC_AT_DOSE)
 
