@@ -30,7 +30,7 @@ from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseState
-from RTDigitalTwinLib.versions import described_device, library_versions, machine
+from RTDigitalTwinLib.versions import code_sha256, described_device, library_versions, machine
 
 OPENED, ADOPTED, UNDONE, MEASURED = "opened", "adopted", "undone", "measured"
 OBSERVED, PREDICTED, MODULATED = "observed", "predicted", "modulated"
@@ -58,6 +58,7 @@ def about_twin(patient: Patient, model: DoseState) -> dict[str, Any]:
         "weights_sha256": model.surrogate.weights_sha256,
         "bands_sha256": "" if bands is None else sha256(canonical(bands.as_dict())).hexdigest(),
         "software_version": __version__,
+        "code_sha256": code_sha256(),
         "library_versions": dict(library_versions()),
         "device": described_device(model.surrogate.device),
     }

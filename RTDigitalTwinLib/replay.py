@@ -43,7 +43,15 @@ from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 from RTDigitalTwinLib.versions import machine
 
-COMPARED = ("weights_sha256", "bands_sha256", "software_version", "library_versions", "device", "machine")
+COMPARED = (
+    "weights_sha256",
+    "bands_sha256",
+    "software_version",
+    "code_sha256",
+    "library_versions",
+    "device",
+    "machine",
+)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from hashlib import sha256
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,15 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 def library_versions() -> tuple[tuple[str, str], ...]:
     """(name, version), Python first."""
     return (("Python", platform.python_version()), *((name, _version(name)) for name in LIBRARIES))
+
+
+def code_sha256() -> str:
+    """Of this library's own code: two states of one version differ in it."""
+    folder = Path(__file__).parent
+    digest = sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def described_device(device: torch.device | str) -> str:

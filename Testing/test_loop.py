@@ -203,9 +203,9 @@ def test_places_that_hold_something_else(
         ledger.append("predicted", {})
     with pytest.raises(OutputError, match="of no loop"):
         loop_patient(target_folder, tmp_path / "other", settings)
-    for wrong in ({"samples": 1}, {"fractions": 0}):
+    for wrong in (replace(settings, samples=1), replace(settings, fractions=0)):
         with pytest.raises(RTDigitalTwinError, match="A loop needs"):
-            loop_patient(target_folder, tmp_path / "new", replace(settings, **wrong))
+            loop_patient(target_folder, tmp_path / "new", wrong)
 
 
 def test_fractions_that_were_measured(

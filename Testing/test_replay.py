@@ -182,6 +182,7 @@ def test_what_was_told_wrongly_shows(told: Path, target_folder: Path, narrow_wei
 def test_versions_that_differ_are_named(told: Path, target_folder: Path, narrow_weights: Path, tmp_path: Path) -> None:
     opened = read_ledger(told)[0].content
     change = {
+        "code_sha256": "0" * 64,
         "library_versions": dict(opened["library_versions"]) | {"torch": "1.0"},
         "machine": dict(opened["machine"]) | {"processor": "abacus"},
     }
@@ -189,6 +190,7 @@ def test_versions_that_differ_are_named(told: Path, target_folder: Path, narrow_
     done = replay(path, target_folder, weights=narrow_weights, device="cpu")
     assert done.is_equal  # it says what differs, whether or not it matters
     assert any(line.startswith("library versions, torch: 1.0 then, ") for line in done.differences)
+    assert any(line.startswith("code sha256: 000000000000 then, ") for line in done.differences)
     assert any(line.startswith("machine, processor: abacus then, ") for line in done.differences)
 
 
