@@ -130,6 +130,8 @@ class Ledger:
         Raises LedgerError for content that names a path, or where the file was changed meanwhile; OutputError where it
         cannot be written: then nothing of the entry is.
         """
+        if self._size != self._end or not self._is_in_place():
+            raise LedgerError("The ledger was changed, moved or removed by someone else.", where=self.path.name)
         stored = {name: self._store(values) for name, values in (arrays or {}).items()}
         body = {
             "number": len(self._entries) + 1,
@@ -140,8 +142,6 @@ class Ledger:
         }
         _require_anonymous(body["content"], kind)
         line = canonical(body | {"sha256": sha256(canonical(body)).hexdigest()}) + b"\n"
-        if self._size != self._end:
-            raise LedgerError("The ledger was changed by someone else.", where=self.path.name)
         try:
             written = os.write(self._file.fileno(), line)
             if written < len(line):
@@ -164,6 +164,12 @@ class Ledger:
     @property
     def _size(self) -> int:
         return os.fstat(self._file.fileno()).st_size
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except OSError:
+            return False
 
     def _store(self, values: NDArray) -> str:
         digest = array_sha256(values)

@@ -179,7 +179,7 @@ class _Again:
         self.twin = Twin(self.patient, self.weights, self.device)
         now = about_twin(self.patient, self.twin.dose_model) | {"machine": machine()}
         require_same_patient(then, now, self.path.name)
-        for what in COMPARED:
+        for what in MADE_BY:
             self.differences += _different(what.replace("_", " "), then[what], now[what])
 
     def _adopt(self, then: Mapping[str, Any], progress: Progress) -> None:

@@ -159,8 +159,16 @@ def test_what_was_changed_meanwhile_is_not_written_over(path: Path) -> None:
     with Ledger(path) as ledger:
         with path.open("ab") as other:
             other.write(b"x")
-        with pytest.raises(LedgerError, match="changed by someone else"):
+        with pytest.raises(LedgerError, match="by someone else"):
             ledger.append("predicted", {})
+
+
+def test_what_was_removed_meanwhile_is_told(path: Path) -> None:
+    with Ledger(path) as ledger:
+        path.unlink()
+        with pytest.raises(LedgerError, match="removed by someone else"):
+            ledger.append("predicted", {}, {"mean": np.zeros(3)})
+    assert not path.exists() and not path.with_name("ledger.jsonl.arrays").exists()
 
 
 @pytest.mark.parametrize("text", ["/home/jane/pt_1", "read from /data/pt_1/ct.csv", "C:\\patients", "~/x/y"])
