@@ -43,7 +43,7 @@ from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 from RTDigitalTwinLib.versions import machine
 
-COMPARED = (
+MADE_BY = (
     "weights_sha256",
     "bands_sha256",
     "software_version",
