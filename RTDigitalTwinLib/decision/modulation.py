@@ -97,7 +97,7 @@ def modulate(
     Raises RTDigitalTwinError where there is nothing to lessen: no prescription and no goal of a structure.
     """
     settings = settings or ModulationSettings()
-    asked = penalties_for(prediction.patient) if penalties is None else tuple(penalties)
+    asked = penalties_for(prediction) if penalties is None else tuple(penalties)
     parts = [part for penalty in asked if (part := _part(prediction, penalty)) is not None]
     if not parts:
         raise RTDigitalTwinError(

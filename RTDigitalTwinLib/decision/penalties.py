@@ -15,7 +15,7 @@ from torch import Tensor
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetricKind
 from RTDigitalTwinLib.dosimetry.goals import Criterion, GoalSet, available_goals, load_goals
-from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 TARGET_WEIGHT = 100.0  # 2 % below in a target weigh as much as 20 % beyond in an organ
 HIGHEST_RATIO = 1.07  # of the prescription in a target (ICRU Report 50)
@@ -55,12 +55,13 @@ class Penalty:
         return ((beyond.clamp(min=0) / self.limit_gy).square() * weights).sum(dim=1).mean()
 
 
-def penalties_for(patient: Patient, goal_sets: Sequence[GoalSet] | None = None) -> tuple[Penalty, ...]:
+def penalties_for(prediction: DoseEnsemble, goal_sets: Sequence[GoalSet] | None = None) -> tuple[Penalty, ...]:
     """Of a patient's prescription, and of the goals of its organs weighted by one over their priority.
 
-    Targets: at least their dose level, and the highest at most 107 % of it. Of a goal with alternatives the first whose
-    structures are there. ``goal_sets`` are by default those that come with the software.
+    Targets: at least their dose level, and the highest at most 107 % of it. Of a goal with alternatives the one that
+    the predicted dose is nearest to meeting. ``goal_sets`` are by default those that come with the software.
     """
+    patient = prediction.patient
     if goal_sets is None:
         goal_sets = [load_goals(path) for path in available_goals().values()]
     levels = {name: level for name, level in target_levels_gy(patient).items() if name in patient.structures}
@@ -69,13 +70,20 @@ def penalties_for(patient: Patient, goal_sets: Sequence[GoalSet] | None = None) 
         highest = max(levels.values())
         hottest = [name for name, level in levels.items() if level == highest]
         found += [Penalty(name, HIGHEST_RATIO * highest, True, False, TARGET_WEIGHT) for name in hottest]
-    for goals in goal_sets:
-        for goal in goals.goals:
-            chosen = next((c for c in goal.criteria if all(n in patient.organs for n in c.structures)), None)
-            if chosen is not None and (limit := _limit_gy(chosen)) > 0:
-                of_mean = chosen.metric.kind is DvhMetricKind.MEAN
-                found += [Penalty(n, limit, chosen.upper, of_mean, 1 / goal.priority) for n in chosen.structures]
+    for goal in (goal for goals in goal_sets for goal in goals.goals):
+        possible = [c for c in goal.criteria if all(n in patient.organs for n in c.structures) and _limit_gy(c) > 0]
+        if possible:
+            chosen = possible[0] if len(possible) == 1 else min(possible, key=lambda c: _excess_ratio(c, prediction))
+            of_mean, limit_gy = chosen.metric.kind is DvhMetricKind.MEAN, _limit_gy(chosen)
+            found += [Penalty(n, limit_gy, chosen.upper, of_mean, 1 / goal.priority) for n in chosen.structures]
     return tuple(dict.fromkeys(found))
+
+
+def _excess_ratio(criterion: Criterion, prediction: DoseEnsemble) -> float:
+    """How far a dose is beyond a criterion's limit, as a share of it; negative where it keeps it."""
+    values = [float(prediction.metric(name, str(criterion.metric)).mean) for name in criterion.structures]
+    away = [(v - criterion.limit) if criterion.upper else (criterion.limit - v) for v in values]
+    return max(away) / max(criterion.limit, 1e-9)
 
 
 def _limit_gy(criterion: Criterion) -> float:
