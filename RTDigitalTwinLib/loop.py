@@ -46,7 +46,7 @@ from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.fingerprint import array_sha256
 from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.volume import write_nrrd
+from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.run import RunSettings, check_places, is_earlier_result, read_source
@@ -100,10 +100,13 @@ def loop_patient(
     if settings.samples < FEWEST_SAMPLES or settings.fractions < 1:
         raise RTDigitalTwinError(f"A loop needs a fraction and {FEWEST_SAMPLES} samples.", remedy="Ask for more.")
     check_places(source, out, overwrite)
-    _make_place(out, overwrite)
+    _require_place(out, overwrite)
+    loop = _Loop(out, settings)
+    loop.read(source, choice, part(progress, 0.0, 0.1))
+    if overwrite and is_earlier_result(out):
+        shutil.rmtree(out)
     with Ledger(out / LEDGER_FILE) as ledger:
-        loop = _Loop(out, settings, ledger)
-        loop.open(source, choice, part(progress, 0.0, 0.2))
+        loop.begin(ledger, part(progress, 0.1, 0.2))
         for fraction in range(1, settings.fractions + 1):
             first, last = ((fraction - k) / settings.fractions for k in (1, 0))
             loop.go_through(fraction, part(progress, 0.2 + 0.8 * first, 0.2 + 0.8 * last))
@@ -112,10 +115,10 @@ def loop_patient(
     return summary
 
 
-def _make_place(out: Path, overwrite: bool) -> None:
-    """Raises OutputError where the folder holds anything but an interrupted loop."""
+def _require_place(out: Path, overwrite: bool) -> None:
+    """Raises OutputError where the folder holds anything but an interrupted loop, or results to replace."""
     if overwrite and is_earlier_result(out):
-        shutil.rmtree(out)
+        return
     if out.is_file():
         raise OutputError("The output is a file, not a folder.", where=out.name, remedy="Choose another folder.")
     if out.is_dir() and any(out.iterdir()) and not (out / LEDGER_FILE).is_file():
@@ -138,25 +141,38 @@ class _Loop:
 
     out: Path
     settings: LoopSettings
-    ledger: Ledger
-    warnings: list[str] = field(default_factory=list)
     prediction: DoseEnsemble | None = None
+    truth: Volume | None = None
 
-    def open(self, source: str | Path, choice: DicomChoice | None, progress: Progress) -> None:
+    def read(self, source: str | Path, choice: DicomChoice | None, progress: Progress) -> None:
+        """All that can fail before anything is written."""
         watch = Stopwatch()
         with watch.stage("patient"):
-            self.patient = read_source(source, choice, Stopwatch(), part(progress, 0.0, 0.2))
+            self.patient = read_source(source, choice, Stopwatch(), part(progress, 0.0, 0.5))
         with watch.stage("network"):
-            progress(0.2, "loading the network")
+            progress(0.5, "loading the network")
             self.twin = Twin(self.patient, self.settings.weights, self.settings.device)
             self.prior = prior_of(self.twin.dose_belief)
             surrogate = self.prior.surrogate
+        if self.prior.prepared.is_extrapolated:
+            raise RTDigitalTwinError(
+                "The decoder cannot be recalibrated under a prescription that the network does not know.",
+                where=self.patient.pseudonym,
+                remedy="Use rt-digital-twin observe, which has other methods.",
+            )
         with watch.stage("features"):
-            progress(0.25, "features")
+            progress(0.6, "features")
             surrogate.features(self.prior.prepared.seen)
         with watch.stage("encoding"):
             surrogate.encoded(self.prior.prepared.seen)
+        self.seconds = watch.rounded()
         self.observations = self._from_file()
+        if self.simulated:
+            self.truth = delivered_dose(self.shown, self.settings.simulation.change)
+
+    def begin(self, ledger: Ledger, progress: Progress) -> None:
+        """Tell the ledger who begins or goes on. Raises LedgerError where it is of another loop."""
+        self.ledger = ledger
         told = self._about()
         before = next((e.content for e in self.ledger.entries if e.kind == LOOP), None)
         if before is not None and canonical(before) != canonical(told):
@@ -166,14 +182,10 @@ class _Loop:
                 where=str(self.out.name),
                 remedy="Go on with those settings, or choose another folder.",
             )
-        seconds = watch.rounded()
-        open_for(self.ledger, self.patient, self.twin.dose_model, {"seconds": seconds})
+        open_for(self.ledger, self.patient, self.twin.dose_model, {"seconds": self.seconds})
         if before is None:
             self.ledger.append(LOOP, told)
-        self.truth = None
-        if self.simulated:
-            self.truth = delivered_dose(self.shown, self.settings.simulation.change)
-        self._predict(0, part(progress, 0.3, 1.0))
+        self._predict(0, progress)
 
     @property
     def simulated(self) -> bool:

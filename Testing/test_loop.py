@@ -203,6 +203,11 @@ def test_places_that_hold_something_else(
         ledger.append("predicted", {})
     with pytest.raises(OutputError, match="of no loop"):
         loop_patient(target_folder, tmp_path / "other", settings)
+    without_dose = Path(shutil.copytree(target_folder, tmp_path / "pt_1"))
+    (without_dose / "dose.csv").unlink()
+    with pytest.raises(PatientDataError, match="no reference dose to deliver"):
+        loop_patient(without_dose, tmp_path / "new", settings)
+    assert not (tmp_path / "new").exists()
     for wrong in (replace(settings, samples=1), replace(settings, fractions=0)):
         with pytest.raises(RTDigitalTwinError, match="A loop needs"):
             loop_patient(target_folder, tmp_path / "new", wrong)
@@ -220,7 +225,7 @@ def test_fractions_that_were_measured(
     measured = replace(settings, measurements=file)
     with pytest.raises(PatientDataError, match="measurements of 2 fractions, not 3"):
         loop_patient(target_folder, tmp_path / "three", replace(measured, fractions=3))
-    assert not verify(tmp_path / "three" / "ledger.jsonl")
+    assert not (tmp_path / "three").exists()
     summary = loop_patient(target_folder, tmp_path / "two", measured)
     assert not summary["simulated"] and summary["simulation"] == "" and "stand in" not in str(summary["warnings"])
     assert [row["observations"] for row in summary["fractions"]] == [1, 1]
