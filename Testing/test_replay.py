@@ -80,14 +80,28 @@ def test_all_of_it_comes_out_the_same(told: Path, target_folder: Path, narrow_we
     assert "Jane" not in told.read_text()
 
 
-def test_also_in_another_process_with_several_threads(told: Path, target_folder: Path, narrow_weights: Path) -> None:
+def test_as_many_threads_as_then_are_used_again(
+    patient: Patient, target_folder: Path, narrow_weights: Path, tmp_path: Path
+) -> None:
     threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        with Ledger(tmp_path / "ledger.jsonl") as ledger:
+            twin = Twin(patient, narrow_weights, "cpu", ledger=ledger)
+            twin.observe(SimulatedFractions().of(patient, 1), DecoderMap(most_steps=2), absorb_outliers=True)
+            twin.predict(3)
+    finally:
+        torch.set_num_threads(threads)
+    done = replay(tmp_path / "ledger.jsonl", target_folder, weights=narrow_weights, device="cpu")
+    assert done.is_equal and not done.differences and torch.get_num_threads() == threads
+
+
+def test_also_in_another_process(told: Path, target_folder: Path, narrow_weights: Path) -> None:
     command = [sys.executable, "-m", "RTDigitalTwinLib", "replay", str(told), str(target_folder)]
     command += ["--weights", str(narrow_weights), "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 of 8 results equal to the last bit" in done.stdout
-    assert torch.get_num_threads() == threads
 
 
 def test_a_loop_comes_out_the_same(
