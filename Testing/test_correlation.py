@@ -121,7 +121,8 @@ def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
     for hypothesis in HYPOTHESES:
         of_mean, of_voxel = (changes @ mean_of) * hypothesis.sizes, changes[:, voxel] * hypothesis.sizes
         total = own + of_mean @ of_mean + reading.std**2
-        likely.append(hypothesis.probability * np.exp(-0.5 * errors.off[0] ** 2 / total) / np.sqrt(total))
+        evidence = np.exp(-0.5 * errors.off[0] ** 2 / total) / np.sqrt(total)
+        likely.append(hypothesis.probability * np.sqrt(evidence))
         moved.append((with_voxel + of_voxel @ of_mean) / total * errors.off[0])
     weights = np.array(likely) / sum(likely)
     assert errors.weights() == pytest.approx(weights, rel=1e-3)

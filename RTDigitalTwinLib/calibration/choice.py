@@ -10,7 +10,7 @@ from RTDigitalTwinLib.calibration.linear import GlobalScale, StructureOffsets
 from RTDigitalTwinLib.calibration.persistence import Persistence
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 
-METHODS = ("scale", "offsets", "gp", "kalman", "persistence", "decoder")
+METHODS = ("scale", "offsets", "persistence", "decoder", "kalman", "gp")
 
 
 def calibrator_named(method: str) -> Calibrator:
