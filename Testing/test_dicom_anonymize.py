@@ -131,7 +131,10 @@ def test_nothing_planted_anywhere_is_left(folder: Path, tmp_path: Path, capsys: 
     assert not before & uids_of(out)
 
 
-def test_the_copy_reads_as_the_original_does(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("person", ["Longstocking^Pippi", "Plan^Axial", "Target^Organ Primary"])
+def test_the_copy_reads_as_the_original_does(folder: Path, tmp_path: Path, person: str) -> None:
+    """Whatever the patient is called: planning systems are tested with patients of such names."""
+    set_identity(folder, {"PatientName": person})
     done = anonymize_folder(folder, tmp_path / "out")
     original, copy = read_patient(folder), read_patient(tmp_path / "out")
     same_patient(copy, original)

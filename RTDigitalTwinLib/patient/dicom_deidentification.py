@@ -40,7 +40,7 @@ NOT_COVERED = (
 KEPT_TEXT = frozenset({"ROIName", "Manufacturer", "ManufacturerModelName", "SoftwareVersions"})
 # Replaced by a word, for DICOM wants a value.
 _REQUIRED_TEXT = frozenset({
-    "ApplicatorID", "GeneralAccessoryID", "SourceIsotopeName", "ApplicationSetupType", "SnoutID", "RangeModulatorID",
+    "ApplicatorID", "GeneralAccessoryID", "SourceIsotopeName", "SnoutID", "RangeModulatorID",
 })  # fmt: skip
 REMOVED = "removed"
 # Emptied, for DICOM wants them there.
@@ -65,6 +65,14 @@ _NUMBERS = re.compile(rb"[0-9eE+\-. \\\0]*")
 _UID_IN_TEXT = re.compile(r"\d+(\.\d+){4,}")
 _DICOM_ROOT = "1.2.840.10008."
 _SHORTEST_WORD, _SHORTEST_PART = 3, 5
+# Codes that files are read by: they stay, even where a person is called so.
+_READ_CODES = frozenset({
+    "APPROVED", "AXIAL", "BEAM", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR", "CONTINUATION", "CT", "CTV", "DERIVED",
+    "EFFECTIVE", "ERROR", "EXTERNAL", "FRACTION", "GTV", "GY", "LOCALIZER", "MONOCHROME2", "NONE", "ORGAN",
+    "ORGAN_AT_RISK", "ORIGINAL", "OPEN_PLANAR", "PATIENT", "PHOTON", "PHYSICAL", "PLAN", "POINT", "PRIMARY", "PTV",
+    "REJECTED", "RELATIVE", "RESEARCH", "RTDOSE", "RTPLAN", "RTSTRUCT", "SECONDARY", "SITE", "STATIC", "TARGET",
+    "TREATMENT", "UNAPPROVED", "VOLUME",
+})  # fmt: skip
 # Words in names that say nothing of a person.
 _COMMON_WORDS = frozenset({"anonymous", "anonymized", "patient", "research", "unknown", "none", "sample", "test"})
 
@@ -161,7 +169,7 @@ def deidentified(item: DicomItem, person: Person, uids: FreshUids, renamed: dict
     an element that is to be kept cannot be decoded.
     """
     with decoding(item.where):
-        cleaned = _cleaned(item.dataset, person, uids, renamed)
+        cleaned = _Cleaning(person.words, uids, renamed).of(item.dataset)
         cleaned.SpecificCharacterSet = "ISO_IR 192"
         cleaned.PatientName, cleaned.PatientID = person.name, person.identifier
         cleaned.PatientBirthDate = cleaned.PatientSex = ""
@@ -172,33 +180,67 @@ def deidentified(item: DicomItem, person: Person, uids: FreshUids, renamed: dict
         return cleaned
 
 
-def _cleaned(dataset: Dataset, person: Person, uids: FreshUids, renamed: dict[str, str]) -> Dataset:
-    from pydicom import Dataset
-    from pydicom.datadict import keyword_for_tag
-    from pydicom.dataelem import RawDataElement
+@dataclass(frozen=True)
+class _Cleaning:
+    words: PersonalWords
+    uids: FreshUids
+    renamed: dict[str, str]
 
-    cleaned = Dataset()
-    for tag in list(dataset.keys()):
-        vr = _known_vr(tag.group, tag)
-        keyword = keyword_for_tag(tag)
-        if not vr or not _may_stay(tag.group, vr, keyword):
-            continue
-        raw = dataset.get_item(tag)
-        if keyword == "ContourData" and isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
-            if _NUMBERS.fullmatch(raw.value):  # as it is: decoding takes most of the time
-                cleaned[tag] = raw._replace(VR="DS", is_implicit_VR=True, is_little_endian=True)
-            continue
-        element = dataset[tag]
-        if element.VR not in vr.split(" or "):
-            continue  # another one than DICOM's, or one of two that the file leaves open: of nothing that is read
-        if vr == "SQ":
-            items = [_cleaned(one, person, uids, renamed) for one in element.value]
-            cleaned.add_new(tag, vr, items)
-        elif (
-            value := _value(element, vr, keyword, person, uids, renamed, str(dataset.get("ROINumber", "")))
-        ) is not None:
-            cleaned.add_new(tag, element.VR, value)
-    return cleaned
+    def of(self, dataset: Dataset) -> Dataset:
+        from pydicom import Dataset
+        from pydicom.datadict import keyword_for_tag
+        from pydicom.dataelem import RawDataElement
+
+        cleaned = Dataset()
+        for tag in list(dataset.keys()):
+            vr = _known_vr(tag.group, tag)
+            keyword = keyword_for_tag(tag)
+            if not vr or not _may_stay(tag.group, vr, keyword):
+                continue
+            raw = dataset.get_item(tag)
+            if keyword == "ContourData" and isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
+                if _NUMBERS.fullmatch(raw.value):  # as it is: decoding takes most of the time
+                    cleaned[tag] = raw._replace(VR="DS", is_implicit_VR=True, is_little_endian=True)
+                continue
+            element = dataset[tag]
+            if element.VR not in vr.split(" or "):
+                continue  # another one than DICOM's, or one of two that the file leaves open: of nothing that is read
+            if vr == "SQ":
+                cleaned.add_new(tag, vr, [self.of(item) for item in element.value])
+                continue
+            value = self._value(element, keyword, dataset)
+            if value is not None:
+                cleaned.add_new(tag, element.VR, value)
+        return cleaned
+
+    def _value(self, element: DataElement, keyword: str, dataset: Dataset) -> object:
+        """What an element says in the result; None where it is taken out."""
+        values = _several(element.value)
+        if not values or keyword in _EMPTIED:
+            return ""
+        if element.VR == "UI":
+            fresh = [self.uids.of(str(value)) for value in values]
+            return fresh if len(fresh) > 1 else fresh[0]
+        if element.VR in _NUMBER_VRS:
+            return element.value if all(_is_number(value) for value in values) else None
+        if element.VR == "CS":
+            codes = [self._code(str(value)) for value in values]
+            return codes if len(codes) > 1 else codes[0]
+        if keyword == "ROIName":
+            name = str(element.value)
+            if self.words.appear_in(name):
+                self.renamed[name] = f"Structure {dataset.get('ROINumber', '')}".strip()
+            return self.renamed.get(name, name)
+        if keyword in KEPT_TEXT:
+            return REMOVED if any(self.words.appear_in(str(value)) for value in values) else element.value
+        if keyword == "DoseComment" and str(element.value).strip() in DOSE_NOTICES:
+            return element.value  # that a dose is predicted, or no dose, must not get lost
+        return REMOVED if keyword in _REQUIRED_TEXT else ""
+
+    def _code(self, code: str) -> str:
+        if code in _READ_CODES:
+            return code
+        return code if _CODE.fullmatch(code) and not self.words.appear_in(code) else OTHER_CODE
 
 
 def _known_vr(group: int, tag: int) -> str:
@@ -224,42 +266,6 @@ def _may_stay(group: int, vr: str, keyword: str) -> bool:
     if vr == "CS":
         return group in (*_IMAGE_GROUPS, *_RT_GROUPS)
     return (vr in _NUMBER_VRS or vr == "UI") and group in (*_IMAGE_GROUPS, *_RT_GROUPS)
-
-
-def _value(
-    element: DataElement,
-    vr: str,
-    keyword: str,
-    person: Person,
-    uids: FreshUids,
-    renamed: dict[str, str],
-    roi_number: str,
-) -> object:
-    """What an element says in the result; None where it is taken out."""
-    values = _several(element.value)
-    if not values:
-        return ""
-    if vr == "UI":
-        fresh = [uids.of(str(value)) for value in values]
-        return fresh if len(fresh) > 1 else "".join(fresh)
-    if vr in _NUMBER_VRS:
-        return element.value if all(_is_number(value) for value in values) else None
-    if vr == "CS":
-        if keyword in _EMPTIED:
-            return ""
-        codes = [str(v) for v in values]
-        kept = [c if _CODE.fullmatch(c) and not person.words.appear_in(c) else OTHER_CODE for c in codes]
-        return kept if len(kept) > 1 else "".join(kept)
-    if keyword == "ROIName":
-        name = str(element.value)
-        if person.words.appear_in(name):
-            renamed[name] = f"Structure {roi_number}".strip()
-        return renamed.get(name, name)
-    if keyword in KEPT_TEXT:
-        return REMOVED if any(person.words.appear_in(str(value)) for value in values) else element.value
-    if keyword == "DoseComment" and str(element.value).strip() in DOSE_NOTICES:
-        return element.value  # that a dose is predicted, or no dose, must not get lost
-    return REMOVED if keyword in _REQUIRED_TEXT else ""
 
 
 def _several(value: object) -> Sequence[object]:
