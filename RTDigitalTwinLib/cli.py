@@ -33,7 +33,7 @@ from RTDigitalTwinLib.train import (
 MOST_SAMPLES = 10_000
 OBSERVING_METHODS = ("scale", "offsets", "kalman", "persistence", "decoder")  # calibration.choice has torch in tow
 RESEARCH_USE = "Research use only. Not for clinical decisions."
-NOT_INFORMATIVE = "says nothing"  # a band that leaves nearly all of 0 to 100 % open
+NOT_INFORMATIVE = "–"  # in place of a band's limits
 
 console = Console(stderr=True, highlight=False)
 
@@ -263,25 +263,26 @@ def _print_metrics(summary: dict) -> None:
         title = f"{summary['patient']}: mean of {samples} samples, {summary['bands']}"
     if any(row["reference"] is not None for row in rows):
         columns["reference"] = "reference"
-    judged = any(row["covers_reference"] is not None for row in rows)
     table = Table(title=Text(title))
     for heading in ("structure", "metric", *columns):
         table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
-    if judged:
-        table.add_column("reference is")
     for row in rows:
-        cells = {key: "not known" if row[key] is None else f"{row[key]:.1f} {row['unit']}" for key in columns.values()}
-        if row["informative"] is False:
-            cells |= dict.fromkeys(("low", "high"), NOT_INFORMATIVE)
-        table.add_row(Text(row["structure"]), row["metric"], *cells.values(), *([_where(row)] if judged else []))
-    Console(highlight=False).print(table)
+        cells = {key: _cell(row, key) for key in columns.values()}
+        table.add_row(Text(row["structure"]), row["metric"], *cells.values())
+    shown = Console(highlight=False)
+    shown.print(table)
+    if any(row["informative"] is False for row in rows):
+        shown.print(f"{NOT_INFORMATIVE}: the band leaves nearly all of 0 to 100 % open and says nothing.")
 
 
-def _where(row: dict) -> Text:
-    """Where the reference is, in words; nothing where the band does not tell."""
-    if row["covers_reference"] is None or row["informative"] is False:
-        return Text("")
-    return Text("inside") if row["covers_reference"] else Text("outside", "yellow")
+def _cell(row: dict, key: str) -> Text:
+    """A number with its unit; of a reference also whether it is outside the band."""
+    if row["informative"] is False and key in ("low", "high"):
+        return Text(NOT_INFORMATIVE)
+    number = "not known" if row[key] is None else f"{row[key]:.1f} {row['unit']}"
+    if key == "reference" and row["covers_reference"] is False and row["informative"]:
+        return Text(f"{number} outside", "yellow")
+    return Text(number)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
