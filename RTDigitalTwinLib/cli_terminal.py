@@ -14,7 +14,7 @@ from rich.text import Text
 from RTDigitalTwinLib import progress
 
 RESEARCH_USE = "Research use only. Not for clinical decisions."
-NOT_INFORMATIVE = "says nothing"  # a band that leaves nearly all of 0 to 100 % open
+NOT_INFORMATIVE = "–"  # in place of a band's limits
 
 console = Console(stderr=True, highlight=False)
 
@@ -66,20 +66,19 @@ def print_metrics(title: str, rows: Sequence[Mapping[str, Any]], columns: Mappin
     table = Table(title=Text(title))
     for heading in ("structure", "metric", *columns.values()):
         table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
-    judged = any(row.get("covers_reference") is not None for row in rows)
-    if judged:
-        table.add_column("reference is")
     for row in rows:
-        cells = {key: "not known" if row[key] is None else f"{row[key]:.1f} {row['unit']}" for key in columns}
-        if row.get("informative") is False:
-            cells |= dict.fromkeys(("low", "high"), NOT_INFORMATIVE)
-        where = [_where_the_reference_is(row)] if judged else []
-        table.add_row(Text(row["structure"]), row["metric"], *cells.values(), *where)
-    Console(highlight=False).print(table)
+        table.add_row(Text(row["structure"]), row["metric"], *(_cell(row, key) for key in columns))
+    shown = Console(highlight=False)
+    shown.print(table)
+    if any(row.get("informative") is False for row in rows):
+        shown.print(f"{NOT_INFORMATIVE}: the band leaves nearly all of 0 to 100 % open and says nothing.")
 
 
-def _where_the_reference_is(row: Mapping[str, Any]) -> Text:
-    """In words; nothing where the band does not tell."""
-    if row["covers_reference"] is None or row["informative"] is False:
-        return Text("")
-    return Text("inside") if row["covers_reference"] else Text("outside", "yellow")
+def _cell(row: Mapping[str, Any], key: str) -> Text:
+    """A number with its unit; of a reference also whether it is outside the band."""
+    if row.get("informative") is False and key in ("low", "high"):
+        return Text(NOT_INFORMATIVE)
+    number = "not known" if row[key] is None else f"{row[key]:.1f} {row['unit']}"
+    if key == "reference" and row.get("covers_reference") is False and row.get("informative"):
+        return Text(f"{number} outside", "yellow")
+    return Text(number)

@@ -160,6 +160,22 @@ def test_inconsistency_is_the_way_back() -> None:
         there.inconsistency(there, grid)
 
 
+def test_large_grids_are_worked_through_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same to a rounding error, with and without a displacement."""
+    planned = small_dose()
+    day = in_frame(planned)
+    field = 3 * np.sin(places_mm(planned.grid) / 20)
+    there = Registration(FRAME, DAY, offset_mm=SHIFT_MM, displacement_mm=field, grid=planned.grid)
+    back = Registration(DAY, FRAME, offset_mm=(-5.0, 4.0, -4.0), displacement_mm=-field, grid=day.grid)
+    whole = [there.onto(day, planned.grid), there.moved_mm(planned.grid), there.inconsistency(back, planned.grid)]
+    monkeypatch.setattr("RTDigitalTwinLib.patient.registration._VOXELS_TOGETHER", 5 * 36 * 40)
+    parts = [there.onto(day, planned.grid), there.moved_mm(planned.grid), there.inconsistency(back, planned.grid)]
+    for one, other in zip(whole, parts, strict=True):
+        assert other.grid.same_as(planned.grid)
+        assert np.array_equal(np.isnan(one.values), np.isnan(other.values))
+        assert np.asarray(other.values) == pytest.approx(np.asarray(one.values), abs=1e-4, nan_ok=True)
+
+
 def test_the_dose_error_is_distance_times_steepness() -> None:
     """2 mm in 0.5 Gy/mm, in 10 fractions of a tenth each."""
     grid = Grid((5, 6, 20), (2.0, 2.0, 2.0), frame_of_reference=FRAME)

@@ -172,7 +172,8 @@ def test_the_terminal_marks_what_is_outside_and_what_says_nothing(
          "covers_reference": True, "informative": False},
     ]  # fmt: skip
     print_metrics("pt_1", rows, {name: name for name in ("mean", "low", "high", "reference")})
-    lines = {cells[1]: cells for cells in map(str.split, capsys.readouterr().out.replace("│", " ").splitlines())
-             if len(cells) > 1}  # fmt: skip
-    assert lines["D95"][-1] == "inside" and lines["D1"][-1] == "outside"
-    assert lines["V70"][4:8] == ["says", "nothing", "says", "nothing"] and lines["V70"][-1] == "%"
+    printed = capsys.readouterr().out
+    lines = {cells[1]: cells for cells in map(str.split, printed.replace("│", " ").splitlines()) if len(cells) > 1}
+    assert lines["D95"][-2:] == ["55.0", "Gy"] and lines["D1"][-3:] == ["65.0", "Gy", "outside"]
+    assert lines["V70"][4:] == ["–", "–", "20.0", "%"]
+    assert "leaves nearly all of 0 to 100 % open and says nothing" in printed

@@ -87,7 +87,7 @@ def _one_way(fixed: Volume, moving: Volume, settings: RegistrationSettings, prog
             "The images cannot be registered: they do not overlap, or look nothing alike.",
             remedy="Check that both are of the same region and person.",
         ) from error
-    displacement = sitk.GetArrayFromImage(field).astype(np.float32)
+    displacement = sitk.GetArrayFromImage(field)
     return Registration(*frames, rotation, offset, displacement, fixed.grid)
 
 
@@ -137,7 +137,7 @@ def _displacement(fixed: Any, moving: Any, settings: RegistrationSettings, progr
         else:
             start = sitk.Resample(field, pair[0], sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat64)
             field = demons.Execute(*pair, start)
-    return sitk.Resample(field, fixed, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat64)
+    return sitk.Resample(field, fixed, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat32)
 
 
 def _coarser(image: Any, factor: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from RTDigitalTwinLib.errors import GeometryError
 from RTDigitalTwinLib.patient.grid import IDENTITY_DIRECTION, Grid, Triple
 from RTDigitalTwinLib.patient.volume import Quantity, Volume, to_sitk
 
+_VOXELS_TOGETHER = 4_000_000
 _FAR_MM = 1e6  # where no image reaches: stands for a place that is not known
 _ROTATION_TOLERANCE = 1e-6
 
@@ -74,13 +76,6 @@ class Registration:
     def is_deformable(self) -> bool:
         return self.displacement_mm is not None
 
-    @property
-    def largest_mm(self) -> float:
-        """The largest shift of a voxel of the displacement; without one, the length of the offset."""
-        if self.grid is None:
-            return float(np.linalg.norm(self.offset_mm))
-        return float(np.nanmax(np.linalg.norm(self.shifts_mm(self.grid), axis=-1)))
-
     def shifts_mm(self, grid: Grid) -> NDArray[np.float64]:
         """How far the tissue at each voxel of a grid has moved: (slices, rows, columns, 3), LPS; NaN where not known.
 
@@ -97,20 +92,25 @@ class Registration:
         volume are not in the frames of this registration.
         """
         self._require_moving(volume.grid)
-        return Volume(interpolated(volume.values, volume.grid, grid, self.shifts_mm(grid)), grid, volume.quantity)
+        found = [interpolated(volume.values, volume.grid, slab, self.shifts_mm(slab)) for slab in _slabs(grid)]
+        return Volume(np.concatenate(found), grid, volume.quantity)
+
+    def moved_mm(self, grid: Grid) -> Volume:
+        """How far the tissue at each voxel of a grid has moved, without the direction; NaN where not known."""
+        found = [np.linalg.norm(self.shifts_mm(slab), axis=-1).astype(np.float32) for slab in _slabs(grid)]
+        return Volume(np.concatenate(found), grid, Quantity.DISPLACEMENT_MM)
 
     def inconsistency(self, inverse: Registration, grid: Grid) -> Volume:
         """How far each voxel of a grid is from itself in mm after the way there and, by ``inverse``, back.
 
         NaN where that is not known. Raises GeometryError where ``inverse`` goes between other frames.
         """
-        away = np.linalg.norm(self.there_and_back_mm(inverse, grid), axis=-1)
-        return Volume(away.astype(np.float32), grid, Quantity.DISPLACEMENT_MM)
-
-    def there_and_back_mm(self, inverse: Registration, grid: Grid) -> NDArray[np.float64]:
-        """``inconsistency`` with its direction: (slices, rows, columns, 3), LPS."""
         if (inverse.fixed_frame, inverse.moving_frame) != (self.moving_frame, self.fixed_frame):
             raise GeometryError("The inverse of a registration must go between the same frames, the other way.")
+        away = [np.linalg.norm(self._there_and_back_mm(inverse, slab), axis=-1) for slab in _slabs(grid)]
+        return Volume(np.concatenate(away).astype(np.float32), grid, Quantity.DISPLACEMENT_MM)
+
+    def _there_and_back_mm(self, inverse: Registration, grid: Grid) -> NDArray[np.float64]:
         shifts = self.shifts_mm(grid)
         places = grid.to_lps_mm(np.moveaxis(np.indices(grid.shape), 0, -1))
         known: ArrayLike = 0.0
@@ -138,6 +138,17 @@ class Registration:
     def _require_moving(self, grid: Grid) -> None:
         if grid.frame_of_reference != self.moving_frame:
             raise GeometryError("The volume is not in the moving frame of the registration.")
+
+
+def _slabs(grid: Grid) -> Iterator[Grid]:
+    """A grid in parts of whole slices, few enough voxels each for places of double precision."""
+    slices, rows, columns = grid.shape
+    together = max(1, _VOXELS_TOGETHER // (rows * columns))
+    if slices <= together:
+        yield grid
+        return
+    for first in range(0, slices, together):
+        yield grid.cropped((slice(first, min(first + together, slices)), slice(None), slice(None)))
 
 
 def interpolated(values: NDArray, source: Grid, target: Grid, shifts_mm: NDArray) -> NDArray[np.float64]:

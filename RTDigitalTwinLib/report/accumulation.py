@@ -146,7 +146,7 @@ def _mapping(
 ) -> MappingRow:
     if registration is None or one.ct is None or registration.error is None:
         return MappingRow(one.name, one.fractions, 0.0, None, None, None)
-    moved_mm = np.linalg.norm(registration.shifts_mm(patient.ct.grid)[mask], axis=-1)
+    moved_mm = registration.moved_mm(patient.ct.grid).values[mask]
     away_mm = np.asarray(registration.error.values[mask], float)
     away_mm = away_mm[np.isfinite(away_mm)]
     mean_mm, most_mm = (float(away_mm.mean()), float(np.quantile(away_mm, 0.95))) if away_mm.size else (None, None)

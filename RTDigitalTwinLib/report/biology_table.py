@@ -63,7 +63,7 @@ def biology_of_prediction(
     patient = prediction.patient
     fractions = patient.plan.prescription.fractions if patient.plans else None
     rows, notes = [], []
-    for name in patient.structures:
+    for name in (*patient.targets, *(n for n in patient.structures if n not in patient.targets)):
         for model in models_for(chosen, name):
             if fractions is None and model.alpha_beta_gy is not None:
                 notes.append(f"{name}: {model.endpoint} needs the number of fractions, which no plan says.")
