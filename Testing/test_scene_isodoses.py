@@ -30,7 +30,7 @@ from RTDigitalTwinLib.scene.bundle import load_mrb, save_mrb
 from RTDigitalTwinLib.scene.from_nodes import volume_from_node
 from RTDigitalTwinLib.scene.hierarchy import hierarchy
 from RTDigitalTwinLib.scene.isodose_nodes import isodose_surface
-from RTDigitalTwinLib.scene.nodes import PredictionNodes, show_prediction
+from RTDigitalTwinLib.scene.nodes import PredictionNodes, show_in_views, show_prediction
 from RTDigitalTwinLib.scene.session import headless_session
 from RTDigitalTwinLib.scene.snapshot import rendering_problem, save_pictures
 from RTDigitalTwinLib.scene.structure_nodes import haloed
@@ -150,12 +150,23 @@ def test_isodoses_are_slicerrt_s_and_children_of_their_dose(scene: Any, nodes: P
     assert legend.GetNumberOfLabels() == 9
 
 
-def test_isodoses_of_the_reference_wait_to_be_shown(scene: Any, nodes: PredictionNodes) -> None:
-    tree = hierarchy(scene)
-    reference = tree.GetItemByDataNode(nodes.patient.reference_dose)
-    found = [scene.GetNthNodeByClass(i, "vtkMRMLModelNode") for i in range(scene.GetNumberOfNodesByClass("vtkMRMLModelNode"))]  # fmt: skip # noqa: E501
-    own = [m for m in found if tree.GetItemParent(tree.GetItemByDataNode(m)) == reference]
-    assert len(own) >= 6 and not any(model.GetDisplayNode().GetVisibility() for model in own)
+def shown_isodoses(scene: Any) -> set[str]:
+    """Names of the doses whose isodoses are visible."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLModelNode")
+    models = [scene.GetNthNodeByClass(i, "vtkMRMLModelNode") for i in range(count)]
+    return {m.GetNodeReference("doseVolumeRef").GetName() for m in models if m.GetDisplayNode().GetVisibility()}
+
+
+def test_isodoses_are_those_of_the_dose_on_show(scene: Any, nodes: PredictionNodes) -> None:
+    assert shown_isodoses(scene) == {"Predicted dose"}
+    show_in_views(scene, nodes, nodes.patient.reference_dose)
+    assert shown_isodoses(scene) == {"Reference dose"}
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(nodes.isodoses.models[0])
+    assert not legend.GetVisibility()
+    show_in_views(scene, nodes, nodes.std)  # which has none of its own
+    assert shown_isodoses(scene) == {"Predicted dose"} and legend.GetVisibility()
+    again = show_prediction(scene, nodes.patient.patient, hand_made_ensemble(nodes.patient.patient, seed=3))
+    assert shown_isodoses(scene) == {again.mean.GetName()} != {"Predicted dose"}
 
 
 def test_goals_in_the_scene_are_the_report_s_and_read_without_colour(scene: Any, nodes: PredictionNodes) -> None:

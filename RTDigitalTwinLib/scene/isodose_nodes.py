@@ -53,6 +53,20 @@ def add_isodoses(
     return IsodoseNodes(tuple(reached), tuple(models), table)
 
 
+def show_isodoses_of(scene: Any, *doses: Any) -> None:
+    """Show the isodoses of the first of these dose nodes that has any, and hide those of all others."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLModelNode")
+    models = [scene.GetNthNodeByClass(index, "vtkMRMLModelNode") for index in range(count)]
+    ours = [model for model in models if model.GetAttribute(PERCENT_ATTRIBUTE)]
+    owners = {model: model.GetNodeReference(names.DVH_DOSE_VOLUME_REFERENCE) for model in ours}
+    shown = next((dose for dose in doses if dose in owners.values()), None)
+    for node, owner in owners.items():
+        node.GetDisplayNode().SetVisibility(owner is shown)
+        legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
+        if legend is not None:
+            legend.SetVisibility(owner is shown)
+
+
 def isodose_surface(dose: Volume, level_gy: float) -> Any:
     """Surface (polygons in RAS, mm) of a dose in Gy, interpolated linearly between voxel centres."""
     values = np.ascontiguousarray(dose.values, dtype=np.float32)

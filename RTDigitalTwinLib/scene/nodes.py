@@ -16,7 +16,7 @@ from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.scene import volume_nodes
 from RTDigitalTwinLib.scene.dvh_nodes import BAND_LEVEL, DvhNodes, add_dvhs
 from RTDigitalTwinLib.scene.hierarchy import folder_item, hierarchy, put_under, study_item
-from RTDigitalTwinLib.scene.isodose_nodes import IsodoseNodes, add_isodoses
+from RTDigitalTwinLib.scene.isodose_nodes import IsodoseNodes, add_isodoses, show_isodoses_of
 from RTDigitalTwinLib.scene.structure_nodes import add_structures
 from RTDigitalTwinLib.scene.table_nodes import add_goals, add_observed
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
@@ -198,8 +198,12 @@ def show_prediction(
 
 
 def show_in_views(scene: Any, nodes: PredictionNodes, overlay: Any | None = None) -> None:
-    """The CT in every slice view with an overlay above (by default the mean dose); chart and goals in their views."""
+    """The CT in every slice view with an overlay above (by default the mean dose); chart and goals in their views.
+
+    Isodoses are those of the overlay, or where it has none those of the mean dose.
+    """
     overlay = overlay or nodes.mean
+    show_isodoses_of(scene, overlay, nodes.mean)
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
         composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
         composite.SetBackgroundVolumeID(nodes.patient.ct.GetID())
