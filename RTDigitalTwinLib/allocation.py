@@ -22,3 +22,17 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _NEVER)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+
+
+def return_freed_memory() -> bool:
+    """Give what is free back to the system, from between what is in use too; returns whether the C library can.
+
+    For long work on blocks of many sizes: kept, their gaps add up.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return False
+    return True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from RTDigitalTwinLib.allocation import keep_freed_memory
+from RTDigitalTwinLib.allocation import keep_freed_memory, return_freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT_FAULTS = """
@@ -22,6 +22,21 @@ for _ in range(20):
     torch.ones(2**24).sum()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(sorted(faults)[10])
+"""
+
+
+LEAVE_GAPS = """
+import resource, torch
+from RTDigitalTwinLib.allocation import keep_freed_memory, return_freed_memory
+def resident_mib():
+    with open("/proc/self/statm") as lines:
+        return int(lines.read().split()[1]) * resource.getpagesize() / 2**20
+keep_freed_memory()
+blocks = [torch.ones(2**20) for _ in range(200)]  # 4 MiB each
+blocks = blocks[::20]
+before = resident_mib()
+assert return_freed_memory()
+print(before - resident_mib())
 """
 
 
@@ -40,3 +55,10 @@ def test_freed_memory_is_used_again() -> None:
     if given_back < 1000:
         pytest.skip("this machine's pages are too large to count by")
     assert faults("kept") < given_back / 10
+
+
+def test_gaps_go_back_to_the_system() -> None:
+    if not return_freed_memory():
+        pytest.skip("the C library is not glibc")
+    done = subprocess.run([sys.executable, "-c", LEAVE_GAPS], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 500  # of 760 MiB between the blocks that are left

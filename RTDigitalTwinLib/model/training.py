@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from RTDigitalTwinLib.allocation import return_freed_memory
 from RTDigitalTwinLib.dosimetry.openkbp_score import cohort_scores_gy, score_patient
 from RTDigitalTwinLib.errors import OutputError, TrainingError
 from RTDigitalTwinLib.files import whole_file
@@ -390,6 +391,7 @@ def train(
             if training.seconds - saved_at >= 60 * training.settings.checkpoint_minutes:
                 training.save()
                 saved_at = training.seconds
+                return_freed_memory()  # patients and their moves come in many sizes
     finally:
         training.save()
     about: dict = {}
