@@ -19,7 +19,8 @@ from RTDigitalTwinLib.patient.patient import Image, Patient
 from RTDigitalTwinLib.patient.plan import Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
-from Testing.dicom_sets import small_set
+from Testing.builders import FINE
+from Testing.dicom_sets import NAMES, PLANTED, edited, set_identity, small_set
 
 SHARED_VARIABLE = "RTDT_OPENKBP"
 SHARED_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "openkbp"
@@ -137,3 +138,15 @@ def two_patients(sample: Patient, tmp_path: Path) -> Path:
         openkbp.write_patient(small, tmp_path / "data" / name)
         openkbp.write_dose(dose, tmp_path / "data" / name / "dose.csv")
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def clinical_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine scan of a named patient with Spanish structures, in a folder that bears the name."""
+    folder = tmp_path_factory.mktemp("clinic") / "Longstocking"
+    small_set(folder, FINE)
+    set_identity(folder, PLANTED)
+    with edited(folder / "RTSTRUCT.dcm") as ds:
+        for roi in ds.StructureSetROISequence:
+            roi.ROIName = NAMES.get(roi.ROIName, roi.ROIName)
+    return folder
