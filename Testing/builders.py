@@ -130,3 +130,7 @@ def hand_made_ensemble(patient: Patient, samples: int = 8, seed: int = 0) -> Dos
         seed if samples else None,
         "0" * 64,
     )
+
+
+# A planning CT's pixels, finer than the network's.
+FINE = Grid((24, 72, 80), (2.0, 2.0, 5.0), (-79.0, -71.0, -57.5), frame_of_reference=FRAME)

@@ -23,8 +23,8 @@ from RTDigitalTwinLib.patient.plan import Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration, calibration_path, save_calibration
-from Testing.builders import hand_made_calibration
-from Testing.dicom_sets import small_set
+from Testing.builders import FINE, hand_made_calibration
+from Testing.dicom_sets import NAMES, PLANTED, edited, set_identity, small_set
 
 SHARED_VARIABLE = "RTDT_OPENKBP"
 SHARED_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "openkbp"
@@ -166,4 +166,16 @@ def target_folder(sample: Patient, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("source") / "pt_1"
     openkbp.write_patient(small, folder)
     openkbp.write_dose(blurred_target_dose(small), folder / "dose.csv")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clinical_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine scan of a named patient with Spanish structures, in a folder that bears the name."""
+    folder = tmp_path_factory.mktemp("clinic") / "Longstocking"
+    small_set(folder, FINE)
+    set_identity(folder, PLANTED)
+    with edited(folder / "RTSTRUCT.dcm") as ds:
+        for roi in ds.StructureSetROISequence:
+            roi.ROIName = NAMES.get(roi.ROIName, roi.ROIName)
     return folder

@@ -26,6 +26,19 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from Testing.builders import small_patient
 
+NAMES = {
+    "Parotid_L": "Parotida Izq",
+    "Parotid_R": "Glandula Parotida Dcha",
+    "SpinalCord": "Médula",
+    "PTV_7000": "PTV70",
+}
+CONFIRMED = [f"{clinical}={name}" for name, clinical in NAMES.items()]
+PLANTED = {"PatientName": "Longstocking^Pippi", "PatientID": "PLANTED-7", "PatientBirthDate": "19450101"}
+
+
+def maps() -> list[str]:
+    return [part for text in CONFIRMED for part in ("--map", text)]
+
 
 def small_set(folder: Path, grid: Grid | None = None) -> Patient:
     """Write the hand-made patient, with its dose and a dose mask that leaves the end slices free; returns it."""

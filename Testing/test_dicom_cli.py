@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
-from pydicom.uid import generate_uid
 
 from RTDigitalTwinLib import Twin
 from RTDigitalTwinLib.cli import main
@@ -23,36 +20,23 @@ from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.patient.patient import Patient
-from Testing.builders import axial_grid
-from Testing.dicom_sets import dose_of, edit_all, edited, roi_number, set_identity, small_set
+from Testing.builders import FINE
+from Testing.dicom_sets import (
+    CONFIRMED,
+    NAMES,
+    PLANTED,
+    dose_of,
+    edit_all,
+    edited,
+    maps,
+    small_set,
+)
 from Testing.test_dicom_export import errors_found
-from Testing.test_network_patient import FINE
-
-NAMES = {
-    "Parotid_L": "Parotida Izq",
-    "Parotid_R": "Glandula Parotida Dcha",
-    "SpinalCord": "Médula",
-    "PTV_7000": "PTV70",
-}
-CONFIRMED = [f"{clinical}={name}" for name, clinical in NAMES.items()]
-PLANTED = {"PatientName": "Longstocking^Pippi", "PatientID": "PLANTED-7", "PatientBirthDate": "19450101"}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fine scan of a named patient with Spanish structures, in a folder that bears the name."""
-    folder = tmp_path_factory.mktemp("clinic") / "Longstocking"
-    small_set(folder, FINE)
-    set_identity(folder, PLANTED)
-    with edited(folder / "RTSTRUCT.dcm") as ds:
-        for roi in ds.StructureSetROISequence:
-            roi.ROIName = NAMES.get(roi.ROIName, roi.ROIName)
-    return folder
 
 
 @pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "Longstocking"))
+def folder(clinical_set: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(clinical_set, tmp_path / "Longstocking"))
 
 
 @pytest.fixture(scope="module")
@@ -63,132 +47,25 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def maps() -> list[str]:
-    return [part for text in CONFIRMED for part in ("--map", text)]
-
-
-# inspect
-
-
-def test_inspect_shows_what_is_there(original: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["inspect", str(original)]) == 0
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for text in (
-        "1 patients, 0 files that are no DICOM",
-        "80 x 72 x 24 voxels of 2 x 2 x 5 mm, axes LPS",
-        "70 Gy to targets in 35 fractions",
-        "Parotida Izq = Parotid_L: proposed 0.95 (synonym, left by its name)",
-        "PTV70 = PTV_7000: proposed 0.90 (70 Gy by its digits and the plan)",
-        "Can be used once the proposed names are confirmed.",
-    ):
-        assert text in said, said
-    for secret in PLANTED.values():
-        assert secret not in said
-    assert main(["inspect", str(original), "--show-identity", *maps()]) == 0
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "PLANTED-7" in said and "CT and structures fit together." in said
-
-
-def test_inspect_tells_what_is_wrong(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    (folder / "CT.0007.dcm").unlink()
-    (folder / "bad.dcm").write_bytes(bytes(128) + b"DICM" + bytes(range(200)))
-    with edited(folder / "RTDOSE.dcm") as ds:
-        ds.DoseUnits = "RELATIVE"
-    assert main(["inspect", str(folder)]) == 0  # structures and plan could be read
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for text in ("not evenly spaced", "DoseUnits is RELATIVE", "bad.dcm", "Cannot be used"):
-        assert text in said, said
-
-
-def swap_parotids(folder: Path) -> None:
-    with edited(folder / "RTSTRUCT.dcm") as ds:
-        left, right = (roi_number(ds, NAMES[name]) for name in ("Parotid_L", "Parotid_R"))
-        for roi in ds.StructureSetROISequence:
-            roi.ROINumber = {left: right, right: left}.get(roi.ROINumber, roi.ROINumber)
-
-
-def forget_fractions(folder: Path) -> None:
-    with edited(folder / "RTPLAN.dcm") as ds:
-        del ds.FractionGroupSequence
-
-
-def prescribe_too_much(folder: Path) -> None:
-    with edited(folder / "RTPLAN.dcm") as ds:
-        ds.FractionGroupSequence[0].NumberOfFractionsPlanned = 10
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (swap_parotids, "The anatomy contradicts"),
-        (forget_fractions, "how many fractions"),
-        (prescribe_too_much, "is too far"),
-    ],
-)
-def test_inspect_refuses_what_run_refuses(
-    folder: Path, damage: Callable[[Path], None], message: str, capsys: pytest.CaptureFixture
-) -> None:
-    damage(folder)
-    assert main(["inspect", str(folder), *maps()]) == 0
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "fit together" not in said and "Cannot be used: " in said and message in said, said
-
-
-def test_inspect_of_nothing_usable(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "notes.txt").write_text("nothing")
-    assert main(["inspect", str(tmp_path)]) == 1
-    assert "0 patients, 1 files that are no DICOM" in capsys.readouterr().out
-    assert main(["inspect", str(tmp_path / "absent")]) == 1
-
-
-def test_a_mapping_file_from_inspect_to_run(original: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    path = tmp_path / "names.toml"
-    assert main(["inspect", str(original), "--write-map", str(path)]) == 0
-    assert main(["run", str(original), "--out", str(tmp_path / "out"), "--map-file", str(path)]) == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert "4 names of structures wait to be confirmed" in said and '--map "Parotida Izq=Parotid_L"' in said
-    text = path.read_text(encoding="utf-8").replace("confirmed = false", "confirmed = true")
-    path.write_text(text, encoding="utf-8")
-    assert main(["inspect", str(original), "--map-file", str(path)]) == 0
-    assert "fit together" in " ".join(capsys.readouterr().out.split())
-
-
-def test_the_mapping_file_is_of_the_patient_and_the_set_that_were_chosen(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    other = folder / "other"
-    small_set(other, replace(axial_grid(), frame_of_reference=str(generate_uid())))
-    set_identity(other, {"PatientID": "other-1"})
-    path = tmp_path / "names.toml"
-    command = ["inspect", str(folder), "--write-map", str(path), "--patient"]
-    assert main([*command, "nobody"]) == 1 and not path.exists()
-    assert "no such patient" in capsys.readouterr().err
-    assert main([*command, "PLANTED-7"]) == 0 and "Parotida Izq" in path.read_text(encoding="utf-8")
-    assert main([*command, "other-1"]) == 0 and "Parotida Izq" not in path.read_text(encoding="utf-8")
-    shutil.rmtree(other)
-    shutil.copy(folder / "RTSTRUCT.dcm", folder / "Z second.dcm")
-    with edited(folder / "Z second.dcm") as ds:
-        ds.SOPInstanceUID, ds.StructureSetLabel = generate_uid(), "Second"
-        for roi in ds.StructureSetROISequence:
-            roi.ROIName = f"second {roi.ROINumber}"
-    assert main(command[:-1]) == 0 and "Parotida Izq" in path.read_text(encoding="utf-8")  # the plan's set
-    second = [*command[:-1], "--structure-set", "Second"]
-    assert main(second) == 1  # the plan is of the other set
-    assert main([*second, "--accept", "plan"]) == 0 and "second 2" in path.read_text(encoding="utf-8")
-    (folder / "RTPLAN.dcm").unlink()
-    path.unlink()
-    assert main(command[:-1]) == 1 and not path.exists()
-    assert "--structure-set" in capsys.readouterr().err
-
-
 # run
 
 
 @pytest.fixture(scope="module")
-def results(original: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def results(clinical_set: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("results")
     out, record = place / "out", place / "record"
-    command = ["run", str(original), "--out", str(out), "--samples", "2", "--device", "cpu", "--weights", str(weights)]
+    command = [
+        "run",
+        str(clinical_set),
+        "--out",
+        str(out),
+        "--samples",
+        "2",
+        "--device",
+        "cpu",
+        "--weights",
+        str(weights),
+    ]
     assert main([*command, *maps(), "--dicom-out", str(record)]) == 0
     return out, record
 
@@ -241,9 +118,9 @@ def secrets_of(folder: Path) -> list[bytes]:
     return [text.encode() for text in (*PLANTED.values(), "Longstocking", "Pippi", *NAMES.values(), str(folder), *uids)]
 
 
-def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], original: Path) -> None:
+def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], clinical_set: Path) -> None:
     out, _ = results
-    secrets = secrets_of(original)
+    secrets = secrets_of(clinical_set)
     for path in out.iterdir():
         content = path.read_bytes()
         if path.suffix == ".mrb":
@@ -255,10 +132,10 @@ def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], ori
 
 
 def test_dose_spread_and_structures_go_back_with_the_sources_identity(
-    results: tuple[Path, Path], original: Path
+    results: tuple[Path, Path], clinical_set: Path
 ) -> None:
     out, record = results
-    plan = pydicom.dcmread(original / "RTPLAN.dcm")
+    plan = pydicom.dcmread(clinical_set / "RTPLAN.dcm")
     # Weights of no calibration and two samples: the spread is the plain one, and says so.
     assert {path.name for path in record.iterdir()} == {"RTDOSE.mean.dcm", "RTDOSE.std.dcm", "RTSTRUCT.dcm"}
     meanings = {
@@ -317,9 +194,9 @@ def test_structures_as_used_lie_where_they_were_drawn(results: tuple[Path, Path]
         assert 2 * shared / (theirs.occupancy.sum() + structure.occupancy.sum()) > 0.9, name
 
 
-def test_a_dose_with_identity_stays_out_of_the_results(original: Path, tmp_path: Path) -> None:
-    command = ["run", str(original), "--out", str(tmp_path / "out"), *maps(), "--dicom-out"]
-    for place in (tmp_path / "out", tmp_path / "out" / "record", tmp_path, original / "record"):
+def test_a_dose_with_identity_stays_out_of_the_results(clinical_set: Path, tmp_path: Path) -> None:
+    command = ["run", str(clinical_set), "--out", str(tmp_path / "out"), *maps(), "--dicom-out"]
+    for place in (tmp_path / "out", tmp_path / "out" / "record", tmp_path, clinical_set / "record"):
         assert main([*command, str(place)]) == 1
     assert main(["run", "sample", "--out", str(tmp_path / "out"), "--dicom-out", str(tmp_path / "record")]) == 1
     assert not (tmp_path / "out").exists() and not (tmp_path / "record").exists()
@@ -378,12 +255,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Patient, Patient]:
 
 
 def test_doses_of_a_dicom_patient_are_judged_and_compared(
-    results: tuple[Path, Path], original: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    results: tuple[Path, Path], clinical_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(["dose", str(original)]) == 1
+    assert main(["dose", str(clinical_set)]) == 1
     assert "4 names of structures wait to be confirmed" in " ".join(capsys.readouterr().err.split())
-    assert main(["dose", str(original), *maps(), "--out", str(tmp_path / "dose")]) == 0
-    patient = load_patient(original, DicomChoice(names=dict(text.split("=") for text in CONFIRMED)))
+    assert main(["dose", str(clinical_set), *maps(), "--out", str(tmp_path / "dose")]) == 0
+    patient = load_patient(clinical_set, DicomChoice(names=dict(text.split("=") for text in CONFIRMED)))
     gland = patient.structures["Parotid_L"]
 
     def mean_of(gy: np.ndarray) -> float:
@@ -394,16 +271,16 @@ def test_doses_of_a_dicom_patient_are_judged_and_compared(
     # Doses are judged inside the voxels, not at their centres.
     assert rows["Parotid_L", "mean"] == pytest.approx(mean_of(dose_of(patient)), rel=0.02)
     compared = tmp_path / "compared.json"
-    command = ["compare", str(original), str(results[1] / "RTDOSE.mean.dcm"), *maps(), "--cutoff", "50"]
+    command = ["compare", str(clinical_set), str(results[1] / "RTDOSE.mean.dcm"), *maps(), "--cutoff", "50"]
     assert main([*command, "--gamma", "10/5", "--out", str(compared)]) == 0
     found = {(m["structure"], m["metric"]): m for m in json.loads(compared.read_text())["metrics"]}["Parotid_L", "mean"]
     predicted = sitk.GetArrayFromImage(sitk.ReadImage(str(results[0] / "dose_mean_on_ct.nrrd")))
     assert found["a"] == pytest.approx(rows["Parotid_L", "mean"])
     assert found["b"] == pytest.approx(mean_of(predicted), rel=0.02)
-    assert main(["compare", str(original), str(original), *maps(), "--cutoff", "90"]) == 0
+    assert main(["compare", str(clinical_set), str(clinical_set), *maps(), "--cutoff", "90"]) == 0
     said = capsys.readouterr()
     results_of = b"".join(path.read_bytes() for path in (compared, *(tmp_path / "dose").iterdir()))
-    for secret in secrets_of(original):
+    for secret in secrets_of(clinical_set):
         assert secret not in results_of + said.out.encode() + said.err.encode(), secret
 
 
@@ -451,7 +328,7 @@ def test_sample_writes_a_set_that_can_be_inspected(tmp_path: Path, capsys: pytes
     ],
 )
 def test_unfit_options(
-    original: Path, tmp_path: Path, option: list[str], message: str, capsys: pytest.CaptureFixture
+    clinical_set: Path, tmp_path: Path, option: list[str], message: str, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(["run", str(original), "--out", str(tmp_path / "out"), *option]) == 1
+    assert main(["run", str(clinical_set), "--out", str(tmp_path / "out"), *option]) == 1
     assert message in " ".join(capsys.readouterr().err.split())

@@ -21,10 +21,8 @@ from RTDigitalTwinLib.patient.plan import Plan, Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.run import on_ct
-from Testing.builders import FRAME, GRIDS, axial_grid, ball, small_patient
+from Testing.builders import FINE, FRAME, GRIDS, axial_grid, ball, small_patient
 from Testing.dicom_sets import dose_of, edit_all, edited
-
-FINE = Grid((24, 72, 80), (2.0, 2.0, 5.0), (-79.0, -71.0, -57.5), frame_of_reference=FRAME)
 
 
 def prescribed(patient: Patient, levels: dict[str, float], fractions: int) -> Patient:
