@@ -108,7 +108,9 @@ def _compare(options: Namespace) -> int:
     else:
         b = dose_file(options.b, patient, options.unit)
     told = Console(stderr=True, highlight=False)
-    told.print(f"Comparing, with gamma {percent:g} %/{mm:g} mm over the whole volume: this can take minutes.")
+    told.print(
+        f"Comparing, with gamma {percent:g} %/{mm:g} mm over the whole volume: seconds, or minutes on fine grids."
+    )
     found = compare_doses(patient, a, b, criteria, goals)
     console = Console(highlight=False)
     _print_comparison(console, patient, found)

@@ -16,6 +16,7 @@ from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.report.biology_table import PredictedBiologyRow
 from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, dvh_figure, figure_svg, readable_colour
 from RTDigitalTwinLib.report.provenance import Provenance
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
@@ -158,7 +159,13 @@ def _picture(caption: str, file: Path) -> ReportPicture:
 
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(counted=counted, one_decimal=_one_decimal, signed=_signed, probability=_probability)
+    environment.filters.update(
+        counted=counted,
+        one_decimal=_one_decimal,
+        signed=_signed,
+        probability=_probability,
+        probability_band=_probability_band,
+    )
     return environment
 
 
@@ -169,6 +176,14 @@ def _one_decimal(value: float | None) -> str:
 def _probability(ratio: float) -> str:
     """A modelled probability in percent, to a tenth."""
     return "below 0.1" if ratio < 0.001 else f"{100 * ratio:.1f}"
+
+
+def _probability_band(row: PredictedBiologyRow) -> str:
+    """The limits of a band, once where they read the same."""
+    if row.low is None or row.high is None:
+        return ""
+    low, high = _probability(row.low), _probability(row.high)
+    return low if low == high else f"{low} to {high}"
 
 
 def _signed(value: float | None) -> str:
