@@ -238,7 +238,7 @@ def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], ori
     secrets = [
         text.encode() for text in (*PLANTED.values(), "Longstocking", "Pippi", *NAMES.values(), str(original), *uids)
     ]
-    for path in out.iterdir():
+    for path in (p for p in out.rglob("*") if p.is_file()):
         content = path.read_bytes()
         if path.suffix == ".mrb":
             shutil.unpack_archive(path, out.parent / "unpacked", "zip")
