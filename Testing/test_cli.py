@@ -42,6 +42,7 @@ TABLES = {
     "report.html",
     "summary.json",
 }
+TABLES |= {"ledger.jsonl", "ledger.jsonl.head", "ledger.jsonl.arrays"}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_tables_agree_with_the_volume(results: Path, sample: Patient) -> None:
 
 
 def test_no_name_and_no_path_in_any_result(results: Path) -> None:
-    for path in results.iterdir():
+    for path in (p for p in results.rglob("*") if p.is_file()):
         content = path.read_bytes()
         if path.suffix == ".mrb":
             unpacked = results.parent / "unpacked"

@@ -121,7 +121,7 @@ def secrets_of(folder: Path) -> list[bytes]:
 def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], clinical_set: Path) -> None:
     out, _ = results
     secrets = secrets_of(clinical_set)
-    for path in out.iterdir():
+    for path in (p for p in out.rglob("*") if p.is_file()):
         content = path.read_bytes()
         if path.suffix == ".mrb":
             shutil.unpack_archive(path, out.parent / "unpacked", "zip")
