@@ -30,14 +30,7 @@ from RTDigitalTwinLib.train import (
 )
 
 MOST_SAMPLES = 10_000
-OBSERVING_METHODS = (
-    "scale",
-    "offsets",
-    "gp",
-    "kalman",
-    "persistence",
-    "decoder",
-)  # calibration.choice has torch in tow
+OBSERVING_METHODS = ("scale", "offsets", "persistence", "decoder", "kalman", "gp")  # as calibration.choice
 RESEARCH_USE = "Research use only. Not for clinical decisions."
 
 console = Console(stderr=True, highlight=False)
