@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MOST_SAMPLES = 10_000
 # Those of calibration.choice, which has torch in tow.
-OBSERVING_METHODS = ("scale", "offsets", "gp", "kalman", "persistence", "decoder")
+OBSERVING_METHODS = ("scale", "offsets", "persistence", "decoder", "kalman", "gp")
 
 
 def sample_count(text: str) -> int:
