@@ -384,7 +384,7 @@ def test_evaluate_scores_and_writes_submissions(
     score = score_patient(patient, openkbp.from_file_order(flat.reshape((openkbp.SIDE,) * 3)))
     assert score.dose_error_gy == pytest.approx(scores["dose_score_gy"], abs=1e-4)
     assert score.dvh_error_gy == pytest.approx(scores["dvh_score_gy"], abs=1e-4)
-    assert "1 patients: dose score" in capsys.readouterr().out
+    assert "1 patient: dose score" in capsys.readouterr().out
 
 
 def test_evaluate_agrees_with_an_independent_score(
