@@ -77,16 +77,23 @@ def read_dose(file: IndexedFile) -> DicomDose:
     if len(pixels) != len(offsets):
         raise item.error(f"(3004,000C) GridFrameOffsetVector has {len(offsets)} entries for {len(pixels)} frames.")
     gy = pixels.astype(np.float32) * np.float32(scaling)
-    highest, lowest = float(gy.max()), float(gy.min())
-    if not 0 < highest <= HIGHEST_DOSE_GY:
-        raise item.error(
-            f"The dose reaches {highest:g} Gy; expected is more than 0 and at most {HIGHEST_DOSE_GY:g}.",
-            "Check (3004,000E) DoseGridScaling and (3004,0002) DoseUnits.",
-        )
-    if lowest < -_SMALLEST_NEGATIVE_RATIO * highest:
-        raise item.error(f"Doses go down to {lowest:g} Gy.", "A difference of doses is no dose.")
+    if wrong := range_problem(gy):
+        raise item.error(*wrong)
     placed = Volume(*_placed(item, file, np.maximum(gy, 0), offsets), Quantity.DOSE_GY)
     return DicomDose(placed, summation, tuple(remarks), is_predicted, dose_type == "EFFECTIVE")
+
+
+def range_problem(gy: NDArray[np.floating]) -> tuple[str, str] | None:
+    """Why values in Gy, of which some are finite, cannot be a dose, and what to do; None where they can."""
+    highest, lowest = float(np.nanmax(gy)), float(np.nanmin(gy))
+    if not 0 < highest <= HIGHEST_DOSE_GY:
+        return (
+            f"The dose reaches {highest:g} Gy; expected is more than 0 and at most {HIGHEST_DOSE_GY:g}.",
+            "Check unit and scaling; in DICOM, (3004,000E) DoseGridScaling and (3004,0002) DoseUnits.",
+        )
+    if lowest < -_SMALLEST_NEGATIVE_RATIO * highest:
+        return f"Doses go down to {lowest:g} Gy.", "A difference of doses is no dose, nor is a CT."
+    return None
 
 
 def _frame_offsets_mm(item: DicomItem) -> NDArray[np.float64]:

@@ -15,9 +15,9 @@ from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import DicomDose, read_dose
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import (
+    RTPLAN,
     STUDY_KEYWORDS,
     DicomIndex,
-    Identity,
     IndexedFile,
     files_below,
     index_folder,
@@ -26,6 +26,7 @@ from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
 from RTDigitalTwinLib.patient.dicom_writing import Origin
 from RTDigitalTwinLib.patient.dose_region import BODY_NOTE, REGION_NOTE, as_mask, body_of, dose_region
+from RTDigitalTwinLib.patient.identity import Belonging
 from RTDigitalTwinLib.patient.naming import DOSE_MASK, ORGANS_AT_RISK
 from RTDigitalTwinLib.patient.overrides import Overrides
 from RTDigitalTwinLib.patient.patient import Image, Patient
@@ -144,9 +145,12 @@ def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress:
     )
 
 
-def identity_of(folder: Path) -> Identity:
-    """Whose files a folder holds. Raises PatientDataError where there are none, or several patients."""
-    return index_folder(folder).patient().identity
+def belonging_of(folder: Path, choice: DicomChoice | None = None) -> Belonging:
+    """Whose files a folder holds. Raises PatientDataError where there are none, or several patients and no choice."""
+    choice = choice or DicomChoice()
+    patient = index_folder(folder).patient(choice.patient)
+    plans = [file for file in patient.of_kind(RTPLAN) if not choice.plan or file.label == choice.plan]
+    return Belonging(patient.identity, plans[0].sop_uid if len(plans) == 1 else "")
 
 
 def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:
