@@ -113,6 +113,7 @@ def _compare(options: Namespace) -> int:
         other = Patient.load(options.b, choice)
         b = required_dose(other)
         remarks = same_person(options.a, options.b, choice)
+        remarks += tuple(warning for warning in other.warnings if warning not in patient.warnings)
     else:
         read = dose_file(options.b, patient, options.a, choice, options.unit)
         b, remarks = read.dose, read.remarks

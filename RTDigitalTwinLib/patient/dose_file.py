@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from RTDigitalTwinLib.errors import PatientDataError
-from RTDigitalTwinLib.patient.dicom_dose import WHOLE_PLAN, range_problem, read_dose
+from RTDigitalTwinLib.patient.dicom_dose import PREDICTION_REMARK, WHOLE_PLAN, range_problem, read_dose
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import RTDOSE, index_file
 from RTDigitalTwinLib.patient.grid import Grid
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 UNITS_GY = {"Gy": 1.0, "cGy": 0.01}
-PREDICTION_REMARK = "The dose is a prediction of this software: it is no plan's dose."
 OTHER_PLAN_REMARK = "The dose refers to another plan than the folder's, whose prescription and goals are used."
 
 
@@ -114,6 +113,19 @@ def require_belongs(read: ReadDose, to: Belonging, overrides: Overrides, where: 
     return tuple(remarks)
 
 
+def require_physical_dose(image: sitk.Image, where: str) -> None:
+    """Raises PatientDataError where an image file says that it holds something else than physical dose in Gy."""
+    quantity = _said(image, QUANTITY_KEY)
+    if quantity == Quantity.EQD2_GY.value:
+        raise PatientDataError(
+            f"The file holds EQD2 (alpha/beta {_said(image, ALPHA_BETA_KEY) or 'unknown'} Gy), not a physical dose.",
+            where=where,
+            remedy="Take the physical dose.",
+        )
+    if quantity not in ("", Quantity.DOSE_GY.value):
+        raise PatientDataError(f"The file holds {quantity}, not a dose.", where=where)
+
+
 def _rtdose(path: Path, unit: str | None, summations: Sequence[str]) -> ReadDose:
     """The physical dose of an RTDOSE."""
     file = index_file(path, path.name)
@@ -136,6 +148,7 @@ def _said(image: sitk.Image, key: str) -> str:
 
 def _unit_of(image: sitk.Image, unit: str | None, path: Path) -> str:
     """The unit that the file states, or else the user."""
+    require_physical_dose(image, path.name)
     quantity = _said(image, QUANTITY_KEY)
     if not quantity:
         if unit is None:
@@ -145,14 +158,6 @@ def _unit_of(image: sitk.Image, unit: str | None, path: Path) -> str:
                 remedy="Say it: --unit Gy or --unit cGy.",
             )
         return unit
-    if quantity == Quantity.EQD2_GY.value:
-        raise PatientDataError(
-            f"The file holds EQD2 (alpha/beta {_said(image, ALPHA_BETA_KEY) or 'unknown'} Gy), not a physical dose.",
-            where=path.name,
-            remedy="Sum or judge the physical dose.",
-        )
-    if quantity != Quantity.DOSE_GY.value:
-        raise PatientDataError(f"The file holds {quantity}, not a dose.", where=path.name)
     if unit not in (None, quantity):
         raise PatientDataError(
             f"The file says that its values are in {quantity}, not {unit}.", where=path.name, remedy="Leave --unit out."
