@@ -15,6 +15,7 @@ from RTDigitalTwinLib.cli_tables import (
     number_text,
     require_place,
     required_dose,
+    same_person,
 )
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
@@ -78,7 +79,7 @@ def _accumulate(options: Namespace) -> int:
 
 
 def _fraction_set(text: str, patient: Patient, options: Namespace) -> FractionSet:
-    from RTDigitalTwinLib.patient.loading import require_same_person
+    from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.report.accumulation import FractionSet
 
@@ -86,11 +87,11 @@ def _fraction_set(text: str, patient: Patient, options: Namespace) -> FractionSe
     ct: Volume | None = None
     source = patient
     if path.is_dir():
-        require_same_person(options.folder, path)
+        same_person(options.folder, path, DicomChoice())
         source = Patient.load(path)
         dose, ct = required_dose(source), source.ct
     else:
-        dose = dose_file(path, patient, options.unit)
+        dose = dose_file(path, patient, options.folder, DicomChoice(), options.unit).dose
     return FractionSet(path.name, dose, count, options.dose_of or _fractions_of(source, path), ct)
 
 

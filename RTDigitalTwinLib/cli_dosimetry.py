@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from RTDigitalTwinLib.cli_tables import (
     range_text,
     require_place,
     required_dose,
+    same_person,
     with_error,
 )
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table
@@ -72,11 +73,18 @@ def _dose(options: Namespace) -> int:
 
     goals = chosen_goals(options.goals)
     if options.out is not None:
-        require_place(options.out, options.folder)
-    patient = Patient.load(options.folder, dicom_choice(options))
-    dose = required_dose(patient) if options.dose is None else dose_file(options.dose, patient, options.unit)
+        require_place(options.out, options.folder, *([options.dose] if options.dose else []))
+    choice = dicom_choice(options)
+    patient = Patient.load(options.folder, choice)
+    remarks: tuple[str, ...] = ()
+    if options.dose is None:
+        dose = required_dose(patient)
+    else:
+        read = dose_file(options.dose, patient, options.folder, choice, options.unit)
+        dose, remarks = read.dose, read.remarks
     dose = dose.resampled(patient.ct.grid)
     review = review_dose(patient, dose, goals)
+    review = replace(review, notes=(*remarks, *review.notes))
     console = Console(highlight=False)
     _print_review(console, patient, review)
     if options.out is not None:
@@ -89,7 +97,6 @@ def _dose(options: Namespace) -> int:
 def _compare(options: Namespace) -> int:
     from RTDigitalTwinLib.dosimetry.comparison import GammaCriteria
     from RTDigitalTwinLib.files import require_writable, whole_file
-    from RTDigitalTwinLib.patient.loading import require_outside_patients
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.report.dose_comparison import compare_doses
 
@@ -97,7 +104,7 @@ def _compare(options: Namespace) -> int:
     percent, mm = _gamma_numbers(options.gamma)
     criteria = GammaCriteria(percent, mm, options.cutoff, options.local)
     if options.out is not None:
-        require_outside_patients(options.out)
+        require_place(options.out, options.a, options.b)
         require_writable(options.out)
     choice = dicom_choice(options)
     patient = Patient.load(options.a, choice)
@@ -105,13 +112,17 @@ def _compare(options: Namespace) -> int:
     if options.b.is_dir():
         other = Patient.load(options.b, choice)
         b = required_dose(other)
+        remarks = same_person(options.a, options.b, choice)
+        remarks += tuple(warning for warning in other.warnings if warning not in patient.warnings)
     else:
-        b = dose_file(options.b, patient, options.unit)
+        read = dose_file(options.b, patient, options.a, choice, options.unit)
+        b, remarks = read.dose, read.remarks
     told = Console(stderr=True, highlight=False)
     told.print(
         f"Comparing, with gamma {percent:g} %/{mm:g} mm over the whole volume: seconds, or minutes on fine grids."
     )
     found = compare_doses(patient, a, b, criteria, goals)
+    found = replace(found, notes=(*(f"B: {remark}" for remark in remarks), *found.notes))
     console = Console(highlight=False)
     _print_comparison(console, patient, found)
     if options.out is not None:

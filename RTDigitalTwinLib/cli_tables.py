@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
 
     from RTDigitalTwinLib.dosimetry.goals import GoalSet
+    from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+    from RTDigitalTwinLib.patient.dose_file import ReadDose
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.patient.volume import Volume
 
@@ -39,18 +43,47 @@ def required_dose(patient: Patient) -> Volume:
     return patient.plan.dose
 
 
-def dose_file(path: Path, patient: Patient, unit: str | None) -> Volume:
-    from RTDigitalTwinLib.patient.dose_file import read_dose_image
+def dose_file(
+    path: Path,
+    patient: Patient,
+    folder: Path,
+    choice: DicomChoice,
+    unit: str | None,
+    summations: Sequence[str] = ("PLAN",),
+) -> ReadDose:
+    """A dose from a file to use with the patient in a folder; its remarks hold all that is to be told.
 
-    return read_dose_image(path, patient.ct.grid.frame_of_reference, unit)
+    Raises PatientDataError where it cannot be read, is no physical dose of these summations, or another person's.
+    """
+    from RTDigitalTwinLib.patient.dose_file import read_dose_image, require_belongs
+    from RTDigitalTwinLib.patient.loading import belonging_of
+
+    read = read_dose_image(path, patient.ct.grid.frame_of_reference, unit, summations=summations)
+    if read.identity is None:
+        return read
+    remarks = require_belongs(read, belonging_of(folder, choice), choice.overrides, path.name)
+    return replace(read, remarks=(*remarks, *read.remarks))
 
 
-def require_place(out: Path, source: Path) -> None:
+def same_person(folder: Path, other: Path, choice: DicomChoice) -> tuple[str, ...]:
+    """What is to be told of two folders used together. Raises PatientDataError where they are of different persons."""
+    from RTDigitalTwinLib.patient.identity import require_same_person
+    from RTDigitalTwinLib.patient.loading import belonging_of
+
+    remarks: list[str] = []
+    one, two = (belonging_of(place, choice).identity for place in (folder, other))
+    require_same_person(one, two, choice.overrides, other.name, remarks)
+    return tuple(remarks)
+
+
+def require_place(out: Path, *sources: Path) -> None:
+    """Raises OutputError where an output would lie in a patient's folder, or in, around or over what is read."""
     from RTDigitalTwinLib.files import require_apart
     from RTDigitalTwinLib.patient.loading import require_outside_patients
 
     require_outside_patients(out)
-    require_apart(out, source)
+    for source in sources:
+        require_apart(out, source)
 
 
 def add_goals_option(parser: ArgumentParser) -> None:

@@ -103,7 +103,7 @@ def require_apart(out: Path, source: Path) -> None:
     """Raises OutputError where one of two paths is or holds the other: results would mix with what they are made of."""
     there, here = out.resolve(), source.resolve()
     if there == here:
-        what = "This is the folder the data are read from."
+        what = f"This is the {'file' if here.is_file() else 'folder'} the data are read from."
     elif there.is_relative_to(here):
         what = "The output lies inside the folder the data are read from."
     elif here.is_relative_to(there):

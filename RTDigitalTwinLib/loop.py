@@ -313,8 +313,9 @@ class _Loop:
     def finish(self) -> dict[str, Any]:
         """Write the summary and the doses. All numbers come from the ledger."""
         assert self.prediction is not None
-        write_nrrd(self.prediction.mean, str(self.out / "dose_mean.nrrd"))
-        write_nrrd(self.modulation.applied(self.prediction).mean, str(self.out / "dose_modulated.nrrd"))
+        write_nrrd(self.prediction.mean, str(self.out / "dose_mean.nrrd"), predicted=True)
+        modulated = self.modulation.applied(self.prediction).mean
+        write_nrrd(modulated, str(self.out / "dose_modulated.nrrd"), predicted=True)
         rows = [self._row(fraction) for fraction in range(1, self.settings.fractions + 1)]
         opened = [e for e in self.ledger.entries if e.kind == OPENED]
         before = self._told(0, PREDICTED)

@@ -104,7 +104,8 @@ def run_patient(
             progress(0.6, "tables and volumes")
             write_tables(folder, findings)
             if not prediction.mean.grid.same_as(patient.ct.grid):
-                write_nrrd(on_ct(prediction.mean, patient.ct.grid), str(folder / "dose_mean_on_ct.nrrd"))
+                on_the_ct = on_ct(prediction.mean, patient.ct.grid)
+                write_nrrd(on_the_ct, str(folder / "dose_mean_on_ct.nrrd"), predicted=True)
         provenance, problems = write_views(folder, findings, device, watch, part(progress, 0.65, 0.99))
         summary = _summary(findings)
         summary["warnings"] = [*findings.notes, *problems]
@@ -224,7 +225,7 @@ class _SceneOutcome:
 
 def write_tables(folder: Path, findings: Findings) -> None:
     prediction = findings.prediction
-    write_nrrd(prediction.mean, str(folder / "dose_mean.nrrd"))
+    write_nrrd(prediction.mean, str(folder / "dose_mean.nrrd"), predicted=True)
     if prediction.has_spread:
         write_nrrd(prediction.std, str(folder / "dose_std.nrrd"))
     if prediction.is_calibrated:

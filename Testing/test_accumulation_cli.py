@@ -70,7 +70,7 @@ def test_another_patient_is_refused(
     set_identity(tmp_path / "other", {"PatientID": "somebody-else"})
     assert main(["accumulate", str(dicom_set[0]), str(tmp_path / "other"), "--out", str(tmp_path / "out")]) == 1
     error = " ".join(capsys.readouterr().err.split())
-    assert "other: The files are of another patient" in error and "somebody-else" not in error
+    assert "other: The data are of another patient" in error and "somebody-else" not in error
     assert not (tmp_path / "out").exists()
 
 

@@ -85,6 +85,7 @@ def test_run_writes_what_it_promises(results: Path) -> None:
 
 def test_dose_volumes_lie_where_the_patient_does(results: Path, sample: Patient) -> None:
     image = sitk.ReadImage(str(results / "dose_mean.nrrd"))
+    assert image.GetMetaData("predicted") == "yes"
     assert image.GetSpacing() == pytest.approx(sample.ct.grid.spacing_mm)
     assert image.GetOrigin() == pytest.approx(sample.ct.grid.origin_mm)
     dose = sitk.GetArrayFromImage(image)

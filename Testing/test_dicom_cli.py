@@ -78,6 +78,7 @@ def test_run_predicts_a_dicom_patient(results: tuple[Path, Path]) -> None:
     assert summary["dose_error_gy"] > 0  # the plan's dose is the reference
     on_ct = sitk.ReadImage(str(out / "dose_mean_on_ct.nrrd"))
     coarse = sitk.ReadImage(str(out / "dose_mean.nrrd"))
+    assert on_ct.GetMetaData("predicted") == coarse.GetMetaData("predicted") == "yes"
     assert on_ct.GetSize() == (80, 72, 24) and on_ct.GetOrigin() == pytest.approx(FINE.origin_mm)
     assert coarse.GetSize() == (41, 37, 24)
     fine = sitk.GetArrayFromImage(on_ct)

@@ -24,7 +24,7 @@ def test_every_trap_names_tests_that_exist() -> None:
 
 
 def test_the_page_names_what_is_written() -> None:
-    from RTDigitalTwinLib.patient.dicom_writing import PREDICTED_NOTICE, STD_NOTICE, WIDTH_NOTICE
+    from RTDigitalTwinLib.patient.dicom_writing import DIFFERENCE_NOTICE, DOSE_NOTICES, NOTICE
 
-    for notice in (PREDICTED_NOTICE, STD_NOTICE, WIDTH_NOTICE):
+    for notice in set(DOSE_NOTICES) - {NOTICE, DIFFERENCE_NOTICE}:
         assert f'"{notice}"' in PAGE

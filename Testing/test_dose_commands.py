@@ -129,14 +129,21 @@ def test_image_files_keep_place_and_unit(tmp_path: Path) -> None:
     patient = small_patient()
     assert patient.plan.dose is not None
     write_nrrd(patient.plan.dose, str(tmp_path / "dose.nrrd"))
-    found = read_dose_image(tmp_path / "dose.nrrd", patient.ct.grid.frame_of_reference)
+    found = read_dose_image(tmp_path / "dose.nrrd", patient.ct.grid.frame_of_reference).dose
     assert found.grid.same_as(patient.ct.grid) and found.quantity is Quantity.DOSE_GY
     assert found.values == pytest.approx(patient.plan.dose.values)
     write_nrrd(replace(patient.plan.dose, quantity=Quantity.DOSE_STD_GY), str(tmp_path / "std.nrrd"))
     with pytest.raises(PatientDataError, match="std.nrrd: The file holds Gy, standard deviation, not a dose"):
         read_dose_image(tmp_path / "std.nrrd")
-    half = read_dose_image(tmp_path / "dose.nrrd", unit="cGy")  # what the user says goes first
-    assert half.values.max() == pytest.approx(patient.plan.dose.values.max() / 100)
+    with pytest.raises(PatientDataError, match="The file says that its values are in Gy, not cGy"):
+        read_dose_image(tmp_path / "dose.nrrd", unit="cGy")
+    with pytest.raises(PatientDataError, match="std.nrrd: The file holds Gy, standard deviation, not a dose"):
+        read_dose_image(tmp_path / "std.nrrd", unit="Gy")
+    bare = sitk.ReadImage(str(tmp_path / "dose.nrrd"))
+    bare.EraseMetaData("quantity")
+    sitk.WriteImage(bare, str(tmp_path / "bare.nrrd"))
+    hundredth = read_dose_image(tmp_path / "bare.nrrd", unit="cGy").dose
+    assert hundredth.values.max() == pytest.approx(patient.plan.dose.values.max() / 100)
     with pytest.raises(PatientDataError, match="'rad' is no unit"):
         read_dose_image(tmp_path / "dose.nrrd", unit="rad")
 

@@ -136,6 +136,7 @@ def test_interrupted_after_every_stage_it_comes_out_the_same(
     assert without_times(summary_of(out)) == without_times(summary_of(whole))
     for name in ("dose_mean.nrrd", "dose_modulated.nrrd"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
+        assert b"predicted:=yes" in (out / name).read_bytes()
 
 
 def cancel_at(word: str) -> Any:

@@ -196,10 +196,14 @@ def test_dose_volumes_must_cover_the_patient_in_gy(patient: Patient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("none.nrrd", "not there"), ("../x.nrrd", "in the folder"), ("bad.nrrd", "cannot be read")]
-)
+    ("name", "said"),
+    [("none.nrrd", "not there"), ("../x.nrrd", "in the folder"), ("bad.nrrd", "cannot be read"),
+     ("std.nrrd", "holds Gy, standard deviation, not a dose")],
+)  # fmt: skip
 def test_dose_files_are_checked(patient: Patient, tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "bad.nrrd").write_text("no image")
+    spread = Volume(patient.ct.values, patient.ct.grid, Quantity.DOSE_STD_GY)
+    write_nrrd(spread, str(tmp_path / "std.nrrd"))
     row: dict = {"patient": "small-patient", "kind": "dose", "file": name, "unit": "Gy", "source": "EPID"}
     row |= {"days": 0, "fraction": 1, "fractions": 1, "noise_ratio": 0.02, "noise_floor": 0.01}
     with pytest.raises(PatientDataError, match=f"row 1, {name}: .*{said}"):

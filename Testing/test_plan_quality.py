@@ -91,6 +91,7 @@ def test_bed() -> None:
 def test_eqd2_of_a_volume_keeps_what_is_unknown() -> None:
     grid = Grid((1, 1, 3), (1, 1, 1))
     found = eqd2_volume(Volume(np.array([[[0, 40, np.nan]]]), grid, Quantity.DOSE_GY), 20, 3)
+    assert found.quantity is Quantity.EQD2_GY
     assert found.values[0, 0, :2] == pytest.approx([0, 40]) and np.isnan(found.values[0, 0, 2])
 
 

@@ -16,6 +16,7 @@ from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.dicom_dose import read_dose
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import RTDOSE, index_file
+from RTDigitalTwinLib.patient.dose_file import require_physical_dose
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.observation import (
     DoseObservation,
@@ -248,6 +249,7 @@ def _read_volume(folder: Path, name: str, grid: Grid) -> Volume:
         raise PatientDataError("The dose volume cannot be read.", where=name, remedy="Write it as NRRD.") from error
     if image.GetDimension() != 3:
         raise PatientDataError("The dose volume is not three-dimensional.", where=name)
+    require_physical_dose(image, name)
     own = Grid(
         image.GetSize()[::-1], image.GetSpacing(), image.GetOrigin(), image.GetDirection(), grid.frame_of_reference
     )

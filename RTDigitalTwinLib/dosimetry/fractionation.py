@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
-from RTDigitalTwinLib.patient.volume import Volume
+from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
 Doses = TypeVar("Doses", float, NDArray, Tensor)
 
@@ -37,7 +37,7 @@ def eqd2_gy(dose_gy: Doses, fractions: float, alpha_beta_gy: float) -> Doses:
 
 def eqd2_volume(dose: Volume, fractions: int, alpha_beta_gy: float) -> Volume:
     """EQD2 of every voxel; NaN where the dose is not known."""
-    return Volume(eqd2_gy(np.asarray(dose.values, np.float32), fractions, alpha_beta_gy), dose.grid, dose.quantity)
+    return Volume(eqd2_gy(np.asarray(dose.values, np.float32), fractions, alpha_beta_gy), dose.grid, Quantity.EQD2_GY)
 
 
 def _require_positive(fractions: float, alpha_beta_gy: float) -> None:

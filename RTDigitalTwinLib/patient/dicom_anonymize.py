@@ -25,13 +25,13 @@ from RTDigitalTwinLib.patient.dicom_index import (
     RTDOSE,
     RTPLAN,
     RTSTRUCT,
-    Identity,
     IndexedFile,
     PatientFiles,
     Problem,
     index_folder,
 )
 from RTDigitalTwinLib.patient.dicom_writing import save
+from RTDigitalTwinLib.patient.identity import Identity
 from RTDigitalTwinLib.progress import Progress, part, silent
 
 if TYPE_CHECKING:

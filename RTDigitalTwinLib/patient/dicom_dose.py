@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from RTDigitalTwinLib.patient.dicom_ct import directions, pixel_spacing
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, open_dicom, stored_pixels
 from RTDigitalTwinLib.patient.dicom_index import IndexedFile
-from RTDigitalTwinLib.patient.dicom_writing import PREDICTED_NOTICE
+from RTDigitalTwinLib.patient.dicom_writing import (
+    PARTLY_UNKNOWN_NOTICE,
+    PARTLY_UNKNOWN_PREDICTED_NOTICE,
+    PREDICTED_NOTICE,
+)
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
@@ -19,6 +23,7 @@ _SMALLEST_NEGATIVE_RATIO = 0.005
 _EVEN_RATIO = 0.01
 _SAME_MM = 0.01
 WHOLE_PLAN = "PLAN"
+PREDICTION_REMARK = "The dose is a prediction of this software: it is no plan's dose."
 SUMMATIONS = (
     WHOLE_PLAN, "MULTI_PLAN", "PLAN_OVERVIEW", "FRACTION", "BEAM", "BRACHY", "FRACTION_SESSION", "BEAM_SESSION",
     "BRACHY_SESSION", "CONTROL_POINT", "RECORD",
@@ -61,9 +66,12 @@ def read_dose(file: IndexedFile) -> DicomDose:
         meaning = " (a spread or a difference of doses)" if dose_type == "ERROR" else ""
         raise item.error(f"(3004,0004) DoseType is {dose_type}{meaning}; PHYSICAL or EFFECTIVE is expected.")
     remarks = []
-    is_predicted = item.text("DoseComment", "") == PREDICTED_NOTICE
+    comment = item.text("DoseComment", "")
+    is_predicted = comment in (PREDICTED_NOTICE, PARTLY_UNKNOWN_PREDICTED_NOTICE)
     if is_predicted:
-        remarks.append("The dose is a prediction of this software: it is no plan's dose.")
+        remarks.append(PREDICTION_REMARK)
+    if comment in (PARTLY_UNKNOWN_NOTICE, PARTLY_UNKNOWN_PREDICTED_NOTICE):
+        remarks.append("The dose was not known everywhere when it was written: there the file holds 0 Gy.")
     if dose_type == "EFFECTIVE":
         remarks.append("The dose is an EFFECTIVE one, corrected for biological effect: it is no physical dose.")
     summation = item.code("DoseSummationType", SUMMATIONS)
@@ -77,16 +85,23 @@ def read_dose(file: IndexedFile) -> DicomDose:
     if len(pixels) != len(offsets):
         raise item.error(f"(3004,000C) GridFrameOffsetVector has {len(offsets)} entries for {len(pixels)} frames.")
     gy = pixels.astype(np.float32) * np.float32(scaling)
-    highest, lowest = float(gy.max()), float(gy.min())
-    if not 0 < highest <= HIGHEST_DOSE_GY:
-        raise item.error(
-            f"The dose reaches {highest:g} Gy; expected is more than 0 and at most {HIGHEST_DOSE_GY:g}.",
-            "Check (3004,000E) DoseGridScaling and (3004,0002) DoseUnits.",
-        )
-    if lowest < -_SMALLEST_NEGATIVE_RATIO * highest:
-        raise item.error(f"Doses go down to {lowest:g} Gy.", "A difference of doses is no dose.")
+    if wrong := range_problem(gy):
+        raise item.error(*wrong)
     placed = Volume(*_placed(item, file, np.maximum(gy, 0), offsets), Quantity.DOSE_GY)
     return DicomDose(placed, summation, tuple(remarks), is_predicted, dose_type == "EFFECTIVE")
+
+
+def range_problem(gy: NDArray[np.floating]) -> tuple[str, str] | None:
+    """Why values in Gy, of which some are finite, cannot be a dose, and what to do; None where they can."""
+    highest, lowest = float(np.nanmax(gy)), float(np.nanmin(gy))
+    if not 0 < highest <= HIGHEST_DOSE_GY:
+        return (
+            f"The dose reaches {highest:g} Gy; expected is more than 0 and at most {HIGHEST_DOSE_GY:g}.",
+            "Check unit and scaling; in DICOM, (3004,000E) DoseGridScaling and (3004,0002) DoseUnits.",
+        )
+    if lowest < -_SMALLEST_NEGATIVE_RATIO * highest:
+        return f"Doses go down to {lowest:g} Gy.", "A difference of doses is no dose, nor is a CT."
+    return None
 
 
 def _frame_offsets_mm(item: DicomItem) -> NDArray[np.float64]:

@@ -20,6 +20,8 @@ from RTDigitalTwinLib.patient.dicom_writing import (
     DIFFERENCE_NOTICE,
     DOSE_CLASS,
     NOTICE,
+    PARTLY_UNKNOWN_NOTICE,
+    PARTLY_UNKNOWN_PREDICTED_NOTICE,
     PLAN_CLASS,
     PREDICTED_NOTICE,
     STD_NOTICE,
@@ -53,6 +55,12 @@ _SPREADS = {
     Quantity.DOSE_STD_GY: STD_NOTICE,
     Quantity.DOSE_DIFFERENCE_GY: DIFFERENCE_NOTICE,
 }
+_DOSES = {  # by whether it is predicted, and not known everywhere
+    (False, False): NOTICE,
+    (False, True): PARTLY_UNKNOWN_NOTICE,
+    (True, False): PREDICTED_NOTICE,
+    (True, True): PARTLY_UNKNOWN_PREDICTED_NOTICE,
+}
 _ROI_TYPES = {StructureKind.TARGET: "PTV", StructureKind.ORGAN: "ORGAN", StructureKind.REGION: "CONTROL"}
 
 
@@ -79,8 +87,8 @@ def write_dose(dose: Volume, path: Path, origin: Origin, description: str, *, pr
     """Write a dose in Gy, or the spread of one, that refers to the origin's plan; steps of its maximum over 65535.
 
     A spread gets the dose type ERROR and a comment that says which it is. NaN, where the dose is not known, is written
-    as 0 for DICOM has no word for it. ``path`` is written in place. Raises PatientDataError where values are below 0
-    Gy, none is above, or they are no doses.
+    as 0, for DICOM has no word for it; of a dose the comment says so. ``path`` is written in place. Raises
+    PatientDataError where values are below 0 Gy, none is above, or they are no doses.
     """
     from pydicom.tag import Tag
     from pydicom.valuerep import format_number_as_ds
@@ -102,7 +110,7 @@ def write_dose(dose: Volume, path: Path, origin: Origin, description: str, *, pr
     store_pixels(ds, stored, signed=False)
     ds.DoseUnits, ds.DoseSummationType = "GY", "PLAN"
     ds.DoseType = "ERROR" if dose.quantity in _SPREADS else "PHYSICAL"
-    ds.DoseComment = _SPREADS.get(dose.quantity, PREDICTED_NOTICE if predicted else NOTICE)
+    ds.DoseComment = _SPREADS.get(dose.quantity) or _DOSES[predicted, bool(np.isnan(dose.values).any())]
     ds.DoseGridScaling = scaling
     ds.InstanceNumber = 1
     if origin.plan_uid:

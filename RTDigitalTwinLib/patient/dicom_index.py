@@ -14,6 +14,7 @@ from pathlib import Path
 
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, is_whole, looks_like_dicom, open_dicom
+from RTDigitalTwinLib.patient.identity import Identity
 from RTDigitalTwinLib.progress import Progress, silent
 
 MOST_FILES = 200_000
@@ -44,31 +45,6 @@ KEYWORDS = (
     "ReferencedFrameOfReferenceSequence", "ReferencedStructureSetSequence", "ReferencedRTPlanSequence",
     "DoseSummationType", "DoseUnits", "DoseType", *STUDY_KEYWORDS,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Whose a file says it is. Shown to nobody by itself."""
-
-    patient_id: str
-    name: str
-    birth_date: str
-
-    @property
-    def key(self) -> str:
-        """What tells patients apart: the identifier; without one, name and birth date are all there is."""
-        return self.patient_id or f"\0{self._plain_name}\0{self.birth_date}"
-
-    def contradicts(self, other: Identity) -> bool:
-        """Whether names or birth dates that both files give differ."""
-        mine, others = self._plain_name, other._plain_name
-        if mine and others and mine != others:
-            return True
-        return bool(self.birth_date and other.birth_date and self.birth_date != other.birth_date)
-
-    @property
-    def _plain_name(self) -> str:
-        return " ".join(self.name.replace("^", " ").replace("=", " ").casefold().split())
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,9 @@ from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import DicomDose, read_dose
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import (
+    RTPLAN,
     STUDY_KEYWORDS,
     DicomIndex,
-    Identity,
     IndexedFile,
     files_below,
     index_folder,
@@ -26,6 +26,7 @@ from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
 from RTDigitalTwinLib.patient.dicom_writing import Origin
 from RTDigitalTwinLib.patient.dose_region import BODY_NOTE, REGION_NOTE, as_mask, body_of, dose_region
+from RTDigitalTwinLib.patient.identity import Belonging
 from RTDigitalTwinLib.patient.naming import DOSE_MASK, ORGANS_AT_RISK
 from RTDigitalTwinLib.patient.overrides import Overrides
 from RTDigitalTwinLib.patient.patient import Image, Patient
@@ -136,17 +137,22 @@ def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress:
         targets = [s for s in structures.values() if s.kind is StructureKind.TARGET]
         region = dose_region(external or body_of(ct), targets)
         warnings.append(REGION_NOTE)
-    dose = _plan_dose(files, ct, warnings)
+    dose, is_effective = _plan_dose(files, ct, warnings)
     progress(0.95, "dose")
-    patient_plan = _plan(plan, choice, structures, rois, matches, dose, warnings)
+    patient_plan = replace(
+        _plan(plan, choice, structures, rois, matches, dose, warnings), dose_is_effective=is_effective
+    )
     return Patient(
         files.pseudonym, (Image("CT", ct),), structures, region, (patient_plan,), tuple(dict.fromkeys(warnings))
     )
 
 
-def identity_of(folder: Path) -> Identity:
-    """Whose files a folder holds. Raises PatientDataError where there are none, or several patients."""
-    return index_folder(folder).patient().identity
+def belonging_of(folder: Path, choice: DicomChoice | None = None) -> Belonging:
+    """Whose files a folder holds. Raises PatientDataError where there are none, or several patients and no choice."""
+    choice = choice or DicomChoice()
+    patient = index_folder(folder).patient(choice.patient)
+    plans = [file for file in patient.of_kind(RTPLAN) if not choice.plan or file.label == choice.plan]
+    return Belonging(patient.identity, plans[0].sop_uid if len(plans) == 1 else "")
 
 
 def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:
@@ -282,8 +288,11 @@ def _absent(structures: Mapping[str, Structure], matches: Sequence[Match]) -> li
     )
 
 
-def _plan_dose(files: CaseFiles, ct: Volume, warnings: list[str]) -> Volume | None:
-    """The dose of the whole plan on the CT's grid, NaN beyond its own; None with a warning where there is none."""
+def _plan_dose(files: CaseFiles, ct: Volume, warnings: list[str]) -> tuple[Volume | None, bool]:
+    """The dose of the whole plan on the CT's grid, and whether it is an EFFECTIVE one.
+
+    It is NaN beyond its own grid; None with a warning where there is none.
+    """
     whole: list[tuple[IndexedFile, DicomDose]] = []
     if not files.doses:
         warnings.append("There is no dose (RTDOSE) of the plan to compare with.")
@@ -302,12 +311,12 @@ def _plan_dose(files: CaseFiles, ct: Volume, warnings: list[str]) -> Volume | No
     if len(whole) != 1:
         if whole:
             warnings.append(f"{len(whole)} doses claim to be the whole plan's; none was taken.")
-        return None
+        return None, False
     file, dose = whole[0]
     warnings += dose.remarks
     # Settled before: the frames are the same, not known, or the user took them for the same.
     grid = replace(dose.dose.grid, frame_of_reference=ct.grid.frame_of_reference)
-    return Volume(dose.dose.values, grid, Quantity.DOSE_GY).resampled(ct.grid)
+    return Volume(dose.dose.values, grid, Quantity.DOSE_GY).resampled(ct.grid), dose.is_effective
 
 
 def _plan(

@@ -22,10 +22,16 @@ SOFTWARE = "RTDigitalTwin"
 NOTICE = "Research use only. Not for clinical decisions."
 # 64 characters are all there are.
 PREDICTED_NOTICE = "Predicted, not calculated. Research use only, not for treatment."
+# Of doses that are not known everywhere: DICOM has no word for it.
+PARTLY_UNKNOWN_NOTICE = "Research use only, not for clinical use. 0 Gy where not known."
+PARTLY_UNKNOWN_PREDICTED_NOTICE = "Predicted, not calculated; 0 Gy if unknown. Not for treatment."
 WIDTH_NOTICE = "Half width of calibrated 95 % band of predicted dose; research"
 STD_NOTICE = "Standard deviation of samples of predicted dose; research"
 DIFFERENCE_NOTICE = "Difference of doses; research"
-DOSE_NOTICES = (NOTICE, PREDICTED_NOTICE, WIDTH_NOTICE, STD_NOTICE, DIFFERENCE_NOTICE)
+DOSE_NOTICES = (
+    NOTICE, PREDICTED_NOTICE, PARTLY_UNKNOWN_NOTICE, PARTLY_UNKNOWN_PREDICTED_NOTICE, WIDTH_NOTICE, STD_NOTICE,
+    DIFFERENCE_NOTICE,
+)  # fmt: skip
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
 STRUCTURES_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"

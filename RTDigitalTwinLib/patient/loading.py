@@ -10,6 +10,7 @@ from typing import Protocol
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient import dicom_patient, openkbp
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+from RTDigitalTwinLib.patient.identity import Belonging, Identity
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 
@@ -82,17 +83,15 @@ def require_outside_patients(out: Path) -> None:
             )
 
 
-def require_same_person(folder: Path, other: Path) -> None:
-    """Raises PatientDataError where two DICOM folders name different patients; other layouts name none."""
-    if not (folder.is_dir() and dicom_patient.recognises(folder) and dicom_patient.recognises(other)):
-        return
-    mine, theirs = (dicom_patient.identity_of(path) for path in (folder, other))
-    if mine.patient_id != theirs.patient_id:
-        raise PatientDataError(
-            f"The files are of another patient than those in {folder.name}.",
-            where=other.name,
-            remedy="Check which patient is meant.",
-        )
+def belonging_of(folder: Path, choice: DicomChoice | None = None) -> Belonging:
+    """Whose data a folder of any layout holds, without reading all of it; OpenKBP patients have but a pseudonym.
+
+    Raises PatientDataError where that cannot be told.
+    """
+    folder = Path(os.path.abspath(folder))
+    if openkbp.recognises(folder):
+        return Belonging(Identity(openkbp.pseudonym_of(folder), "", ""))
+    return dicom_patient.belonging_of(folder, choice)
 
 
 def load_patients(folders: list[Path], progress: Progress = silent) -> list[Patient]:

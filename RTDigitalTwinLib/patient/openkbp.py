@@ -98,7 +98,7 @@ def read_patient(folder: Path) -> Patient:
     dose = _read_dose(folder / "dose.csv", grid, mask) if (folder / "dose.csv").is_file() else None
     prescription = Prescription(targets, OPENKBP_FRACTIONS)
     plan = Plan(prescription, OPENKBP_GANTRY_ANGLES_DEG, dose, label="OpenKBP reference plan")
-    return Patient(_pseudonym(folder), (Image("CT", ct),), structures, mask, (plan,), tuple(warnings))
+    return Patient(pseudonym_of(folder), (Image("CT", ct),), structures, mask, (plan,), tuple(warnings))
 
 
 def write_patient(patient: Patient, folder: Path) -> None:
@@ -305,7 +305,7 @@ def _read_bytes(path: Path) -> bytes:
         raise PatientDataError(f"The file cannot be read ({error.strerror}).", where=path.name) from error
 
 
-def _pseudonym(folder: Path) -> str:
+def pseudonym_of(folder: Path) -> str:
     """The benchmark's own number where the folder bears one, else a hash of the CT: folders may bear names."""
     name = folder.resolve().name
     number = re.fullmatch(r"pt_(\d{1,3})", name)

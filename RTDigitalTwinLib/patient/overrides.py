@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from RTDigitalTwinLib.errors import PatientDataError
 
 OVERRIDES = {
-    "identity": "files of one patient that contradict each other",
+    "identity": "files of one patient that contradict each other, and other sources that are another patient's",
     "copies": "files of one object that differ in content, of which the first by name is taken",
     "plan": "a plan that refers to another structure set than the one used",
     "frame": "frames of reference that differ",

@@ -42,6 +42,7 @@ class Plan:
     prescription : dose levels and fractions.
     gantry_angles_deg : coplanar beam angles where known (IEC 61217).
     dose : planned dose in Gy where known.
+    dose_is_effective : whether that is corrected for biological effect, so no physical dose.
     """
 
     prescription: Prescription
@@ -49,3 +50,4 @@ class Plan:
     dose: Volume | None = None
     approval: Approval = Approval.UNKNOWN
     label: str = ""
+    dose_is_effective: bool = False

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
-QUANTITY_KEY = "quantity"  # of image files that we write
+# Keys of image files that we write.
+QUANTITY_KEY = "quantity"
+ALPHA_BETA_KEY = "alpha_beta_gy"
+PREDICTED_KEY = "predicted"
+PREDICTED = "yes"
 
 
 class Quantity(Enum):
@@ -25,6 +29,7 @@ class Quantity(Enum):
 
     HU = "HU"
     DOSE_GY = "Gy"
+    EQD2_GY = "Gy, EQD2"
     DOSE_WIDTH_GY = "Gy, half width of a band"
     DOSE_STD_GY = "Gy, standard deviation"
     DOSE_DIFFERENCE_GY = "Gy, difference"
@@ -120,12 +125,28 @@ def resample(values: ArrayLike, source: Grid, target: Grid, outside: float) -> N
     return sitk.GetArrayFromImage(moved)
 
 
-def write_nrrd(volume: Volume, path: str) -> None:
-    """Write a volume as compressed NRRD in LPS, with its quantity and unit as a key."""
+def write_nrrd(volume: Volume, path: str, *, predicted: bool = False, alpha_beta_gy: float | None = None) -> None:
+    """Write a volume as compressed NRRD in LPS, with its quantity and unit as a key.
+
+    Parameters
+    ----------
+    predicted : whether the values are a prediction, which the file then says.
+    alpha_beta_gy : of an EQD2, in Gy.
+
+    Raises
+    ------
+    OutputError : it cannot be written, or is an EQD2 without alpha/beta.
+    """
     import SimpleITK as sitk
 
+    if (volume.quantity is Quantity.EQD2_GY) != (alpha_beta_gy is not None):
+        raise OutputError("An EQD2, and nothing else, is written with its alpha/beta.", where=Path(path).name)
     image = to_sitk(np.asarray(volume.values, dtype=np.float32), volume.grid)
     image.SetMetaData(QUANTITY_KEY, volume.quantity.value)
+    if alpha_beta_gy is not None:
+        image.SetMetaData(ALPHA_BETA_KEY, f"{alpha_beta_gy:g}")
+    if predicted:
+        image.SetMetaData(PREDICTED_KEY, PREDICTED)
     try:
         sitk.WriteImage(image, path, useCompression=True)
     except RuntimeError as error:

@@ -42,6 +42,7 @@ def add_volume(scene: Any, volume: Volume, name: str) -> Any:
 _UNITS = {
     Quantity.HU: ("[hnsf'U]", "UCUM", "Hounsfield unit"),
     Quantity.DOSE_GY: ("Gy", "UCUM", "Gray"),
+    Quantity.EQD2_GY: ("Gy", "UCUM", "Gray"),
     Quantity.DOSE_STD_GY: ("Gy", "UCUM", "Gray"),
     Quantity.DOSE_WIDTH_GY: ("Gy", "UCUM", "Gray"),
     Quantity.DOSE_DIFFERENCE_GY: ("Gy", "UCUM", "Gray"),
