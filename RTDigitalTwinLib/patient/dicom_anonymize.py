@@ -15,7 +15,6 @@ from RTDigitalTwinLib.files import require_apart, whole_folder
 from RTDigitalTwinLib.patient.dicom_deidentification import (
     FreshUids,
     Person,
-    PersonalWords,
     deidentified,
     personal_words,
 )
@@ -32,6 +31,7 @@ from RTDigitalTwinLib.patient.dicom_index import (
     index_folder,
 )
 from RTDigitalTwinLib.patient.dicom_writing import save
+from RTDigitalTwinLib.patient.personal_words import PersonalWords
 from RTDigitalTwinLib.progress import Progress, part, silent
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _write_patient(
 ) -> AnonymizedPatient | None:
     identifier = f"anon-{secrets.token_hex(4)}"
     mine: list[IndexedFile] = []
-    words: set[str] = set()
+    words = PersonalWords()
     for i, file in enumerate(files.files):
         progress(0.5 * i / len(files.files), "looking for names")
         if file.kind not in _KINDS:
@@ -109,7 +109,7 @@ def _write_patient(
             continue
         try:
             item = open_dicom(file.path, file.where)
-            words.update(personal_words(item))
+            words = words.together(personal_words(item))
         except RTDigitalTwinError as error:
             left_out.append(Problem(error.what, file.where, error.remedy))
             continue
@@ -128,7 +128,7 @@ def _write_patient(
         if file.kind in _LABELS:
             keyword, word = _LABELS[file.kind]
             labels[keyword] = f"{word} {number}"
-        person = Person(names[file.where], identifier, PersonalWords(frozenset(words)), labels)
+        person = Person(names[file.where], identifier, words, labels)
         name = f"{file.kind}.{number:04d}.dcm" if file.kind == CT else f"{file.kind}.{number}.dcm"
         try:
             item = open_dicom(file.path, file.where)

@@ -39,7 +39,8 @@ OTHER_CODE = "OTHER"
 _COPY_ANEW = "Export it anew."
 _OPEN_LENGTH = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
-_AFTER_PIXELS = (0xFFFAFFFA, 0xFFFCFFFC)  # signatures, padding
+# Retired coefficients of wavelets, signatures, padding.
+_AFTER_PIXELS = (0x7FE00020, 0x7FE00030, 0x7FE00040, 0xFFFAFFFA, 0xFFFCFFFC)
 _SHORTEST_ELEMENT = 8
 _DELIMITERS = (b"\xfe\xff\xdd\xe0\0\0\0\0", b"\xff\xfe\xe0\xdd\0\0\0\0")  # of either byte order
 
