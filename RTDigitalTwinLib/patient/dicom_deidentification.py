@@ -3,8 +3,8 @@
 The attributes of the Basic Application Level Confidentiality Profile (DICOM PS3.15, table E.1-1) are removed or
 replaced, at any depth, and so is every other text, date, private element and unknown element, for a list of what is
 harmful is never complete. Kept are measures, codes and geometry of CT, RTSTRUCT, RTPLAN and RTDOSE. Structure names are
-kept, for without them a structure set says nothing, and so are makes of equipment; names and numbers that the files
-give as a person's are cut out of both.
+kept, for without them a structure set says nothing, and so are makes of equipment; one that holds a name, number or
+date that the files give as a person's is replaced.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ COVERED = (
     "All of it in nested sequences too. Pixels are written anew, uncompressed, without comments or padding.",
 )
 NOT_COVERED = (
-    "Names of structures and makes of equipment are kept, without the persons' names, numbers and dates of the files: "
-    "read the names above.",
+    "Names of structures and makes of equipment are kept, but for those that hold a name, number or date of the files; "
+    "initials, nicknames and persons whom the files do not name are not found: read the names above.",
     "Pixels are as they were: text burned into them stays, and a head CT shows a face.",
     "Numbers such as voltages, positions and monitor units are kept; somebody with the originals can recognise them.",
 )
