@@ -87,6 +87,46 @@ def whole_folder(path: Path, *, replaceable: Callable[[Path], bool] | None = Non
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def set_aside(path: Path) -> None:
+    """Rename a folder within its parent, so that another can take its place; one set aside before is deleted.
+
+    ``put_back`` undoes this, ``drop_aside`` ends it. Raises OutputError where it cannot be renamed.
+    """
+    try:
+        if path.samefile(Path.cwd()):
+            raise OutputError(
+                "The output is the folder you are in, which cannot be replaced from here.",
+                where=path.name,
+                remedy="Go to another folder.",
+            )
+        drop_aside(path)
+        os.replace(path, _aside_of(path))
+    except OSError as error:
+        raise _not_writable(path, error) from error
+
+
+def put_back(path: Path) -> None:
+    """What was set aside, if anything, in its place again; what is there meanwhile is deleted. Raises OutputError."""
+    if not _aside_of(path).is_dir():
+        return
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(_aside_of(path), path)
+    except OSError as error:
+        raise _not_writable(path, error) from error
+
+
+def drop_aside(path: Path) -> None:
+    """Delete what was set aside, if anything."""
+    shutil.rmtree(_aside_of(path), ignore_errors=True)
+
+
+def _aside_of(path: Path) -> Path:
+    path = Path(os.path.abspath(path))
+    return path.with_name(f".{path.name}.replaced")
+
+
 def require_writable(path: Path) -> None:
     """Raises OutputError where ``whole_file`` could not write; nothing is left behind but the folders around it."""
     if path.is_dir():

@@ -8,7 +8,6 @@ loop that was interrupted goes on behind the last of them, in the same folder wi
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
 from RTDigitalTwinLib.decision.modulation import NOTICE, ModulationSettings, modulate
 from RTDigitalTwinLib.dosimetry.delivery import delivered_dose
 from RTDigitalTwinLib.errors import LedgerError, OutputError, PatientDataError, RTDigitalTwinError
-from RTDigitalTwinLib.files import sha256_of, whole_file
+from RTDigitalTwinLib.files import drop_aside, put_back, set_aside, sha256_of, whole_file
 from RTDigitalTwinLib.ledger import LEDGER_FILE, REPAIRED, Entry, Ledger, canonical, read_ledger
 from RTDigitalTwinLib.ledger_entries import (
     MEASURED,
@@ -93,24 +92,35 @@ def loop_patient(
     """Go through the loop of one patient, or go on with one that was interrupted; returns what ``summary.json`` holds.
 
     The folder ``out`` holds the ledger and the beliefs from the first fraction on, the summary and doses at the end.
+    Results to be overwritten are kept beside it, hidden, until then; they are put back where the loop ends before its
+    first prediction.
     Raises PatientDataError, ModelError, OutputError; LedgerError where ``out`` holds an interrupted loop of another
     patient, other weights or other settings.
     """
     settings = settings or LoopSettings()
     if settings.samples < FEWEST_SAMPLES or settings.fractions < 1:
         raise RTDigitalTwinError(f"A loop needs a fraction and {FEWEST_SAMPLES} samples.", remedy="Ask for more.")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        put_back(out)  # a crash before the ledger was begun
     check_places(source, out, overwrite)
     _require_place(out, overwrite)
     loop = _Loop(out, settings)
     loop.read(source, choice, part(progress, 0.0, 0.1))
-    if overwrite and is_earlier_result(out):
-        shutil.rmtree(out)
-    with Ledger(out / LEDGER_FILE) as ledger:
-        loop.begin(ledger, part(progress, 0.1, 0.2))
-        for fraction in range(1, settings.fractions + 1):
-            first, last = ((fraction - k) / settings.fractions for k in (1, 0))
-            loop.go_through(fraction, part(progress, 0.2 + 0.8 * first, 0.2 + 0.8 * last))
-        summary = loop.finish()
+    replaces = overwrite and is_earlier_result(out)
+    if replaces:
+        set_aside(out)
+    try:
+        with Ledger(out / LEDGER_FILE) as ledger:
+            loop.begin(ledger, part(progress, 0.1, 0.2))
+            for fraction in range(1, settings.fractions + 1):
+                first, last = ((fraction - k) / settings.fractions for k in (1, 0))
+                loop.go_through(fraction, part(progress, 0.2 + 0.8 * first, 0.2 + 0.8 * last))
+            summary = loop.finish()
+    except BaseException:
+        if replaces and not _has_results(out):
+            put_back(out)
+        raise
+    drop_aside(out)
     progress(1.0, "done")
     return summary
 
@@ -133,6 +143,14 @@ def _require_place(out: Path, overwrite: bool) -> None:
             raise OutputError(
                 "The ledger in this folder is of no loop.", where=str(out), remedy="Choose another folder."
             )
+
+
+def _has_results(out: Path) -> bool:
+    """Whether a loop's ledger tells of any stage: then it is worth going on with."""
+    try:
+        return bool({entry.kind for entry in read_ledger(out / LEDGER_FILE)} & STAGES.keys())
+    except LedgerError:
+        return (out / LEDGER_FILE).is_file()
 
 
 @dataclass(eq=False)
@@ -313,10 +331,11 @@ class _Loop:
     def finish(self) -> dict[str, Any]:
         """Write the summary and the doses. All numbers come from the ledger."""
         assert self.prediction is not None
-        write_nrrd(self.prediction.mean, str(self.out / "dose_mean.nrrd"), predicted=True)
-        modulated = self.modulation.applied(self.prediction).mean
-        write_nrrd(modulated, str(self.out / "dose_modulated.nrrd"), predicted=True)
         rows = [self._row(fraction) for fraction in range(1, self.settings.fractions + 1)]
+        simulated = self.simulated or any(row["simulated"] for row in rows)
+        doses = {"mean": self.prediction.mean, "modulated": self.modulation.applied(self.prediction).mean}
+        for name, dose in doses.items():
+            write_nrrd(dose, str(self.out / f"dose_{name}.nrrd"), predicted=True, simulated=simulated)
         opened = [e for e in self.ledger.entries if e.kind == OPENED]
         before = self._told(0, PREDICTED)
         assert before is not None
@@ -334,7 +353,7 @@ class _Loop:
         summary: dict[str, Any] = {
             "patient": self.patient.pseudonym,
             "notice": f"Research use only. {NOTICE}",
-            "simulated": self.simulated or any(row["simulated"] for row in rows),
+            "simulated": simulated,
             "simulation": change,
             "sessions": len(opened),
             "fractions": rows,

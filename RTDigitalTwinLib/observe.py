@@ -104,13 +104,11 @@ def observe_patient(
             after = twin.predict(settings.samples, settings.seed, part(progress, 0.55, 0.65))
         with watch.stage("tables and volumes"):
             progress(0.65, "tables and volumes")
-            findings = Findings(
-                after,
-                more_notes=(*_notes(update), *remarks(twin)),
-                observing=observing_of(update, before, after),
-            )
+            observing = observing_of(update, before, after)
+            findings = Findings(after, more_notes=(*_notes(update), *remarks(twin)), observing=observing)
             write_tables(folder, findings)
-            write_nrrd(after.mean.minus(before.mean, Quantity.DOSE_DIFFERENCE_GY), str(folder / "dose_change.nrrd"))
+            change = after.mean.minus(before.mean, Quantity.DOSE_DIFFERENCE_GY)
+            write_nrrd(change, str(folder / "dose_change.nrrd"), simulated=observing.simulated)
             rows = _compared(findings)
             _write_rows(folder / "metrics.csv", rows)
             if isinstance(update.after, RecalibratedBelief):

@@ -225,11 +225,13 @@ class _SceneOutcome:
 
 def write_tables(folder: Path, findings: Findings) -> None:
     prediction = findings.prediction
-    write_nrrd(prediction.mean, str(folder / "dose_mean.nrrd"), predicted=True)
+    simulated = findings.observing is not None and findings.observing.simulated
+    write_nrrd(prediction.mean, str(folder / "dose_mean.nrrd"), predicted=True, simulated=simulated)
     if prediction.has_spread:
-        write_nrrd(prediction.std, str(folder / "dose_std.nrrd"))
+        write_nrrd(prediction.std, str(folder / "dose_std.nrrd"), simulated=simulated)
     if prediction.is_calibrated:
-        write_nrrd(prediction.half_width(findings.level), str(folder / "dose_half_width_95.nrrd"))
+        half_width = prediction.half_width(findings.level)
+        write_nrrd(half_width, str(folder / "dose_half_width_95.nrrd"), simulated=simulated)
     write_dvh_csv(folder / "dvh.csv", prediction)
     write_metrics_csv(folder / "metrics.csv", findings.rows)
     write_goals_csv(folder / "goals.csv", findings.goals)

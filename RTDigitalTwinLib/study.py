@@ -1,7 +1,8 @@
 """The recalibration study: every calibrator on a cohort with simulated deliveries, resumable, in several processes.
 
 Each case (patient, treatment, kind of observation, method) is a JSON file of its own, written whole: a study that was
-interrupted goes on where it stopped, and one that grows by patients or methods does only what is new.
+interrupted goes on where it stopped, and one that grows by patients or methods does only what is new. Cases made with
+other weights, bands, code, settings or data of a patient are never mixed: such a study is refused.
 """
 
 from __future__ import annotations
@@ -11,27 +12,33 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from RTDigitalTwinLib.calibration.calibrator import SAMPLES
+from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator
 from RTDigitalTwinLib.calibration.choice import METHODS, calibrator_named
 from RTDigitalTwinLib.calibration.decoder import DecoderMap
 from RTDigitalTwinLib.calibration.evaluation import choose_folders
-from RTDigitalTwinLib.calibration.trial import BLUR_MM, NOISE, OBSERVED, TREATMENTS, Trial
+from RTDigitalTwinLib.calibration.settings import settings_of
+from RTDigitalTwinLib.calibration.trial import BLUR_MM, NOISE, OBSERVED, POINTS, TREATMENTS, Trial
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.ledger import canonical
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+from RTDigitalTwinLib.patient.fingerprint import fingerprint
 from RTDigitalTwinLib.patient.loading import load_patient, require_outside_patients
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.report.study_plot import write_study_plot
 from RTDigitalTwinLib.report.study_tables import Row, study_markdown, summarise
-from RTDigitalTwinLib.solver.calibration_file import load_calibration
+from RTDigitalTwinLib.solver.calibration_file import StoredCalibration, load_calibration
 from RTDigitalTwinLib.solver.dose_state import DoseState
+from RTDigitalTwinLib.versions import code_sha256
 
 BEFORE, BEST = "before", "best possible"
 SETTINGS_FILE, CASES = "study.json", "cases"
+DATA = "patient_sha256"  # in a case: of each part of the patient's data
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,11 @@ class StudySettings:
             raise RTDigitalTwinError("A study needs at least one process and one decoder step.")
         for method in self.methods:
             calibrator_named(method)
+
+    def calibrator(self, method: str) -> Calibrator:
+        """The one that a method's cases are made with."""
+        chosen = calibrator_named(method)
+        return DecoderMap(most_steps=self.decoder_steps) if isinstance(chosen, DecoderMap) else chosen
 
 
 @dataclass(frozen=True)
@@ -102,14 +114,17 @@ def run_study(
     Raises
     ------
     PatientDataError : patients are missing, too few, without reference dose, or the network was trained on them.
-    OutputError : the folder cannot be written, or holds a study with other settings.
+    OutputError : the folder cannot be written, or holds a study with other weights, bands, code or settings, or cases
+        of other data of these patients.
     """
     settings = settings or StudySettings()
     require_outside_patients(out)
     surrogate = DoseSurrogate.load(settings.weights, settings.device)
     folders = _chosen(data, patients, surrogate)
-    fingerprint = _fingerprint(settings, surrogate.weights_sha256)
-    _adopt(out, fingerprint)
+    bands = load_calibration(settings.weights, surrogate.weights_sha256)
+    about = _about(settings, surrogate.weights_sha256, bands)
+    _adopt(out, about)
+    _require_same_data(out, folders)
     waiting = [folder for folder in folders if _open_cases(out / CASES / folder.name, settings.methods)]
     progress(0.0, f"{len(waiting)} of {len(folders)} patients to do")
     if settings.processes == 1 or len(waiting) < 2:
@@ -119,7 +134,7 @@ def run_study(
     else:
         _in_processes(waiting, out, settings, progress)
     rows = list(_rows(out, [folder.name for folder in folders]))
-    summary = {"simulated": True, "settings": fingerprint, "patients": [f.name for f in folders]} | summarise(rows)
+    summary = {"simulated": True, "settings": about, "patients": [f.name for f in folders]} | summarise(rows)
     with whole_file(out / "summary.json") as aside:
         aside.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     with whole_file(out / "summary.md") as aside:
@@ -147,7 +162,9 @@ def _study_patient(folder: Path, out: Path, settings: StudySettings, surrogate: 
     """The open cases of one patient, in this process."""
     surrogate = surrogate or DoseSurrogate.load(settings.weights, settings.device)
     state = DoseState(surrogate, load_calibration(settings.weights, surrogate.weights_sha256))
-    belief = state.initial(load_patient(folder))
+    patient = load_patient(folder)
+    data = fingerprint(patient)
+    belief = state.initial(patient)
     drawn = belief.sample(SAMPLES, 0)
     trials: dict[tuple[str, str], Trial] = {}
     for case in _open_cases(out, settings.methods):
@@ -159,11 +176,8 @@ def _study_patient(folder: Path, out: Path, settings: StudySettings, surrogate: 
         elif case.method == BEST:
             found = trials[key].best_possible()
         else:
-            chosen = calibrator_named(case.method)
-            if isinstance(chosen, DecoderMap):
-                chosen = DecoderMap(most_steps=settings.decoder_steps)
-            found = trials[key].after(chosen, SAMPLES)
-        row = {"patient": belief.patient.pseudonym, "simulated": True} | asdict(case) | found
+            found = trials[key].after(settings.calibrator(case.method), SAMPLES)
+        row = {"patient": belief.patient.pseudonym, "simulated": True} | asdict(case) | found | {DATA: data}
         with whole_file(out / case.file_name) as aside:
             aside.write_text(json.dumps(row, allow_nan=False) + "\n")
 
@@ -189,9 +203,15 @@ def _chosen(data: Path, patients: int | Sequence[str], surrogate: DoseSurrogate)
     return [apart[k * len(apart) // patients] for k in range(patients)]
 
 
-def _fingerprint(settings: StudySettings, weights_sha256: str) -> dict[str, Any]:
+def _about(settings: StudySettings, weights_sha256: str, bands: StoredCalibration | None) -> dict[str, Any]:
+    """All that a case depends on but the patient; every method's settings, since a study may grow by methods."""
     return {
         "weights_sha256": weights_sha256,
+        "bands_sha256": "" if bands is None else sha256(canonical(bands.as_dict())).hexdigest(),
+        "code_sha256": code_sha256(),
+        "treatments": {name: asdict(change) for name, change in TREATMENTS.items()},
+        "points": POINTS,
+        "calibrators": {method: settings_of(settings.calibrator(method)) for method in METHODS},
         "samples": SAMPLES,
         "seed": settings.seed,
         "decoder_steps": settings.decoder_steps,
@@ -201,7 +221,7 @@ def _fingerprint(settings: StudySettings, weights_sha256: str) -> dict[str, Any]
     }
 
 
-def _adopt(out: Path, fingerprint: dict[str, Any]) -> None:
+def _adopt(out: Path, about: dict[str, Any]) -> None:
     """Begin a study in a new or empty folder, or go on with one of the same settings. Raises OutputError."""
     path = out / SETTINGS_FILE
     if path.is_file():
@@ -209,18 +229,51 @@ def _adopt(out: Path, fingerprint: dict[str, Any]) -> None:
             known = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise OutputError("The earlier study cannot be read.", where=SETTINGS_FILE) from error
-        if known != fingerprint:
-            differing = sorted(key for key in {*known, *fingerprint} if known.get(key) != fingerprint.get(key))
+        if differing := _differing(known, about):
             raise OutputError(
                 f"The folder holds a study with other settings ({', '.join(differing)}).",
                 where=out.name,
-                remedy="Choose another folder, or the settings it was begun with.",
+                remedy="Choose another folder, or the weights, bands, software and settings it was begun with.",
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError("The output exists and is no study.", where=out.name, remedy="Choose another folder.")
     with whole_file(path) as aside:
-        aside.write_text(json.dumps(fingerprint, indent=1) + "\n")
+        aside.write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _differing(known: Any, now: dict[str, Any]) -> list[str]:
+    """Keys whose values are not the same; of what is itself a group, which of it: "treatments: as planned"."""
+    if not isinstance(known, dict):
+        return sorted(now)
+    found = []
+    for key in sorted({*known, *now}):
+        there, here = known.get(key), now.get(key)
+        if canonical(there) == canonical(here):
+            continue
+        both = isinstance(there, dict) and isinstance(here, dict)
+        inner = (
+            [k for k in sorted({*there, *here}) if canonical(there.get(k)) != canonical(here.get(k))] if both else []
+        )
+        found.append(f"{key}: {', '.join(inner)}" if inner else key)
+    return found
+
+
+def _require_same_data(out: Path, folders: Sequence[Path]) -> None:
+    """Raises OutputError where cases were made of other data of a patient than its folder holds now."""
+    for folder in folders:
+        done = list(_done(out, folder.name))
+        if not done:
+            continue
+        now: dict[str, Any] = fingerprint(load_patient(folder))
+        differing = sorted({part for row in done for part in _differing(row.get(DATA), now)})
+        if differing:
+            raise OutputError(
+                f"The folder holds cases of {folder.name} with other data of it: "
+                f"{', '.join(part.replace('_', ' ') for part in differing)}.",
+                where=out.name,
+                remedy="Choose another folder, or the data it was begun with.",
+            )
 
 
 def _open_cases(folder: Path, methods: Sequence[str]) -> list[Case]:
@@ -238,7 +291,13 @@ def _read(path: Path) -> Row | None:
 
 def _rows(out: Path, names: Sequence[str]) -> Iterator[Row]:
     """All that was ever done of these patients, also by methods not asked for now."""
-    for name, case in product(names, cases_of(METHODS)):
+    for name in names:
+        for row in _done(out, name):
+            yield {key: value for key, value in row.items() if key != DATA}
+
+
+def _done(out: Path, name: str) -> Iterator[Row]:
+    for case in cases_of(METHODS):
         row = _read(out / CASES / name / case.file_name)
         if row is not None:
             yield row

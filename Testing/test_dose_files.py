@@ -17,7 +17,7 @@ from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.patient.dicom_dose import PREDICTION_REMARK
 from RTDigitalTwinLib.patient.dicom_export import write_dose
 from RTDigitalTwinLib.patient.dicom_patient import source_origin
-from RTDigitalTwinLib.patient.dose_file import OTHER_PLAN_REMARK, read_dose_image
+from RTDigitalTwinLib.patient.dose_file import OTHER_PLAN_REMARK, SIMULATION_REMARK, read_dose_image
 from RTDigitalTwinLib.patient.identity import Identity, require_same_person
 from RTDigitalTwinLib.patient.overrides import Overrides
 from RTDigitalTwinLib.patient.patient import Patient
@@ -185,6 +185,8 @@ def test_a_prediction_is_told(dicom_set: tuple[Path, Patient], tmp_path: Path) -
         assert f"B: {PREDICTION_REMARK}" in json.loads(out.read_text())["notes"]
     write_nrrd(dose, str(image))
     assert read_dose_image(image).remarks == () and not read_dose_image(image).is_predicted
+    write_nrrd(dose, str(image), predicted=True, simulated=True)
+    assert read_dose_image(image).remarks == (PREDICTION_REMARK, SIMULATION_REMARK)
 
 
 @pytest.mark.parametrize("predicted", [False, True])

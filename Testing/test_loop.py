@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from RTDigitalTwinLib.loop import LoopSettings, loop_patient
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient import openkbp
+from RTDigitalTwinLib.patient.dose_file import SIMULATION_REMARK, read_dose_image
 from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, NoiseModel
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
@@ -89,6 +91,8 @@ def test_what_is_simulated_says_so_everywhere(whole: Path, target_folder: Path, 
     assert all(row["simulated"] for row in summary["fractions"])
     assert any("not deliverable" in warning for warning in summary["warnings"])
     entries = read_ledger(whole / "ledger.jsonl")
+    for name in ("dose_mean.nrrd", "dose_modulated.nrrd"):
+        assert SIMULATION_REMARK in read_dose_image(whole / name).remarks
     rows = [row for e in entries for row in e.content.get("observations", [])]
     assert rows and all(row["simulated"] == "true" for row in rows)
     prior = Twin(Patient.load(target_folder), narrow_weights, "cpu").dose_belief
@@ -190,6 +194,36 @@ def test_a_belief_of_something_else_is_refused(
     assert without_times(summary) == without_times(summary_of(whole))
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_overwriting_loses_nothing_until_there_is_something_new(
+    whole: Path, settings: LoopSettings, target_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    before, other = contents(out), replace(settings, seed=7)
+    with pytest.raises(Cancelled):  # in the first prediction
+        loop_patient(target_folder, out, other, overwrite=True, progress=cancel_at("sampl"))
+    assert contents(out) == before and list(tmp_path.iterdir()) == [out]
+    with monkeypatch.context() as patch:  # the process ends before there is a ledger
+        patch.setattr("RTDigitalTwinLib.loop.Ledger.__init__", Mock(side_effect=SystemExit))
+        patch.setattr("RTDigitalTwinLib.loop.put_back", Mock())
+        with pytest.raises(SystemExit):
+            loop_patient(target_folder, out, other, overwrite=True)
+    assert not out.exists()
+    with pytest.raises(OutputError, match="earlier run"):
+        loop_patient(target_folder, out, other)
+    assert contents(out) == before and list(tmp_path.iterdir()) == [out]
+    with pytest.raises(Cancelled):
+        loop_patient(target_folder, out, other, overwrite=True, progress=cancel_at("fraction 1"))
+    (aside,) = set(tmp_path.iterdir()) - {out}
+    assert contents(aside) == before and (out / "ledger.jsonl").is_file()
+    summary = loop_patient(target_folder, out, other, overwrite=True)
+    assert summary["sessions"] == 2 and list(tmp_path.iterdir()) == [out]
+    assert read_ledger(out / "ledger.jsonl")[1].content["seed"] == 7
+
+
 def test_places_that_hold_something_else(
     whole: Path, settings: LoopSettings, target_folder: Path, tmp_path: Path
 ) -> None:
@@ -230,6 +264,7 @@ def test_fractions_that_were_measured(
     summary = loop_patient(target_folder, tmp_path / "two", measured)
     assert not summary["simulated"] and summary["simulation"] == "" and "stand in" not in str(summary["warnings"])
     assert [row["observations"] for row in summary["fractions"]] == [1, 1]
+    assert SIMULATION_REMARK not in read_dose_image(tmp_path / "two" / "dose_mean.nrrd").remarks
     common = ["--weights", str(settings.weights), "--device", "cpu", "--measurements", str(file)]
     assert main(["loop", str(target_folder), "--out", str(tmp_path / "x"), *common, "--shift", "1", "0", "0"]) == 1
     assert "either measured or simulated" in " ".join(capsys.readouterr().err.split())

@@ -124,6 +124,8 @@ def test_observe_writes_before_and_after(
     if not any("no scene" in warning for warning in summary["warnings"]):
         assert "scene.mrb" in summary["files"]
     assert summary["simulated"] and any("simulated" in w for w in summary["warnings"])
+    for volume in out.glob("*.nrrd"):
+        assert sitk.ReadImage(str(volume)).GetMetaData("simulated") == "yes"
     assert [o["absorbed"] for o in summary["observations"]] == [True, True, False]
     assert any("PTV_7000 D50" in warning for warning in summary["warnings"])
     rows = list(csv.DictReader((out / "metrics.csv").open()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import torch
 
 from RTDigitalTwinLib.calibration.trial import OBSERVED, TREATMENTS, WIDTHS, customary_scalars, observable
 from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib.dosimetry.delivery import Change
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
+from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.patient import openkbp
+from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Volume
@@ -100,13 +104,55 @@ def test_bad_studies_are_refused(data: Path, weights: Path, tmp_path: Path) -> N
     assert not out.exists()
     out.mkdir()
     (out / "study.json").write_text(json.dumps({"seed": 5}))
-    with pytest.raises(OutputError, match=r"other settings \(blur_mm,.*seed"):
+    with pytest.raises(OutputError, match=r"other settings \(bands_sha256, .*seed"):
         run_study(data, out, ["pt_1"], settings(weights))
     (out / "study.json").unlink()
     (out / "letter.txt").write_text("mine")
     with pytest.raises(OutputError, match="is no study"):
         run_study(data, out, ["pt_1"], settings(weights))
     assert [path.name for path in out.iterdir()] == ["letter.txt"]
+
+
+def test_cases_of_something_else_are_not_mixed_in(
+    data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, mine = tmp_path / "study", tmp_path / "data" / "pt_1"
+    shutil.copytree(data / "pt_1", mine)
+    one = settings(weights)
+    summary = run_study(mine.parent, out, ["pt_1"], one)
+    assert all("patient_sha256" not in case for case in summary["cases"])
+
+    def refused(what: str, changed: StudySettings = one) -> None:
+        before = {path: path.read_bytes() for path in out.rglob("*.json")}
+        with pytest.raises(OutputError, match=what) as error:
+            run_study(mine.parent, out, ["pt_1"], changed)
+        assert "another folder" in str(error.value)
+        assert {path: path.read_bytes() for path in out.rglob("*.json")} == before
+
+    other = Path(shutil.copy(weights, tmp_path))
+    wider = replace(hand_made_calibration(), patients=39)
+    sha = DoseSurrogate.load(weights, "cpu").weights_sha256
+    for stored in (StoredCalibration(wider, {}), StoredCalibration(hand_made_calibration(), {"pt_1": wider})):
+        save_calibration(stored, calibration_path(other), sha)
+        refused(r"\(bands_sha256\)", settings(other))
+    refused(r"\(calibrators: decoder, decoder_steps\)", replace(one, decoder_steps=7))
+    with monkeypatch.context() as patch:
+        patch.setitem(TREATMENTS, "as planned", Change(output_error_ratio=0.01))
+        refused(r"\(treatments: as planned\)")
+    with monkeypatch.context() as patch:
+        patch.setattr("RTDigitalTwinLib.study.POINTS", 4)
+        refused(r"\(points\)")
+    with monkeypatch.context() as patch:
+        patch.setattr("RTDigitalTwinLib.study.code_sha256", lambda: "f" * 64)
+        refused(r"\(code_sha256\)")
+    dose = load_patient(mine).plan.dose
+    assert dose is not None
+    openkbp.write_dose(replace(dose, values=dose.values * 1.01), mine / "dose.csv")
+    refused("cases of pt_1 with other data of it: dose")
+    refused("cases of pt_1 with other data of it: dose", settings(weights, "persistence"))
+    shutil.copy(data / "pt_1" / "dose.csv", mine)
+    again = run_study(mine.parent, out, ["pt_1"], one)
+    assert again == summary
 
 
 def test_the_command(data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,8 @@ from RTDigitalTwinLib.patient.volume import (
     PREDICTED,
     PREDICTED_KEY,
     QUANTITY_KEY,
+    SIMULATED,
+    SIMULATED_KEY,
     Quantity,
     Volume,
 )
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 UNITS_GY = {"Gy": 1.0, "cGy": 0.01}
+SIMULATION_REMARK = "Simulated deliveries or measurements are behind this dose: they stand in for real ones."
 OTHER_PLAN_REMARK = "The dose refers to another plan than the folder's, whose prescription and goals are used."
 
 
@@ -96,7 +99,10 @@ def read_dose_image(
         raise PatientDataError(wrong[0], where=path.name, remedy=wrong[1])
     dose = Volume(np.maximum(gy, 0), replace(grid, frame_of_reference=frame_of_reference), Quantity.DOSE_GY)
     predicted = _said(image, PREDICTED_KEY) == PREDICTED
-    return ReadDose(dose, (PREDICTION_REMARK,) if predicted else (), predicted)
+    remarks = (PREDICTION_REMARK,) if predicted else ()
+    if _said(image, SIMULATED_KEY) == SIMULATED:
+        remarks = (*remarks, SIMULATION_REMARK)
+    return ReadDose(dose, remarks, predicted)
 
 
 def require_belongs(read: ReadDose, to: Belonging, overrides: Overrides, where: str) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ QUANTITY_KEY = "quantity"
 ALPHA_BETA_KEY = "alpha_beta_gy"
 PREDICTED_KEY = "predicted"
 PREDICTED = "yes"
+SIMULATED_KEY = "simulated"
+SIMULATED = "yes"
 
 
 class Quantity(Enum):
@@ -125,12 +127,20 @@ def resample(values: ArrayLike, source: Grid, target: Grid, outside: float) -> N
     return sitk.GetArrayFromImage(moved)
 
 
-def write_nrrd(volume: Volume, path: str, *, predicted: bool = False, alpha_beta_gy: float | None = None) -> None:
+def write_nrrd(
+    volume: Volume,
+    path: str,
+    *,
+    predicted: bool = False,
+    simulated: bool = False,
+    alpha_beta_gy: float | None = None,
+) -> None:
     """Write a volume as compressed NRRD in LPS, with its quantity and unit as a key.
 
     Parameters
     ----------
     predicted : whether the values are a prediction, which the file then says.
+    simulated : whether simulated deliveries or measurements are behind the values, likewise.
     alpha_beta_gy : of an EQD2, in Gy.
 
     Raises
@@ -147,6 +157,8 @@ def write_nrrd(volume: Volume, path: str, *, predicted: bool = False, alpha_beta
         image.SetMetaData(ALPHA_BETA_KEY, f"{alpha_beta_gy:g}")
     if predicted:
         image.SetMetaData(PREDICTED_KEY, PREDICTED)
+    if simulated:
+        image.SetMetaData(SIMULATED_KEY, SIMULATED)
     try:
         sitk.WriteImage(image, path, useCompression=True)
     except RuntimeError as error:

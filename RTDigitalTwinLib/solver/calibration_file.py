@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from RTDigitalTwinLib.errors import ModelError
 from RTDigitalTwinLib.files import whole_file
@@ -32,6 +33,14 @@ class StoredCalibration:
         """The calibration that may be judged on a patient: one it had no part in."""
         return self.without.get(pseudonym, self.whole)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, each calibration once with those it leaves out."""
+        folds: dict[int, dict] = {}
+        for pseudonym, calibration in self.without.items():
+            fold = folds.setdefault(id(calibration), {"patients": [], "calibration": calibration.as_dict()})
+            fold["patients"].append(pseudonym)
+        return {"whole": self.whole.as_dict(), "folds": list(folds.values())}
+
 
 def calibration_path(weights: Path | None = None) -> Path:
     """Where the calibration of a weights file lies; by default of the one that comes with the software."""
@@ -40,11 +49,7 @@ def calibration_path(weights: Path | None = None) -> Path:
 
 def save_calibration(stored: StoredCalibration, path: Path, weights_sha256: str) -> None:
     """Write it whole. Raises OutputError where it cannot be written."""
-    folds: dict[int, dict] = {}
-    for pseudonym, calibration in stored.without.items():
-        fold = folds.setdefault(id(calibration), {"patients": [], "calibration": calibration.as_dict()})
-        fold["patients"].append(pseudonym)
-    content = {"weights_sha256": weights_sha256, "whole": stored.whole.as_dict(), "folds": list(folds.values())}
+    content = {"weights_sha256": weights_sha256} | stored.as_dict()
     with whole_file(path) as aside:
         aside.write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
