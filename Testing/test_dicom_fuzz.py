@@ -254,8 +254,10 @@ def test_what_may_follow_the_pixels(base: tuple[Path, Patient], tmp_path: Path) 
     content = (base[0] / "CT.0012.dcm").read_bytes()
     path.write_bytes(content + b"\xfc\xff\xfc\xffOB\0\0" + (6).to_bytes(4, "little") + bytes(6))
     assert len(open_dicom(path, path.name).dataset.PixelData) > 0
-    path.write_bytes(content + b"\xe1\x7f\x10\0LO\x04\0ACME")
-    with pytest.raises(PatientDataError, match=r"\(7FE1,0010\) comes after the pixels"):
+    path.write_bytes(content + b"\xe1\x7f\x10\0LO\x04\0ACME")  # a vendor's own
+    assert len(open_dicom(path, path.name).dataset.PixelData) > 0
+    path.write_bytes(content + b"\xe2\x7f\x10\0LO\x04\0ACME")
+    with pytest.raises(PatientDataError, match=r"\(7FE2,0010\) comes after the pixels"):
         open_dicom(path, path.name)
 
 

@@ -39,7 +39,7 @@ OTHER_CODE = "OTHER"
 _COPY_ANEW = "Export it anew."
 _OPEN_LENGTH = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
-# Retired coefficients of wavelets, signatures, padding.
+# Retired coefficients of wavelets, signatures, padding; private groups may follow too.
 _AFTER_PIXELS = (0x7FE00020, 0x7FE00030, 0x7FE00040, 0xFFFAFFFA, 0xFFFCFFFC)
 _SHORTEST_ELEMENT = 8
 _DELIMITERS = (b"\xfe\xff\xdd\xe0\0\0\0\0", b"\xff\xfe\xe0\xdd\0\0\0\0")  # of either byte order
@@ -237,7 +237,8 @@ class _Order:
         same = tag == self._tag and start - self._start < _SHORTEST_ELEMENT
         if tag <= self._tag and not same:
             raise _damaged(f"{_shown_tag(tag)} comes after {_shown_tag(self._tag)}", self._where)
-        if self._tag >= _PIXEL_DATA and tag not in _AFTER_PIXELS:
+        is_private = bool(tag >> 16 & 1)
+        if self._tag >= _PIXEL_DATA and tag not in _AFTER_PIXELS and not is_private:
             raise _damaged(f"{_shown_tag(tag)} comes after the pixels", self._where)
         self._tag, self._start, self._length = tag, start, length
         return False
