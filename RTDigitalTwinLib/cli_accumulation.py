@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from RTDigitalTwinLib import __version__
-from RTDigitalTwinLib.cli_tables import (
-    dose_file,
-    number_text,
-    require_place,
-    required_dose,
-    same_person,
-)
+from RTDigitalTwinLib.cli_dicom import MOST_FRACTIONS, add_dicom_options, dicom_choice
+from RTDigitalTwinLib.cli_tables import dose_file, number_text, require_place
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
     from RTDigitalTwinLib.patient.patient import Patient
-    from RTDigitalTwinLib.patient.volume import Volume
     from RTDigitalTwinLib.report.accumulation import Accumulation, FractionSet
 
-MOST_FRACTIONS = 100
+
+@dataclass(frozen=True)
+class _Given:
+    """Fractions as the user gives them; ``of`` is how many their dose stands for, None where not said."""
+
+    path: Path
+    count: int
+    of: int | None
 
 
 def add_accumulation_command(commands: Any) -> None:
@@ -36,11 +39,12 @@ def add_accumulation_command(commands: Any) -> None:
     parser.set_defaults(command=_accumulate)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the planned patient's folder")
     parser.add_argument(
-        "fractions",
+        "sets",
         nargs="+",
-        metavar="FRACTION[=COUNT]",
-        help="a folder with CT and dose of a day, or a dose as an image file on the planned anatomy; delivered COUNT "
-        "times (default 1)",
+        metavar="FRACTION[=COUNT[/OF]]",
+        help="a folder with CT and dose of a day, or a dose as a file on the planned anatomy: delivered COUNT times "
+        "(default 1) of the OF fractions that the dose stands for. OF must be given where the files do not say it. "
+        "Results call them fractions 1, fractions 2 and so on, in this order",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for volumes and tables; new or empty")
     parser.add_argument(
@@ -49,27 +53,32 @@ def add_accumulation_command(commands: Any) -> None:
         default="rigid",
         help="how to find the anatomy of a day's CT in the planning CT (default rigid)",
     )
-    parser.add_argument(
-        "--dose-of", type=int, metavar="N", help="fractions that each dose stands for (default: those of its plan)"
-    )
     parser.add_argument("--eqd2", type=float, metavar="ALPHA_BETA", help="sum in EQD2 with this alpha/beta in Gy")
     parser.add_argument("--unit", choices=("Gy", "cGy"), help="of a dose file that does not say it")
+    add_dicom_options(parser)
 
 
 def _accumulate(options: Namespace) -> int:
     from RTDigitalTwinLib.patient.image_registration import RegistrationSettings
     from RTDigitalTwinLib.patient.patient import Patient
-    from RTDigitalTwinLib.report.accumulation import accumulate
+    from RTDigitalTwinLib.report.accumulation import accumulate, require_prescribed
 
-    require_place(options.out, options.folder)
-    for what, number in (("--dose-of", options.dose_of), ("--eqd2", options.eqd2)):
-        if number is not None and not 0 < number <= MOST_FRACTIONS:
-            raise RTDigitalTwinError(f"{number:g} has no meaning here.", where=what, remedy="Give more than 0, to 100.")
-    patient = Patient.load(options.folder)
-    sets = [_fraction_set(text, patient, options) for text in options.fractions]
+    if options.eqd2 is not None and not 0 < options.eqd2 <= 100:
+        raise RTDigitalTwinError(
+            f"{options.eqd2:g} has no meaning here.", where="--eqd2", remedy="Give more than 0, to 100."
+        )
+    given = [_parsed(text) for text in options.sets]
+    require_place(options.out, options.folder, *(one.path for one in given))
+    choice = dicom_choice(options)
+    patient = Patient.load(options.folder, choice)
+    require_prescribed(patient, sum(one.count for one in given), choice.overrides, [])  # before what takes time
+    sets = [
+        _fraction_set(f"fractions {k}", one, patient, options.folder, choice, options.unit)
+        for k, one in enumerate(given, start=1)
+    ]
     settings = None if options.register == "none" else RegistrationSettings(options.register == "deformable")
     with progress_bar() as shown:
-        found = accumulate(patient, sets, settings, options.eqd2, shown)
+        found = accumulate(patient, sets, settings, options.eqd2, shown, choice.overrides)
     console = Console(highlight=False)
     _print(console, patient, found)
     _write(options.out, patient, found, options.register)
@@ -78,40 +87,62 @@ def _accumulate(options: Namespace) -> int:
     return 0
 
 
-def _fraction_set(text: str, patient: Patient, options: Namespace) -> FractionSet:
-    from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
-    from RTDigitalTwinLib.patient.patient import Patient
-    from RTDigitalTwinLib.report.accumulation import FractionSet
-
-    path, count = _path_and_count(text)
-    ct: Volume | None = None
-    source = patient
-    if path.is_dir():
-        same_person(options.folder, path, DicomChoice())
-        source = Patient.load(path)
-        dose, ct = required_dose(source), source.ct
-    else:
-        dose = dose_file(path, patient, options.folder, DicomChoice(), options.unit).dose
-    return FractionSet(path.name, dose, count, options.dose_of or _fractions_of(source, path), ct)
-
-
-def _path_and_count(text: str) -> tuple[Path, int]:
+def _parsed(text: str) -> _Given:
     before, sign, after = text.rpartition("=")
     if Path(text).exists() or not sign:
-        return Path(text), 1
-    if not (after.isdecimal() and 1 <= int(after) <= MOST_FRACTIONS):
+        return _Given(Path(text), 1, None)
+    numbers = re.fullmatch(r"([0-9]{1,3})(?:/([0-9]{1,3}))?", after)
+    found = [int(number) for number in numbers.groups() if number] if numbers else []
+    if not found or not all(1 <= number <= MOST_FRACTIONS for number in found):
         raise RTDigitalTwinError(
-            f"{after!r} is no number of fractions.", where=before, remedy="Write for example week2=5."
+            f"{after!r} is no number of fractions.",
+            where=before,
+            remedy=f"Write for example week2=5, or week2=5/35 where its dose stands for 35; at most {MOST_FRACTIONS}.",
         )
-    return Path(before), int(after)
+    return _Given(Path(before), found[0], found[1] if len(found) > 1 else None)
 
 
-def _fractions_of(source: Patient, path: Path) -> int:
-    if not source.plans:
+def _fraction_set(
+    name: str, given: _Given, patient: Patient, folder: Path, choice: DicomChoice, unit: str | None
+) -> FractionSet:
+    from RTDigitalTwinLib.patient.day import read_day
+    from RTDigitalTwinLib.patient.dicom_dose import ONE_FRACTION, WHOLE_PLAN
+    from RTDigitalTwinLib.patient.identity import require_same_person
+    from RTDigitalTwinLib.patient.loading import belonging_of
+    from RTDigitalTwinLib.report.accumulation import FractionSet
+
+    path, where = given.path, given.path.name
+    if not path.is_dir():
+        read = dose_file(path, patient, folder, choice, unit, (WHOLE_PLAN, ONE_FRACTION))
+        notes, own = list(read.remarks), 1 if read.summation == ONE_FRACTION else None
+        return FractionSet(name, read.dose, given.count, _stands_for(given, own, choice, notes), None, _all_of(notes))
+    is_planned = path.resolve() == folder.resolve()
+    day = read_day(path, choice if is_planned else replace(choice, fractions=None))  # stated for the planned one only
+    notes = list(day.warnings)
+    if not is_planned:
+        require_same_person(belonging_of(folder, choice).identity, day.identity, choice.overrides, where, notes)
+    of_fractions = _stands_for(given, day.of_fractions, choice, notes)
+    return FractionSet(name, day.dose, given.count, of_fractions, day.ct, _all_of(notes))
+
+
+def _all_of(notes: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(notes))
+
+
+def _stands_for(given: _Given, own: int | None, choice: DicomChoice, notes: list[str]) -> int:
+    """How many fractions a dose stands for, by its files and the user."""
+    said, where = given.of, given.path.name
+    if said is None and own is None:
         raise PatientDataError(
-            "No plan says how many fractions the dose stands for.", where=path.name, remedy="Say it: --dose-of 35."
+            "Nothing says how many fractions the dose stands for.",
+            where=where,
+            remedy=f"Say it after the count: {where}={given.count}/35 for the dose of a course of 35, "
+            f"{where}={given.count}/1 for that of a single fraction.",
         )
-    return source.plan.prescription.fractions
+    if said is not None and own is not None and said != own:
+        what = f"It is said to be a dose of {said} fractions, but its files make it one of {own}."
+        choice.overrides.settle("fractions", what, where, notes)
+    return said or own or 1
 
 
 def _print(console: Console, patient: Patient, found: Accumulation) -> None:
@@ -119,7 +150,7 @@ def _print(console: Console, patient: Patient, found: Accumulation) -> None:
         (
             m.fractions,
             str(m.count),
-            f"{m.moved_mean_mm:.1f} mm",
+            _known(m.moved_mean_mm, "mm"),
             _known(m.inconsistency_mean_mm, "mm"),
             _known(m.inconsistency_95_mm, "mm"),
             "–" if m.density_changed_ratio is None else f"{m.density_changed_ratio:.1%}",
@@ -129,6 +160,11 @@ def _print(console: Console, patient: Patient, found: Accumulation) -> None:
     headings = ("fractions", "number", "moved", "inconsistent", "95 % below", "density changed")
     title = f"{patient.pseudonym}: mapping over the dose mask (inconsistent: away after there and back)"
     print_table(console, title, headings, mappings)
+    for m in found.mappings:
+        console.print(
+            f"{m.fractions}: {m.count} delivered, counted as a dose of {m.of_fractions} "
+            f"fraction{'' if m.of_fractions == 1 else 's'}: {m.highest_gy:.1f} Gy at most"
+        )
     ratio = found.sum.alpha_beta_gy
     kind = "physical dose" if ratio is None else f"EQD2, alpha/beta {ratio:g} Gy"
     rows = [
@@ -144,7 +180,8 @@ def _print(console: Console, patient: Patient, found: Accumulation) -> None:
     ]
     metric_headings = ("structure", "metric", "planned", "summed", "change", "by mapping")
     print_table(console, f"{found.sum.fractions} fractions, {kind}", metric_headings, rows)
-    console.print("By mapping: how far doses in the structure may be off by the inconsistency, mean.")
+    if found.sum.dose_error is not None:
+        console.print("By mapping: how far doses in the structure may be off by the inconsistency, mean.")
     print_notes(found.notes, console)
 
 
@@ -154,7 +191,7 @@ def _known(value: float | None, unit: str) -> str:
 
 def _write(out: Path, patient: Patient, found: Accumulation, registered: str) -> None:
     from RTDigitalTwinLib.files import whole_folder
-    from RTDigitalTwinLib.patient.volume import write_nrrd
+    from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
     from RTDigitalTwinLib.report.accumulation import AccumulatedMetricRow, MappingRow
     from RTDigitalTwinLib.report.tables import write_rows
 
@@ -165,7 +202,9 @@ def _write(out: Path, patient: Patient, found: Accumulation, registered: str) ->
             ("mapping_inconsistency.nrrd", total.mapping_error),
             ("dose_mapping_error.nrrd", total.dose_error),
         ):
-            write_nrrd(volume, str(folder / name))
+            if volume is not None:
+                ratio = total.alpha_beta_gy if volume.quantity is Quantity.EQD2_GY else None
+                write_nrrd(volume, str(folder / name), alpha_beta_gy=ratio)
         write_rows(folder / "metrics.csv", AccumulatedMetricRow, found.metrics)
         write_rows(folder / "mapping.csv", MappingRow, found.mappings)
         summary = {

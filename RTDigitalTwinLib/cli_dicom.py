@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_FRACTIONS = 100
 EXIT_UNUSABLE = 1
+EXIT_LEFT_OUT = 3  # as of other commands that were carried out, but not to what one hopes for
 ProgressBar = Callable[[], AbstractContextManager[Progress]]
 
 
@@ -36,10 +37,17 @@ def add_dicom_commands(commands: Any, seed: Callable[[str], int], progress_bar: 
     )
     add_dicom_options(inspect)
 
-    anonymize = commands.add_parser("anonymize", help="a copy of a DICOM folder for handing on, without identities")
+    anonymize = commands.add_parser(
+        "anonymize",
+        help="a copy of a DICOM folder for handing on, without identities",
+        epilog=f"Ends with 0 where every DICOM file was copied, with {EXIT_LEFT_OUT} where some were left out.",
+    )
     anonymize.set_defaults(command=lambda options: _anonymize(options, progress_bar))
     anonymize.add_argument("folder", type=Path, metavar="FOLDER")
     anonymize.add_argument("--out", type=Path, required=True, help="folder for the copy; new or empty")
+    anonymize.add_argument(
+        "--show-files", action="store_true", help="name the files that were left out; their paths may name a patient"
+    )
 
     sample = commands.add_parser("sample", help="write the built-in sample patient as a DICOM-RT set")
     sample.set_defaults(command=lambda options: _sample(options, progress_bar))
@@ -137,9 +145,15 @@ def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
             branch.add(
                 Text(f"{patient.renamed} names of structures held a word of a person and were replaced", "yellow")
             )
-    for problem in done.left_out:
-        told = f"Left out: {problem.where}: {problem.what} {problem.remedy}"
-        tree.add(Text(" ".join(told.split()), "bold red"))
+    if options.show_files:
+        for problem in done.left_out:
+            told = f"Left out: {problem.where}: {problem.what} {problem.remedy}"
+            tree.add(Text(" ".join(told.split()), "bold red"))
+    else:
+        for reason, count in done.reasons.items():
+            tree.add(Text(f"Left out: {count} {'files' if count > 1 else 'file'}: {reason}", "bold red"))
+        if done.reasons:
+            tree.add(Text("Their paths may name a patient: --show-files shows them", "yellow"))
     if done.other_files:
         tree.add(Text(f"Left out: {done.other_files} files that are no DICOM", "yellow"))
     for title, lines in (("Taken out", COVERED), ("Not covered: look yourself before you hand it on", NOT_COVERED)):
@@ -147,7 +161,7 @@ def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
         for line in lines:
             branch.add(Text(line))
     Console(highlight=False).print(tree)
-    return 0
+    return EXIT_LEFT_OUT if done.left_out else 0
 
 
 def _sample(options: Namespace, progress_bar: ProgressBar) -> int:

@@ -82,7 +82,7 @@ def train_network(options: argparse.Namespace, progress: Progress = silent, say:
         refuse_to_overwrite(options.out)
     settings = TrainingSettings(options.minutes, options.seed, options.learning_rate)
     if options.configuration == "paper":
-        settings = replace(settings, dvh_weight=0.0, turned_ratio=0.0)
+        settings = replace(settings, dvh_weight=0.0, turned_ratio=0.0, hold_ratio=0.02, average_decay=0.998)
     if options.no_turns:
         settings = replace(settings, turned_ratio=0.0)
     begun_from = load_network(options.begin_from) if options.begin_from else None

@@ -16,6 +16,7 @@ from pydicom.datadict import DicomDictionary
 from pydicom.uid import ExplicitVRBigEndian, RLELossless, UID_dictionary, generate_uid
 
 from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib.cli_dicom import EXIT_LEFT_OUT
 from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.patient.dicom_anonymize import anonymize_folder
 from RTDigitalTwinLib.patient.dicom_export import write_dose
@@ -181,6 +182,40 @@ def test_names_of_structures_lose_the_patients(
     assert kept or "Structure 2" in done.structure_names
 
 
+NAMING = (
+    # as somebody writes a name
+    "gtv Longstock", "gtvlongst", "Longstöcking", "LONG-STOCKING", "pippi's boost", "PTVPippi2", "GTVTom", "Boost tom",
+    "Mueller boost", "GTV Muller", "MÜLLER", "Wright 2", "Villa Villekulla",
+    # a number, whole or in part
+    "GTVH471", "CTV H-471", "GTV4711", "ptv 0815", "h4711 neck", "PTV70 471",
+    # a day, of the files or any
+    "Boost 21.05.1945", "Boost 1945-05-21", "21/5/45", "05/21/1945", "Boost 210545", "450521", "21May1945",
+    "May 21, 1945", "21. Mai 45", "GTV_2019_04_05", "Boost 5.4.19", "CTV 3.12.2017", "Dec 12 2017", "12 août 2017",
+)  # fmt: skip
+NAMING_NOBODY = (
+    "Parotid_L", "PTV_7000", "Parotid right", "Parotis rechts", "PTV54", "PTV5400", "PTV 56 Gy", "PTV_70_63_56",
+    "CTV 54.25", "Oral_Cavity", "Submandibular_R", "Ring 3-5 cm", "z_opt_1_2_3", "Nodes II-IV", "Hals rechts", "Neck",
+    "SpinalCord_PRV05", "Body", "GTVp", "Lips", "Cochlea_L", "Couch 12.5.3", "March",
+)  # fmt: skip
+
+
+def test_however_a_person_is_written_in_a_name(folder: Path, tmp_path: Path) -> None:
+    """And what names nobody stays: a structure set without names says nothing."""
+    others = {"OperatorsName": "Wright^Tom", "PhysiciansOfRecord": "Müller^Jo", "SpecificCharacterSet": "ISO_IR 192"}
+    set_identity(folder, {**others, "InstitutionalDepartmentName": "Head and Neck"})
+    with edited(folder / "RTSTRUCT.dcm") as ds:
+        for i, name in enumerate((*NAMING, *NAMING_NOBODY)):
+            if name not in {roi.ROIName for roi in ds.StructureSetROISequence}:
+                roi = Dataset()
+                roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = 100 + i, name, ""
+                roi.ReferencedFrameOfReferenceUID = ds.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
+                ds.StructureSetROISequence.append(roi)
+    (done,) = anonymize_folder(folder, tmp_path / "out").patients
+    assert set(NAMING) & set(done.structure_names) == set()
+    assert set(NAMING_NOBODY) - set(done.structure_names) == set()
+    assert done.renamed == len(NAMING)
+
+
 def test_that_a_dose_is_predicted_does_not_get_lost(folder: Path, tmp_path: Path) -> None:
     dose = read_patient(folder).plan.dose
     assert dose is not None
@@ -207,6 +242,24 @@ def test_one_bad_file_costs_only_itself(folder: Path, tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "out").rglob("*.*")}
     assert {"RTPLAN.1.dcm", "RTSTRUCT.1.dcm"} <= names and "RTDOSE.1.dcm" not in names
     assert sum(name.startswith("CT") for name in names) == len(list(folder.glob("CT*"))) - 1
+
+
+def test_what_is_left_out_ends_otherwise_and_names_no_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    inner = folder / "Longstocking_Pippi"
+    inner.mkdir()
+    (inner / "Pippi bad.dcm").write_bytes(bytes(128) + b"DICM" + bytes(range(200)))
+    for i in (1, 2):
+        (folder / f"CT.000{i}.dcm").rename(inner / f"Pippi {i}.dcm")
+        shutil.copy(inner / f"Pippi {i}.dcm", inner / f"Pippi {i} again.dcm")
+    assert main(["anonymize", str(folder), "--out", str(tmp_path / "out")]) == EXIT_LEFT_OUT
+    shown = capsys.readouterr()
+    text = " ".join(shown.out.replace("│", " ").split())
+    assert "Left out: 2 files: This file is a copy of another file" in text and "Left out: 1 file: " in text
+    assert "Pippi" not in shown.out + shown.err and "Longstocking" not in shown.out + shown.err
+    assert main(["anonymize", str(folder), "--out", str(tmp_path / "two"), "--show-files"]) == EXIT_LEFT_OUT
+    assert "Pippi bad.dcm" in capsys.readouterr().out
 
 
 def test_other_objects_are_left_out_and_told(folder: Path, tmp_path: Path) -> None:

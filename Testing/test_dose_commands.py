@@ -218,7 +218,9 @@ def test_a_dose_that_is_known_nowhere(
         wrong = replace(dose, grid=replace(dose.grid, origin_mm=(900.0, 900.0, 900.0)))
     write_nrrd(wrong, str(tmp_path / "wrong.nrrd"))
     file, out = str(tmp_path / "wrong.nrrd"), str(tmp_path / "out")
-    more = {"dose": ["--dose", file, "--out", out], "compare": [file], "accumulate": [file, "--out", out]}[command]
+    more = {"dose": ["--dose", file, "--out", out], "compare": [file], "accumulate": [f"{file}=1/35", "--out", out]}[
+        command
+    ]
     assert main([command, str(folder), *more]) == 1
     said = "no voxel in common" if command == "compare" else "The dose is known nowhere in the patient"
     assert said in " ".join(capsys.readouterr().err.split())

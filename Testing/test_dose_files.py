@@ -71,8 +71,9 @@ def test_without_identifiers_names_and_birth_dates_count() -> None:
     require_same_person(nameless, Identity("", "DOE^JANE", "19500203"), Overrides(), "day", warnings)
     require_same_person(SOMEBODY, Identity("H-1", "", ""), Overrides(), "day", warnings)
     assert not warnings
-    with pytest.raises(PatientDataError, match="another patient"):
-        require_same_person(nameless, Identity("", "Roe^Jane", "19500203"), Overrides(), "day", [])
+    for other in (Identity("", "Roe^Jane", "19500203"), Identity("", "", "19500203"), Identity("", "", "")):
+        with pytest.raises(PatientDataError, match="another patient"):
+            require_same_person(nameless, other, Overrides(), "day", [])
     require_same_person(Identity("", "", ""), Identity("", "", ""), Overrides(), "day", warnings)
     assert "could not be checked" in warnings[0]
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.fractionation import bed_gy
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.patient.dicom_dose import HIGHEST_DOSE_GY
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.registration import Registration
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
@@ -38,7 +39,8 @@ class DeliveredDose:
 
     Raises
     ------
-    RTDigitalTwinError : numbers of fractions below 1; PatientDataError : the volume is no dose, or negative.
+    RTDigitalTwinError : numbers of fractions below 1.
+    PatientDataError : the volume is no physical dose, negative, infinite, or adds up to more than anybody receives.
     """
 
     dose: Volume
@@ -51,9 +53,16 @@ class DeliveredDose:
             raise PatientDataError(f"The volume holds {self.dose.quantity.value}, not a dose in Gy.")
         if (self.dose.values < 0).any():  # NaN is not
             raise PatientDataError("The dose has negative values.", remedy="Check its scaling.")
+        if np.isinf(self.dose.values).any():
+            raise PatientDataError("The dose has infinite values.", remedy="Export it anew.")
         for what, number in (("delivered", self.fractions), ("of the dose", self.of_fractions)):
             if number < 1:
                 raise RTDigitalTwinError(f"The number of fractions {what} must be 1 or more, not {number}.")
+        _require_possible(self.dose.values, f"The dose of {self.of_fractions} fractions")
+        _require_possible(
+            np.asarray(self.dose.values, float) * (self.fractions / self.of_fractions),
+            f"{self.fractions} fractions of a dose of {self.of_fractions}",
+        )
 
     def onto(self, grid: Grid) -> NDArray[np.float64]:
         """Gy of the fractions delivered, at the tissue of each voxel of a grid of the planning frame; NaN unknown."""
@@ -70,21 +79,21 @@ class AccumulatedDose:
 
     Attributes
     ----------
-    dose : Gy, in EQD2 where ``alpha_beta_gy`` is set; NaN where any of its parts is not known.
+    dose : Gy, or the EQD2 where ``alpha_beta_gy`` is set; NaN where any of its parts is not known.
     fractions : delivered in all.
     alpha_beta_gy : of the EQD2; None for physical dose.
     mapping_error : in mm, the inconsistency with the inverse, the mean over the fractions; those without registration
-        have none. NaN where it is not known.
+        have none. NaN where it is not known; None where no registration told one.
     dose_error : in Gy as the dose: distance times steepness of the mapped dose, added over the fractions as if they
-        were all off to the same side.
+        were all off to the same side; None as ``mapping_error``.
     estimated : whether every registration told its error; where not, both errors leave those out that did not.
     """
 
     dose: Volume
     fractions: int
     alpha_beta_gy: float | None
-    mapping_error: Volume
-    dose_error: Volume
+    mapping_error: Volume | None
+    dose_error: Volume | None
     estimated: bool
 
 
@@ -93,19 +102,18 @@ def accumulated(parts: Sequence[DeliveredDose], grid: Grid, alpha_beta_gy: float
 
     With ``alpha_beta_gy`` every part is turned to BED with its own dose per fraction in each voxel, and the sum to EQD2
     (linear-quadratic, no repopulation: ``fractionation``). Raises RTDigitalTwinError where there is nothing to sum,
-    GeometryError where frames do not fit.
+    GeometryError where frames do not fit, PatientDataError where the sum is more than anybody receives.
     """
     if not parts:
         raise RTDigitalTwinError("There is no dose to accumulate.")
-    total, wrong_gy, wrong_mm = (np.zeros(grid.shape) for _ in range(3))
+    total, physical_gy, wrong_gy, wrong_mm = (np.zeros(grid.shape) for _ in range(4))
     weight = 1.0 if alpha_beta_gy is None else 1 / (1 + 2 / alpha_beta_gy)
     count = sum(part.fractions for part in parts)
     for part in parts:
         gy = part.onto(grid)
+        physical_gy += gy
         rise: float | NDArray = 1.0
-        if alpha_beta_gy is None:
-            total += gy
-        else:
+        if alpha_beta_gy is not None:
             total += weight * bed_gy(gy, part.fractions, alpha_beta_gy)
             rise = weight * (1 + 2 * gy / (part.fractions * alpha_beta_gy))  # d EQD2 / d dose
         error = None if part.registration is None else part.registration.error
@@ -113,19 +121,34 @@ def accumulated(parts: Sequence[DeliveredDose], grid: Grid, alpha_beta_gy: float
             away_mm = np.asarray(error.resampled(grid).values, float)
             wrong_mm += away_mm * part.fractions / count
             wrong_gy += rise * away_mm * steepness_gy_per_mm(gy, grid)
-    told = all(part.registration is None or part.registration.error is not None for part in parts)
+    _require_possible(physical_gy, f"The sum of {count} fractions")
+    told = [part.registration.error is not None for part in parts if part.registration is not None]
     return AccumulatedDose(
-        Volume(total.astype(np.float32), grid, Quantity.DOSE_GY),
+        Volume(physical_gy.astype(np.float32), grid, Quantity.DOSE_GY)
+        if alpha_beta_gy is None
+        else Volume(total.astype(np.float32), grid, Quantity.EQD2_GY),
         count,
         alpha_beta_gy,
-        Volume(wrong_mm.astype(np.float32), grid, Quantity.DISPLACEMENT_MM),
-        Volume(wrong_gy.astype(np.float32), grid, Quantity.DOSE_DIFFERENCE_GY),
-        told,
+        Volume(wrong_mm.astype(np.float32), grid, Quantity.DISPLACEMENT_MM) if any(told) else None,
+        Volume(wrong_gy.astype(np.float32), grid, Quantity.DOSE_DIFFERENCE_GY) if any(told) else None,
+        all(told),
     )
 
 
+def _require_possible(gy: NDArray, what: str) -> None:
+    highest = float(np.max(gy, initial=0.0, where=~np.isnan(gy)))
+    if highest > HIGHEST_DOSE_GY:
+        raise PatientDataError(
+            f"{what} reaches {highest:.0f} Gy; at most {HIGHEST_DOSE_GY:g} is expected.",
+            remedy="Check its unit, and how many fractions it stands for.",
+        )
+
+
 def steepness_gy_per_mm(gy: NDArray, grid: Grid) -> NDArray[np.float64]:
-    """Length of the gradient of values on a grid; along an axis, of the sides that are known. NaN where none is."""
+    """Length of the gradient of values on a grid; along an axis that of the steeper side, so peaks are not flat.
+
+    NaN where the value itself is not known, or along an axis no side is.
+    """
     squared = np.zeros(gy.shape)
     for axis, step_mm in enumerate(reversed(grid.spacing_mm)):
         if gy.shape[axis] < 2:
@@ -134,6 +157,5 @@ def steepness_gy_per_mm(gy: NDArray, grid: Grid) -> NDArray[np.float64]:
         nowhere = np.full_like(np.take(slopes, [0], axis=axis), np.nan)
         before = np.concatenate([nowhere, slopes], axis=axis)
         after = np.concatenate([slopes, nowhere], axis=axis)
-        sides = np.where(np.isnan(before), after, np.where(np.isnan(after), before, (before + after) / 2))
-        squared += np.square(np.where(np.isnan(gy), np.nan, sides))
-    return np.sqrt(squared)
+        squared += np.square(np.fmax(np.abs(before), np.abs(after)))
+    return np.where(np.isnan(gy), np.nan, np.sqrt(squared))

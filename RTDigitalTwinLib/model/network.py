@@ -66,7 +66,7 @@ class NetworkConfiguration:
 
 
 CONFIGURATIONS = {
-    "default": NetworkConfiguration(),
+    "default": NetworkConfiguration(dropout_ratio=0.2),
     "paper": NetworkConfiguration(channels=ANATOMY_CHANNELS, fine_width=0, baseline=""),
 }
 

@@ -29,11 +29,11 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warm_up_ratio: float = 0.02
-    hold_ratio: float = 0.02
+    hold_ratio: float = 0.5
     gradient_norm: float = 1.0
-    average_decay: float = 0.998
+    average_decay: float = 0.999
     turned_ratio: float = 0.5
-    pixel_range: float = 1.0
+    pixel_range: float = 1.25
     mirrored_ratio: float = 0.5
     dvh_weight: float = 0.15
     dvh_from_ratio: float = 0.4

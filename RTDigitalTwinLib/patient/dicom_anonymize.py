@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ from RTDigitalTwinLib.files import require_apart, whole_folder
 from RTDigitalTwinLib.patient.dicom_deidentification import (
     FreshUids,
     Person,
-    PersonalWords,
     deidentified,
     personal_words,
 )
@@ -32,6 +32,7 @@ from RTDigitalTwinLib.patient.dicom_index import (
 )
 from RTDigitalTwinLib.patient.dicom_writing import save
 from RTDigitalTwinLib.patient.identity import Identity
+from RTDigitalTwinLib.patient.personal_words import PersonalWords
 from RTDigitalTwinLib.progress import Progress, part, silent
 
 if TYPE_CHECKING:
@@ -62,10 +63,18 @@ class AnonymizedPatient:
 
 @dataclass(frozen=True)
 class Anonymized:
-    """What was written, and which files were left out and why."""
+    """What was written, and which files were left out and why.
+
+    Attributes
+    ----------
+    left_out : with paths of the source, which may name a patient: not for handing on.
+    reasons : of ``left_out``, without any path, and how many files each holds of.
+    other_files : number of files that are no DICOM.
+    """
 
     patients: tuple[AnonymizedPatient, ...]
     left_out: tuple[Problem, ...]
+    reasons: dict[str, int]
     other_files: int
 
 
@@ -93,7 +102,20 @@ def anonymize_folder(folder: Path, out: Path, progress: Progress = silent) -> An
                 where=folder.name,
                 remedy="rt-digital-twin inspect shows what is there.",
             )
-    return Anonymized(tuple(patients), tuple(left_out), index.other_files)
+    paths = {file.where for files in index.patients.values() for file in files.files}
+    return Anonymized(tuple(patients), tuple(left_out), _reasons(left_out, paths), index.other_files)
+
+
+def _reasons(left_out: Sequence[Problem], paths: Collection[str]) -> dict[str, int]:
+    """Reasons without the paths of other files that they name."""
+    by_length = sorted(paths, key=len, reverse=True)
+    reasons: Counter[str] = Counter()
+    for problem in left_out:
+        told = f"{problem.what} {problem.remedy}"
+        for path in by_length:
+            told = told.replace(path, "another file")
+        reasons[" ".join(told.split())] += 1
+    return dict(reasons)
 
 
 def _write_patient(
@@ -101,7 +123,7 @@ def _write_patient(
 ) -> AnonymizedPatient | None:
     identifier = f"anon-{secrets.token_hex(4)}"
     mine: list[IndexedFile] = []
-    words: set[str] = set()
+    words = PersonalWords()
     for i, file in enumerate(files.files):
         progress(0.5 * i / len(files.files), "looking for names")
         if file.kind not in _KINDS:
@@ -109,7 +131,7 @@ def _write_patient(
             continue
         try:
             item = open_dicom(file.path, file.where)
-            words.update(personal_words(item))
+            words = words.together(personal_words(item))
         except RTDigitalTwinError as error:
             left_out.append(Problem(error.what, file.where, error.remedy))
             continue
@@ -128,7 +150,7 @@ def _write_patient(
         if file.kind in _LABELS:
             keyword, word = _LABELS[file.kind]
             labels[keyword] = f"{word} {number}"
-        person = Person(names[file.where], identifier, PersonalWords(frozenset(words)), labels)
+        person = Person(names[file.where], identifier, words, labels)
         name = f"{file.kind}.{number:04d}.dcm" if file.kind == CT else f"{file.kind}.{number}.dcm"
         try:
             item = open_dicom(file.path, file.where)

@@ -64,25 +64,25 @@ def choose_files(
         reference contradict each other without an override.
     """
     chosen = index.patient(patient)
-    files = _with_strays(index, chosen, overrides, warnings)
-    _require_one_person(chosen, overrides, warnings)
+    files = with_strays(index, chosen, overrides, warnings)
+    require_one_person(chosen, overrides, warnings)
     the_plan = _one(files, RTPLAN, plan, index)
     set_ = _structure_set(files, the_plan, structure_set, index)
     ct = _ct_of(files, set_, index, overrides, warnings)
-    _require_frame(set_, ct[0], "structure set", overrides, warnings)
-    _require_study(set_, ct[0], "structure set", ct[0].series_uid in set_.references, overrides, warnings)
+    require_frame(set_, ct[0], "structure set", overrides, warnings)
+    require_study(set_, ct[0], "structure set", ct[0].series_uid in set_.references, overrides, warnings)
     if the_plan is not None:
         tied = set_.sop_uid in the_plan.references
         if the_plan.frame_uid or not tied:  # many plans name none; through their structure set they have one
-            _require_frame(the_plan, ct[0], "plan", overrides, warnings)
+            require_frame(the_plan, ct[0], "plan", overrides, warnings)
         _require_plan_of(the_plan, set_, overrides, warnings)
-        _require_study(the_plan, set_, "plan", tied, overrides, warnings)
+        require_study(the_plan, set_, "plan", tied, overrides, warnings)
     doses = _doses_of(files, the_plan, ct[0], overrides, warnings)
-    _require_undisputed((*ct, set_, *([the_plan] if the_plan else []), *doses), overrides, warnings)
+    require_undisputed((*ct, set_, *([the_plan] if the_plan else []), *doses), overrides, warnings)
     return CaseFiles(chosen.pseudonym, tuple(ct), set_, the_plan, tuple(doses))
 
 
-def _with_strays(
+def with_strays(
     index: DicomIndex, chosen: PatientFiles, overrides: Overrides, warnings: list[str]
 ) -> Sequence[IndexedFile]:
     """The patient's files, and those tied to them under another identity: only where that is overridden."""
@@ -114,14 +114,14 @@ def _own_uids(file: IndexedFile) -> set[str]:
     return {file.sop_uid, file.series_uid, file.study_uid, file.frame_uid} - {""}
 
 
-def _require_one_person(chosen: PatientFiles, overrides: Overrides, warnings: list[str]) -> None:
+def require_one_person(chosen: PatientFiles, overrides: Overrides, warnings: list[str]) -> None:
     for file in chosen.files:
         if file.identity.contradicts(chosen.identity):
             overrides.settle("identity", "Files of one identifier differ in name or birth date.", file.where, warnings)
             return
 
 
-def _require_undisputed(used: Sequence[IndexedFile], overrides: Overrides, warnings: list[str]) -> None:
+def require_undisputed(used: Sequence[IndexedFile], overrides: Overrides, warnings: list[str]) -> None:
     disputed = [file for file in used if file.is_disputed]
     if disputed:
         overrides.settle(
@@ -205,7 +205,7 @@ def _ct_of(
     return series[meant[0]]
 
 
-def _require_frame(file: IndexedFile, ct: IndexedFile, what: str, overrides: Overrides, warnings: list[str]) -> None:
+def require_frame(file: IndexedFile, ct: IndexedFile, what: str, overrides: Overrides, warnings: list[str]) -> None:
     if not file.frame_uid or not ct.frame_uid:
         warnings.append(
             f"Whether the {what} has the CT's frame of reference could not be checked: one of them names none."
@@ -220,7 +220,7 @@ def _require_frame(file: IndexedFile, ct: IndexedFile, what: str, overrides: Ove
         )
 
 
-def _require_study(
+def require_study(
     file: IndexedFile, other: IndexedFile, what: str, tied: bool, overrides: Overrides, warnings: list[str]
 ) -> None:
     if file.study_uid == other.study_uid:
@@ -260,6 +260,6 @@ def _doses_of(
             warnings.append(f"{len(doses) - len(fitting)} dose files of other plans were left out.")
         doses = fitting
     for file in doses:
-        _require_frame(file, ct, "dose", overrides, warnings)
-        _require_study(file, ct, "dose", bool(plan and plan.sop_uid in file.references), overrides, warnings)
+        require_frame(file, ct, "dose", overrides, warnings)
+        require_study(file, ct, "dose", bool(plan and plan.sop_uid in file.references), overrides, warnings)
     return doses

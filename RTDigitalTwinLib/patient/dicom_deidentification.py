@@ -3,8 +3,8 @@
 The attributes of the Basic Application Level Confidentiality Profile (DICOM PS3.15, table E.1-1) are removed or
 replaced, at any depth, and so is every other text, date, private element and unknown element, for a list of what is
 harmful is never complete. Kept are measures, codes and geometry of CT, RTSTRUCT, RTPLAN and RTDOSE. Structure names are
-kept, for without them a structure set says nothing, and so are makes of equipment; names and numbers that the files
-give as a person's are cut out of both.
+kept, for without them a structure set says nothing, and so are makes of equipment; one that holds a name, number or
+date that the files give as a person's is replaced.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.patient.dicom_file import OTHER_CODE, DicomItem, decoding
 from RTDigitalTwinLib.patient.dicom_writing import DOSE_NOTICES
+from RTDigitalTwinLib.patient.personal_words import PersonalWords
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -31,8 +32,8 @@ COVERED = (
     "All of it in nested sequences too. Pixels are written anew, uncompressed, without comments or padding.",
 )
 NOT_COVERED = (
-    "Names of structures and makes of equipment are kept, without the persons' names, numbers and dates of the files: "
-    "read the names above.",
+    "Names of structures and makes of equipment are kept, but for those that hold a name, number or date of the files; "
+    "initials, nicknames and persons whom the files do not name are not found: read the names above.",
     "Pixels are as they were: text burned into them stays, and a head CT shows a face.",
     "Numbers such as voltages, positions and monitor units are kept; somebody with the originals can recognise them.",
 )
@@ -56,15 +57,14 @@ _GENERAL_KEPT = frozenset({
 })  # fmt: skip
 _IMAGE_GROUPS, _RT_GROUPS = (0x0018, 0x0020, 0x0028), (0x3002, 0x3004, 0x3006, 0x300A, 0x300C, 0x300E)
 _NAMING_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040)
-_NAMING_ENDS = ("ID", "IDs", "Name", "Number", "Numbers", "Address")
+_NUMBER_ENDS = ("ID", "IDs", "Number", "Numbers")
+_NAMING_ENDS = (*_NUMBER_ENDS, "Name", "Address")
 _SEQUENCES_REMOVED = frozenset({"ROICreatorSequence", "ROIInterpreterSequence", "OperatorIdentificationSequence"})
 _TEXT_VRS = ("AE", "AS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT")
 _NUMBER_VRS = ("AT", "DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV", "US or SS")
 _CODE = re.compile(r"[A-Z0-9_ ]{0,16}")
 _NUMBERS = re.compile(rb"[0-9eE+\-. \\\0]*")
-_UID_IN_TEXT = re.compile(r"\d+(\.\d+){4,}")
 _DICOM_ROOT = "1.2.840.10008."
-_SHORTEST_WORD, _SHORTEST_PART = 3, 5
 # Codes that files are read by: they stay, even where a person is called so.
 _READ_CODES = frozenset({
     "APPROVED", "AXIAL", "BEAM", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR", "CONTINUATION", "CT", "CTV", "DERIVED",
@@ -73,38 +73,29 @@ _READ_CODES = frozenset({
     "REJECTED", "RELATIVE", "RESEARCH", "RTDOSE", "RTPLAN", "RTSTRUCT", "SECONDARY", "SITE", "STATIC", "TARGET",
     "TREATMENT", "UNAPPROVED", "VOLUME",
 })  # fmt: skip
-# Words in names that say nothing of a person.
-_COMMON_WORDS = frozenset({"anonymous", "anonymized", "patient", "research", "unknown", "none", "sample", "test"})
 
 
-@dataclass(frozen=True)
-class PersonalWords:
-    """What the files of a patient give as names, numbers and dates of persons and institutions.
-
-    Attributes
-    ----------
-    words : in lower case; of three letters and more, of other scripts than ASCII of two.
-    """
-
-    words: frozenset[str]
-
-    def appear_in(self, text: str) -> bool:
-        """Whether a word is in a text: as a word, or as a part of one where it is long or not of ASCII. Any UID is."""
-        lower = text.casefold()
-        return bool(
-            set(_words(lower)) & self.words
-            or _UID_IN_TEXT.search(text)
-            or any(word in lower for word in self.words if len(word) >= _SHORTEST_PART or not word.isascii())
-        )
-
-
-def personal_words(item: DicomItem) -> Iterator[str]:
-    """Words of a file, at any depth, that may name a person, a place or a day."""
+def personal_words(item: DicomItem) -> PersonalWords:
+    """What of a file, at any depth, may name a person, a place or a day."""
+    names: set[str] = set()
+    numbers: set[str] = set()
+    dates: set[str] = set()
+    places: set[str] = set()
     with decoding(item.where):
-        yield from _personal_words(item.dataset)
+        for keyword, vr, value in _personal_values(item.dataset):
+            text = str(value).strip(" \0")
+            if vr in ("DA", "DT"):
+                dates.add(text[:8])
+            elif vr == "PN":
+                names |= {text, *re.split(r"[\W_]+", text)}
+            elif keyword.endswith(_NUMBER_ENDS):
+                numbers.add(text)
+            else:
+                places.add(text)
+    return PersonalWords(frozenset(names), frozenset(numbers), frozenset(dates), frozenset(places))
 
 
-def _personal_words(dataset: Dataset) -> Iterator[str]:
+def _personal_values(dataset: Dataset) -> Iterator[tuple[str, str, object]]:
     from pydicom.datadict import keyword_for_tag
 
     for tag in list(dataset.keys()):
@@ -113,22 +104,14 @@ def _personal_words(dataset: Dataset) -> Iterator[str]:
             value = dataset[tag].value
             for item in value if not isinstance(value, (str, bytes)) and hasattr(value, "__iter__") else ():
                 if hasattr(item, "get_item"):
-                    yield from _personal_words(item)
+                    yield from _personal_values(item)
             continue
         keyword = keyword_for_tag(tag)
         named = keyword.endswith(_NAMING_ENDS) and keyword not in KEPT_TEXT
         if vr not in ("PN", "DA", "DT") and not (named and vr in ("LO", "SH") and tag.group in _NAMING_GROUPS):
             continue
         for value in _several(dataset[tag].value):
-            whole = str(value).casefold().strip(" \0")
-            # Words of an institution, such as neck, may be those of structures.
-            for word in {whole[:8] if vr == "DT" else whole, *(_words(whole) if vr == "PN" else ())}:
-                if len(word) >= (_SHORTEST_WORD if word.isascii() else 2) and word not in _COMMON_WORDS:
-                    yield word
-
-
-def _words(lower: str) -> list[str]:
-    return [word for word in re.split(r"[\W_]+", lower) if word]
+            yield keyword, vr, value
 
 
 @dataclass

@@ -19,13 +19,14 @@ from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
 HIGHEST_DOSE_GY = 300.0
+EFFECTIVE_REMARK = "The dose is an EFFECTIVE one, corrected for biological effect: it is no physical dose."
 _SMALLEST_NEGATIVE_RATIO = 0.005
 _EVEN_RATIO = 0.01
 _SAME_MM = 0.01
-WHOLE_PLAN = "PLAN"
+WHOLE_PLAN, ONE_FRACTION = "PLAN", "FRACTION"
 PREDICTION_REMARK = "The dose is a prediction of this software: it is no plan's dose."
 SUMMATIONS = (
-    WHOLE_PLAN, "MULTI_PLAN", "PLAN_OVERVIEW", "FRACTION", "BEAM", "BRACHY", "FRACTION_SESSION", "BEAM_SESSION",
+    WHOLE_PLAN, "MULTI_PLAN", "PLAN_OVERVIEW", ONE_FRACTION, "BEAM", "BRACHY", "FRACTION_SESSION", "BEAM_SESSION",
     "BRACHY_SESSION", "CONTROL_POINT", "RECORD",
 )  # fmt: skip
 
@@ -73,7 +74,7 @@ def read_dose(file: IndexedFile) -> DicomDose:
     if comment in (PARTLY_UNKNOWN_NOTICE, PARTLY_UNKNOWN_PREDICTED_NOTICE):
         remarks.append("The dose was not known everywhere when it was written: there the file holds 0 Gy.")
     if dose_type == "EFFECTIVE":
-        remarks.append("The dose is an EFFECTIVE one, corrected for biological effect: it is no physical dose.")
+        remarks.append(EFFECTIVE_REMARK)
     summation = item.code("DoseSummationType", SUMMATIONS)
     scaling = item.number("DoseGridScaling")
     if scaling <= 0:

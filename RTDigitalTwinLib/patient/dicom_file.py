@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,11 @@ DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 OTHER_CODE = "OTHER"
 _COPY_ANEW = "Export it anew."
 _OPEN_LENGTH = 0xFFFFFFFF
+_PIXEL_DATA = 0x7FE00010
+# Retired coefficients of wavelets, signatures, padding; private groups may follow too.
+_AFTER_PIXELS = (0x7FE00020, 0x7FE00030, 0x7FE00040, 0xFFFAFFFA, 0xFFFCFFFC)
+_SHORTEST_ELEMENT = 8
+_DELIMITERS = (b"\xfe\xff\xdd\xe0\0\0\0\0", b"\xff\xfe\xe0\xdd\0\0\0\0")  # of either byte order
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +102,10 @@ class DicomItem:
         return values
 
     def items(self, keyword: str) -> list[DicomItem]:
-        """Items of a sequence; none where it is missing. Raises PatientDataError where it is no sequence."""
+        """Items of a sequence; none where it is missing.
+
+        Raises PatientDataError where it is no sequence, or an item's elements are not in the order of their tags.
+        """
         if not self.has(keyword):
             return []
         value = self._value(keyword)
@@ -106,6 +114,10 @@ class DicomItem:
         found = list(value)
         if not all(hasattr(item, "get_item") for item in found):
             raise self.error(f"{tag_of(keyword)} is no sequence.", _COPY_ANEW)
+        for item in found:
+            tags = list(item.keys())
+            if tags != sorted(tags):
+                raise _damaged(f"{tag_of(keyword)} holds elements out of order", self.where)
         return [DicomItem(item, self.where) for item in found]
 
     def raw(self, keyword: str) -> bytes | None:
@@ -156,7 +168,7 @@ def tag_of(keyword: str) -> str:
     from pydicom.datadict import tag_for_keyword
 
     tag = tag_for_keyword(keyword)
-    return keyword if tag is None else f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {keyword}"
+    return keyword if tag is None else f"{_shown_tag(tag)} {keyword}"
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -172,9 +184,14 @@ def looks_like_dicom(path: Path) -> bool:
 
 
 def open_dicom(path: Path, where: str, keywords: Sequence[str] = ()) -> DicomItem:
-    """Read a file's elements, all or (quicker) only those named. Raises PatientDataError."""
-    from pydicom import dcmread
-    from pydicom.filereader import read_file_meta_info
+    """Read a file's elements, all or (quicker) only those named.
+
+    Raises PatientDataError, also where the elements are not in the ascending order of tags that DICOM asks for, where
+    something follows the pixels or the last element: then lengths and contents do not belong together, and a part of
+    the values, pixels among them, is not what was written.
+    """
+    from pydicom.filereader import read_file_meta_info, read_partial
+    from pydicom.tag import Tag
 
     try:
         status = os.stat(path)
@@ -195,10 +212,55 @@ def open_dicom(path: Path, where: str, keywords: Sequence[str] = ()) -> DicomIte
                     where=where,
                     remedy="Export it as Explicit VR Little Endian.",
                 )
-        dataset = dcmread(path, force=True, specific_tags=list(keywords) or None)
+        with path.open("rb") as file:
+            order = _Order(file, where)
+            wanted = [Tag(keyword) for keyword in keywords]
+            dataset = read_partial(file, order.next_element, force=True, specific_tags=wanted or None)
+            if len(dataset):
+                order.require_end(status.st_size)
     if not len(dataset):
         raise PatientDataError("The file holds no DICOM elements.", where=where, remedy=_COPY_ANEW)
     return DicomItem(dataset, where)
+
+
+class _Order:
+    """Follows the elements of a file as they are read."""
+
+    def __init__(self, file: BinaryIO, where: str) -> None:
+        self._file, self._where = file, where
+        self._tag, self._start, self._length = -1, 0, 0
+
+    def next_element(self, tag: int, vr: str | None, length: int) -> bool:
+        """Told of each element before its value is read; never stops the reading but by PatientDataError."""
+        start = self._file.tell()
+        # The first one is told twice where its VR is not of the kind that the transfer syntax says.
+        same = tag == self._tag and start - self._start < _SHORTEST_ELEMENT
+        if tag <= self._tag and not same:
+            raise _damaged(f"{_shown_tag(tag)} comes after {_shown_tag(self._tag)}", self._where)
+        is_private = bool(tag >> 16 & 1)
+        if self._tag >= _PIXEL_DATA and tag not in _AFTER_PIXELS and not is_private:
+            raise _damaged(f"{_shown_tag(tag)} comes after the pixels", self._where)
+        self._tag, self._start, self._length = tag, start, length
+        return False
+
+    def require_end(self, size: int) -> None:
+        """That nothing follows the last element. One that is cut short is for those who read it."""
+        if self._length != _OPEN_LENGTH:
+            left = size - self._start - self._length
+            if left > 0:
+                raise _damaged(f"{left} bytes follow the last element, {_shown_tag(self._tag)}", self._where)
+            return
+        self._file.seek(-min(size, len(_DELIMITERS[0])), os.SEEK_END)
+        if self._file.read() not in _DELIMITERS:
+            raise _damaged(f"{_shown_tag(self._tag)} does not end where the file does", self._where)
+
+
+def _damaged(what: str, where: str) -> PatientDataError:
+    return PatientDataError(f"{what}: the file is damaged.", where=where, remedy=_COPY_ANEW)
+
+
+def _shown_tag(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def is_whole(path: Path, where: str) -> bool:

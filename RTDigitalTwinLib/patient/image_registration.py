@@ -74,6 +74,8 @@ def _one_way(fixed: Volume, moving: Volume, settings: RegistrationSettings, prog
 
     images = [_image(volume) for volume in (fixed, moving)]
     frames = fixed.grid.frame_of_reference, moving.grid.frame_of_reference
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # parts of the filters take it; sums differ by their order
     try:
         progress(0.0, "registering, rigid")
         rigid = _rigid(*images)
@@ -87,6 +89,8 @@ def _one_way(fixed: Volume, moving: Volume, settings: RegistrationSettings, prog
             "The images cannot be registered: they do not overlap, or look nothing alike.",
             remedy="Check that both are of the same region and person.",
         ) from error
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     displacement = sitk.GetArrayFromImage(field)
     return Registration(*frames, rotation, offset, displacement, fixed.grid)
 

@@ -14,6 +14,8 @@ OVERRIDES = {
     "series": "structures that name another CT series than the one that is here",
     "study": "studies that differ without a reference between the files",
     "gaps": "missing CT slices, filled by interpolation",
+    "fractions": "more fractions summed than prescribed, or a dose said to be of others than its plan's",
+    "registration": "a registration that looks failed",
 }
 
 

@@ -144,6 +144,15 @@ def words_of(name: str) -> list[str]:
     return [part.casefold() for part in parts]
 
 
+@cache
+def vocabulary_words() -> frozenset[str]:
+    """Words in lower case that names of the model's structures, sides and planning helpers are made of."""
+    vocabulary = _vocabulary()
+    texts = {text for synonyms in vocabulary.synonyms.values() for text in synonyms}
+    texts |= {side for sides in vocabulary.sides.values() for side in sides} | vocabulary.helper_words
+    return frozenset(word for text in (*texts, *KNOWN_NAMES) for word in words_of(text))
+
+
 def _match(candidate: Candidate) -> Match:
     source, words = candidate.source, words_of(candidate.source)
     is_helper = _is_helper(source, words)
