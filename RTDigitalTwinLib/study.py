@@ -38,6 +38,7 @@ from RTDigitalTwinLib.versions import code_sha256
 
 BEFORE, BEST = "before", "best possible"
 SETTINGS_FILE, CASES = "study.json", "cases"
+GROUPS = ("treatments", "calibrators")
 DATA = "patient_sha256"  # in a case: of each part of the patient's data
 
 
@@ -243,7 +244,7 @@ def _adopt(out: Path, about: dict[str, Any]) -> None:
 
 
 def _differing(known: Any, now: dict[str, Any]) -> list[str]:
-    """Keys whose values are not the same; of what is itself a group, which of it: "treatments: as planned"."""
+    """Keys whose values are not the same; of ``GROUPS``, which of it: "treatments: as planned"."""
     if not isinstance(known, dict):
         return sorted(now)
     found = []
@@ -251,10 +252,7 @@ def _differing(known: Any, now: dict[str, Any]) -> list[str]:
         there, here = known.get(key), now.get(key)
         if canonical(there) == canonical(here):
             continue
-        both = isinstance(there, dict) and isinstance(here, dict)
-        inner = (
-            [k for k in sorted({*there, *here}) if canonical(there.get(k)) != canonical(here.get(k))] if both else []
-        )
+        inner = _differing(there, here) if key in GROUPS and isinstance(there, dict) and isinstance(here, dict) else []
         found.append(f"{key}: {', '.join(inner)}" if inner else key)
     return found
 

@@ -129,7 +129,7 @@ def test_cases_of_something_else_are_not_mixed_in(
         assert "another folder" in str(error.value)
         assert {path: path.read_bytes() for path in out.rglob("*.json")} == before
 
-    other = Path(shutil.copy(weights, tmp_path))
+    other = Path(shutil.copytree(weights.parent, tmp_path / "weights")) / weights.name
     wider = replace(hand_made_calibration(), patients=39)
     sha = DoseSurrogate.load(weights, "cpu").weights_sha256
     for stored in (StoredCalibration(wider, {}), StoredCalibration(hand_made_calibration(), {"pt_1": wider})):
