@@ -258,7 +258,11 @@ def tracked_texts() -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize("document", ["README.md", "Resources/Models/MODEL_CARD.md", "CHANGELOG.md", "docs/dicom.md"])
+DOCUMENTS = ["README.md", "Resources/Models/MODEL_CARD.md", "CHANGELOG.md"]
+DOCUMENTS += [f"docs/{page}.md" for page in ("dicom", "dosimetry", "recalibration")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_and_picture_of_a_document_is_there(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?://|#", t)]

@@ -1,12 +1,16 @@
-"""The page on DICOM: every trap has its tests, and they are there."""
+"""The pages under docs: tests they name are there, and their figures are of the weights that come with the software."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import pytest
+
 TESTING = Path(__file__).parent
-PAGE = (TESTING.parent / "docs" / "dicom.md").read_text(encoding="utf-8")
+DOCS = TESTING.parent / "docs"
+PAGE = (DOCS / "dicom.md").read_text(encoding="utf-8")
 
 
 def functions(name: str) -> set[str]:
@@ -19,8 +23,19 @@ def test_every_trap_names_tests_that_exist() -> None:
     assert len(rows) >= 25
     for trap, happens, tests in rows:
         assert happens.strip() and re.search(r"`test_\w+::test_\w+`", tests), trap
-    named = re.findall(r"`(test_\w+)::(test_\w+)`", PAGE)
+
+
+@pytest.mark.parametrize("page", ["dicom.md", "dosimetry.md"])
+def test_tests_that_a_page_names_exist(page: str) -> None:
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", (DOCS / page).read_text(encoding="utf-8"))
+    assert len(named) >= 5
     assert [f"{file}::{test}" for file, test in named if test not in functions(file)] == []
+
+
+def test_the_study_is_of_the_weights_that_come_with_the_software() -> None:
+    manifest = json.loads((TESTING.parent / "Resources" / "Models" / "dose-unet.json").read_text(encoding="utf-8"))
+    named = re.findall(r"Weights ([0-9a-f]{8,})", (DOCS / "recalibration.md").read_text(encoding="utf-8"))
+    assert named and all(manifest["sha256"].startswith(digest) for digest in named)
 
 
 def test_the_page_names_what_is_written() -> None:
