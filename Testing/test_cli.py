@@ -324,7 +324,7 @@ def test_a_cancelled_run_leaves_nothing(sample_folder: Path, weights: Path, tmp_
 def test_ctrl_c_is_a_cancel(
     sample_folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def interrupted(*unused: object) -> None:
+    def interrupted(*unused: object, **named: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run_module, "write_nrrd", interrupted)
