@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.errors import PatientDataError
@@ -62,17 +64,36 @@ def biology_of_prediction(
     chosen = load_biology() if models is None else models
     patient = prediction.patient
     fractions = patient.plan.prescription.fractions if patient.plans else None
-    rows, notes = [], []
-    for name in (*patient.targets, *(n for n in patient.structures if n not in patient.targets)):
+    names = (*patient.targets, *(n for n in patient.structures if n not in patient.targets))
+    pairs, notes = applicable(chosen, names, fractions)
+    rows = []
+    for name, model in pairs:
+        try:
+            rows.append(_row(prediction, name, model, fractions or 1, level, seed))
+        except PatientDataError as error:
+            notes.append(str(error))
+    return BiologyTable(tuple(rows), (*notes, NOTICE) if rows else tuple(notes))
+
+
+def applicable(
+    models: Iterable[DoseResponse], names: Iterable[str], fractions: int | None
+) -> tuple[list[tuple[str, DoseResponse]], list[str]]:
+    """The models of each structure, and what is said of those that need a number of fractions that is not known."""
+    chosen = tuple(models)
+    pairs, notes = [], []
+    for name in names:
         for model in models_for(chosen, name):
             if fractions is None and model.alpha_beta_gy is not None:
                 notes.append(f"{name}: {model.endpoint} needs the number of fractions, which no plan says.")
-                continue
-            try:
-                rows.append(_row(prediction, name, model, fractions or 1, level, seed))
-            except PatientDataError as error:
-                notes.append(str(error))
-    return BiologyTable(tuple(rows), (*notes, NOTICE) if rows else tuple(notes))
+            else:
+                pairs.append((name, model))
+    return pairs, notes
+
+
+def central_band(drawn: NDArray, level: float) -> tuple[float, float]:
+    """The middle ``level`` (0..1) of draws."""
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _row(
@@ -93,7 +114,7 @@ def _row(
     if prediction.has_spread or model.sd:
         draws = -(-DRAWS // doses.count) * doses.count  # every sample as often
         drawn = model.drawn(doses, fractions, draws, seed, shift_gy)
-        low, high = (float(v) for v in np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]))
+        low, high = central_band(drawn, level)
     probability = model.probability(np.maximum(eud_gy + shift_gy, 0))
     plan_dose = prediction.patient.plan.dose if prediction.patient.plans else None
     planned = covered_dose_of(plan_dose, prediction.patient.structure(name))

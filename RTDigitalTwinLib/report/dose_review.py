@@ -15,14 +15,14 @@ from RTDigitalTwinLib.dosimetry.goals import GoalSet
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.dosimetry.plan_quality import integral_dose_gy_l, plan_quality
 from RTDigitalTwinLib.errors import PatientDataError
-from RTDigitalTwinLib.model.biology import NOTICE, DoseResponse, load_biology, models_for
+from RTDigitalTwinLib.model.biology import NOTICE, DoseResponse, load_biology
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Volume
+from RTDigitalTwinLib.report.biology_table import DRAWS, applicable, central_band
 from RTDigitalTwinLib.report.goal_table import GoalTable, goal_choice, goal_tables, metrics_of_dose
 from RTDigitalTwinLib.report.tables import ordered_structures
 
-DRAWS = 400  # of published parameters
 LEVEL = 0.95
 
 
@@ -105,14 +105,9 @@ def review_dose(
     choice = goal_choice(patient, goals)
     tables = goal_tables(patient, metrics_of_dose(dose, patient), choice)
     notes += choice.left_out
-    biology: list[BiologyRow] = []
-    chosen = tuple(load_biology() if models is None else models)
-    for name, doses in inside.items():
-        for model in models_for(chosen, name):
-            if model.alpha_beta_gy is not None and fractions is None:
-                notes.append(f"{name}: {model.endpoint} needs the number of fractions, which no plan says.")
-            else:
-                biology.append(_biology(model, name, doses, fractions or 1))
+    pairs, unknown = applicable(load_biology() if models is None else models, inside, fractions)
+    notes += unknown
+    biology = [_biology(model, name, inside[name], fractions or 1) for name, model in pairs]
     if biology:
         notes.append(NOTICE)
     try:
@@ -181,7 +176,7 @@ def _biology(model: DoseResponse, name: str, doses: StructureDose, fractions: in
     low = high = None
     if model.sd:
         drawn = model.drawn(doses, fractions, DRAWS)
-        low, high = (float(v) for v in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+        low, high = central_band(drawn, LEVEL)
     eud, probability = float(model.eud_gy(doses, fractions)[0]), float(model.of(doses, fractions)[0])
     return BiologyRow(name, model.effect.value, model.endpoint, eud, probability, low, high, model.source)
 
