@@ -29,9 +29,15 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 # A sign beside every word, so that a row reads without its colour.
 SIGNS = {Status.MET: "✓", Status.ACCEPTABLE: "~", Status.VIOLATED: "✗", Status.NOT_EVALUATED: "–"}
+UNINFORMATIVE_PERCENT = 90.0  # a band of a volume that is as wide says nothing
 UNCALIBRATED = "*"  # after a probability whose samples have no calibrated spread
 
 Bands = Callable[[str, DvhMetric], tuple[float, float]]
+
+
+def is_informative(low: float, high: float, unit: str) -> bool:
+    """Whether a band leaves less than nearly all of a volume's 0 to 100 % open; bands of doses always do."""
+    return unit != "%" or high - low < UNINFORMATIVE_PERCENT
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,10 @@ class GoalRow:
 
     @property
     def band_words(self) -> str:
-        return "" if self.low is None or self.high is None else f"{self.low:.1f} to {self.high:.1f} {self.unit}"
+        if self.low is None or self.high is None:
+            return ""
+        informative = is_informative(self.low, self.high, self.unit)
+        return f"{self.low:.1f} to {self.high:.1f} {self.unit}" if informative else "band not informative"
 
     @property
     def probability_words(self) -> str:

@@ -27,6 +27,7 @@ from RTDigitalTwinLib.report.goal_table import (
     bands_of_prediction,
     goal_choice,
     goal_tables,
+    is_informative,
     metrics_of_prediction,
 )
 from RTDigitalTwinLib.report.observing import Observing
@@ -34,7 +35,6 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.ensemble import fewest_simultaneous
 
 CSV_DECIMALS = 6
-UNINFORMATIVE_PERCENT = 90.0  # a band of a volume that is as wide says nothing
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class MetricRow:
         """Whether the band says anything: not where it leaves nearly all of 0 to 100 % open. None without a band."""
         if self.low is None or self.high is None:
             return None
-        return self.unit != "%" or self.high - self.low < UNINFORMATIVE_PERCENT
+        return is_informative(self.low, self.high, self.unit)
 
 
 @dataclass(frozen=True)
