@@ -128,7 +128,9 @@ class Kind:
         if self.is_nodes:
             return node.GetNodeReference(name)
         if self.is_pack:
-            return self.type(**{part: kind.read(node, f"{name}.{part}") for part, kind in self.type._pack_kinds.items()})
+            return self.type(
+                **{part: kind.read(node, f"{name}.{part}") for part, kind in self.type._pack_kinds.items()}
+            )
         return self.value(node.GetParameter(name))
 
     def is_in(self, node: Any, name: str) -> bool:
