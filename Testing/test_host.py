@@ -19,9 +19,9 @@ from Testing.host.fixtures import own_files_folder, skip_where_missing
 skip_where_missing()
 pytest.importorskip("PySide6.QtWidgets", reason="desktop Slicer needs no stand-in", exc_type=ImportError)
 
-import slicer
+import slicer  # noqa: E402
 
-from Testing.host.session import has_own, slicer_application
+from Testing.host.session import has_own, slicer_application  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -291,6 +291,7 @@ def test_messages_are_kept_and_questions_must_be_answered(host: Any) -> None:
 
 
 def test_a_layout_of_ones_own_makes_its_views(host: Any) -> None:
+    kinds = (("vtkMRMLSliceNode", "Red"), ("vtkMRMLPlotViewNode", "Dvh"), ("vtkMRMLTableViewNode", "Goals"))
     views = "".join(
         f'<item><view class="{kind}" singletontag="{tag}"/></item>'
         for kind, tag in (

@@ -19,7 +19,7 @@ from Testing.host.fixtures import in_desktop, running_application, skip_where_mi
 
 skip_where_missing()
 
-import slicer
+import slicer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOWEST_OPENING_SECONDS = 2.0
@@ -75,7 +75,8 @@ def test_the_panel_and_its_parameter_node_follow_each_other(module: Any) -> None
 
 
 @pytest.mark.parametrize(("name", "value", "error"), [
-    ("samples", "many", TypeError), ("samples", 1, ValueError), ("samples", 2.5, TypeError), ("useSample", 1, TypeError),
+    ("samples", "many", TypeError), ("samples", 1, ValueError), ("samples", 2.5, TypeError),
+    ("useSample", 1, TypeError),
 ])  # fmt: skip
 def test_a_parameter_refuses_what_it_cannot_be(module: Any, name: str, value: object, error: type) -> None:
     node = module.logic.getParameterNode()

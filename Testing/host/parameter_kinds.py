@@ -2,7 +2,7 @@
 
 Numbers, truth values, texts, paths, choices of an enumeration and ranges are texts of the node; nodes are node
 references; lists, tuples, dictionaries and packs are many of these. The texts' names differ from desktop Slicer's for
-containers, so a scene written here is not promised to give back lists there (with ``RTDT_SLICER_PYTHON`` it is Slicer's).
+containers, so a scene written here is not promised to give back lists there.
 """
 
 from __future__ import annotations
