@@ -292,14 +292,7 @@ def test_messages_are_kept_and_questions_must_be_answered(host: Any) -> None:
 
 def test_a_layout_of_ones_own_makes_its_views(host: Any) -> None:
     kinds = (("vtkMRMLSliceNode", "Red"), ("vtkMRMLPlotViewNode", "Dvh"), ("vtkMRMLTableViewNode", "Goals"))
-    views = "".join(
-        f'<item><view class="{kind}" singletontag="{tag}"/></item>'
-        for kind, tag in (
-            ("vtkMRMLSliceNode", "Red"),
-            ("vtkMRMLPlotViewNode", "Dvh"),
-            ("vtkMRMLTableViewNode", "Goals"),
-        )
-    )
+    views = "".join(f'<item><view class="{kind}" singletontag="{tag}"/></item>' for kind, tag in kinds)
     manager = slicer.app.layoutManager()
     node = manager.layoutLogic().GetLayoutNode()
     node.AddLayoutDescription(5101, f'<layout type="vertical">{views}</layout>')
