@@ -106,9 +106,12 @@ class UpStage(nn.Module):
         """The skip connection's share of the up-sampling."""
         return self._transposed(skip, self.up.conv.weight[: self.skip_width], self.up.conv.bias)
 
+    def of_below(self, below: Tensor) -> Tensor:
+        """The rest of the up-sampling."""
+        return self._transposed(below, self.up.conv.weight[self.skip_width :], None)
+
     def forward(self, skip_share: Tensor, below: Tensor) -> Tensor:
-        raised = skip_share + self._transposed(below, self.up.conv.weight[self.skip_width :], None)
-        return self.unit(self.up.adn(raised))
+        return self.unit(self.up.adn(skip_share + self.of_below(below)))
 
 
 class DoseUNet(nn.Module):

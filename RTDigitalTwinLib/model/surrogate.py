@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from RTDigitalTwinLib.errors import ModelError
+from RTDigitalTwinLib.model.decoding import CpuDecoder
 from RTDigitalTwinLib.model.familiarity import Familiarity
 from RTDigitalTwinLib.model.features import Features, build_features
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded
@@ -108,15 +109,28 @@ class DoseSurrogate:
         channels = torch.from_numpy(features.channels)[None].to(self.device)
         return self.network.encode(channels.contiguous(memory_format=torch.channels_last_3d))
 
-    @_exact
     def decode(self, encoded: Encoded, features: Features, factors: Sequence[Tensor] | None = None) -> NDArray:
         """Doses in Gy (samples, mask voxels), float32: one sample a row of the factors, or one without dropout."""
-        if factors is not None:
-            factors = [f.to(self.device) for f in factors]
-        dose = self.network.decode(encoded, factors)
-        if not bool(torch.isfinite(dose).all()):
-            raise ModelError("The network gives doses that are no finite numbers.", remedy="Use other weights.")
-        return dose[:, torch.from_numpy(features.crop.mask).to(self.device)].cpu().numpy()
+        return self.decoder(encoded, features)(factors)
+
+    @_exact
+    def decoder(self, encoded: Encoded, features: Features) -> Callable[[Sequence[Tensor] | None], NDArray]:
+        """``decode`` of one patient, to be called often: what its samples share is worked out here."""
+        mask = torch.from_numpy(features.crop.mask).to(self.device)
+        at_once = CpuDecoder(self.network, encoded, mask) if self.device.type == "cpu" else None
+
+        @_exact
+        def decode(factors: Sequence[Tensor] | None) -> NDArray:
+            if at_once is not None:
+                dose = at_once.doses_gy(factors)
+            else:
+                moved = None if factors is None else [f.to(self.device) for f in factors]
+                dose = self.network.decode(encoded, moved)[:, mask]
+            if not bool(torch.isfinite(dose).all()):
+                raise ModelError("The network gives doses that are no finite numbers.", remedy="Use other weights.")
+            return dose.cpu().numpy()
+
+        return decode
 
     def expected_dose(self, patient: Patient, features: Features | None = None) -> Volume:
         """The deterministic prediction, dropout off, on the patient's grid; of ``features`` where they are known."""

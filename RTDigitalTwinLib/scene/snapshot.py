@@ -193,7 +193,6 @@ def _save_solid(nodes: PredictionNodes, application_logic: Any, path: Path, titl
         body = vtk.vtkPolyData()
         if segmentation.GetClosedSurfaceRepresentation(nodes.patient.patient.dose_mask.name, body):
             view.add_surface(body, _BODY_COLOUR, _BODY_OPACITY)
-        view.window.Render()
         view.look(_shown_ras(nodes, with_mask=not nodes.patient.patient.structures))
         view.text(title, 16, SIZE[1] - 22, 17)
         view.text(NOTICE, 16, 22, 13, _GREY)

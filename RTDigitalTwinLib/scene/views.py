@@ -98,6 +98,7 @@ class _View:
         self.window.Render()
         grab = vtk.vtkWindowToImageFilter()
         grab.SetInput(self.window)
+        grab.ShouldRerenderOff()
         grab.ReadFrontBufferOff()
         grab.Update()
         with whole_file(path) as aside:

@@ -11,7 +11,7 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
-DECODED_TOGETHER = {"cuda": 16}
+DECODED_TOGETHER = {"cpu": 4, "cuda": 16}
 STRATIFIED_TOGETHER = 32
 
 
@@ -31,14 +31,15 @@ def sample_dose(
     features = surrogate.features(patient)
     progress(0.02, "encoder")
     encoded = surrogate.encoded(patient)
-    deterministic = surrogate.decode(encoded, features)[0]
+    decode = surrogate.decoder(encoded, features)
+    deterministic = decode(None)[0]
     deviations = np.empty((samples, deterministic.size), np.float16)
     factors = surrogate.network.draw_factors(samples, torch.Generator().manual_seed(seed), STRATIFIED_TOGETHER)
     together = DECODED_TOGETHER.get(surrogate.device.type, 1)
     for first in range(0, samples, together):
         progress(0.05 + 0.95 * first / samples, f"sample {first + 1} of {samples}")
         part = slice(first, first + together)
-        deviations[part] = surrogate.decode(encoded, features, [f[part] for f in factors]) - deterministic
+        deviations[part] = decode([f[part] for f in factors]) - deterministic
     progress(1.0, "done")
     return DoseEnsemble(
         patient, features.crop, deterministic, deviations, seed if samples else None, surrogate.weights_sha256

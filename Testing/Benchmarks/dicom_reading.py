@@ -23,10 +23,11 @@ from RTDigitalTwinLib.patient.patient import Image, Patient
 from RTDigitalTwinLib.patient.plan import Plan, Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.stopwatch import Stopwatch
+from Testing.Benchmarks.framework import Benchmark, Effort, Values, peak_memory_mib
 
 GRID = Grid((120, 512, 512), (0.9765625, 0.9765625, 2.5), (-249.5, -249.5, -148.75))
 STRUCTURES = 25
-REPEATS = 3
 
 
 def ellipsoid(centre_mm: NDArray, radii_mm: NDArray) -> NDArray[np.float32]:
@@ -61,52 +62,56 @@ def made_patient() -> Patient:
 
 def read_all(folder: Path) -> tuple[dict[str, float], float, float]:
     """Seconds of each stage, seconds of CPU, and the process's peak of memory in MiB."""
-    seconds = {}
-    start, cpu = time.perf_counter(), time.process_time()
-
-    def lap(name: str) -> None:
-        nonlocal start
-        now = time.perf_counter()
-        seconds[name], start = now - start, now
-
-    patient = index_folder(folder).patient()
-    lap("index")
-    (series,) = patient.ct_series.values()
-    ct = read_ct(series, Overrides(), [])
-    lap("CT")
-    rois = read_rois(patient.of_kind(RTSTRUCT)[0])
-    lap("contours")
-    assert len(occupancies(rois, ct.grid, {})) == STRUCTURES
-    lap("drawing")
-    return seconds, time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    watch, cpu = Stopwatch(), time.process_time()
+    with watch.stage("index"):
+        patient = index_folder(folder).patient()
+        (series,) = patient.ct_series.values()
+    with watch.stage("CT"):
+        ct = read_ct(series, Overrides(), [])
+    with watch.stage("contours"):
+        rois = read_rois(patient.of_kind(RTSTRUCT)[0])
+    with watch.stage("drawing"):
+        assert len(occupancies(rois, ct.grid, {})) == STRUCTURES
+    return watch.rounded(), time.process_time() - cpu, peak_memory_mib()
 
 
-def main() -> None:
+def plastimatch_seconds(folder: Path, place: Path) -> float:
+    """Of its CPU, the writing of its masks included."""
+    command = ["plastimatch", "convert", "--input", str(folder), "--output-img", str(place / "ct.mha"),
+               "--output-prefix", str(place / "masks"), "--prefix-format", "mha"]  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def reading(effort: Effort) -> Values:
+    theirs = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "set"
         write_patient(made_patient(), folder)
         with get_context("spawn").Pool(1) as fresh:  # without the memory that making the set took
-            runs = [fresh.apply(read_all, (folder,)) for _ in range(REPEATS)]
-        best, cpu, _ = min(runs, key=lambda run: sum(run[0].values()))
-        stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in best.items())
-        wall, peak = sum(best.values()), max(run[2] for run in runs)
-        print(f"ours: {wall:.2f} s ({stages}), {cpu:.2f} s of CPU; peak {peak:.0f} MiB")
-        if shutil.which("plastimatch") is None:
-            print("plastimatch is not installed")
-            return
-        command = ["plastimatch", "convert", "--input", str(folder), "--output-img", str(Path(place) / "ct.mha"),
-                   "--output-prefix", str(Path(place) / "masks"), "--prefix-format", "mha"]  # fmt: skip
-        times = []
-        for _ in range(REPEATS):
-            start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(command, check=True, capture_output=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            times.append((time.perf_counter() - start, used))
-        theirs, their_cpu = min(times)
-        print(f"plastimatch: {theirs:.2f} s with writing its masks, {their_cpu:.2f} s of CPU")
-        print(f"ours takes {wall / theirs:.2f} times that, {cpu / their_cpu:.2f} times its CPU")
+            runs = []
+            for _ in range(effort.of(3, 1)):
+                runs.append(fresh.apply(read_all, (folder,)))
+                if shutil.which("plastimatch"):
+                    theirs.append(plastimatch_seconds(folder, Path(place)))
+    facts = {
+        "slices": GRID.shape[0],
+        "structures": STRUCTURES,
+        "our_stage_seconds": min(runs, key=lambda run: run[1])[0],
+        "our_peak_memory_mib": round(max(run[2] for run in runs)),
+        "plastimatch": "writes its masks too" if theirs else "not installed",
+    }
+    return Values(tuple(run[1] for run in runs), tuple(theirs), facts)
 
 
-if __name__ == "__main__":
-    main()
+BENCHMARKS = (
+    Benchmark(
+        "DICOM reading and rasterising",
+        "CT of 120 slices, 25 structures drawn",
+        "plastimatch convert",
+        reading,
+        unit="s of CPU",
+    ),
+)

@@ -2,65 +2,40 @@
 
 Ours is one evaluation of the decoder's objective and its gradient, encoder frozen and its activations kept. Theirs is a
 step of AdamW on all weights through the full 128^3 grid in the default memory layout, towards the same dose volume.
-Times are processor seconds of one thread, so that a busy machine does not show. The patient is that of the sampling
-benchmark, or the one that $RTDT_PATIENT names in $RTDT_OPENKBP. Prints one JSON line; the ratio is what to quote. With
-it, the seconds a whole Gaussian-process update takes.
+Times are processor seconds of one thread, so that a busy machine does not show. With them, the seconds a whole
+Gaussian-process update takes.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import os
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
 
+from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.calibration.calibrator import gather
 from RTDigitalTwinLib.calibration.decoder import _Objective
 from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
 from RTDigitalTwinLib.calibration.trial import Trial
-from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.model.crop import cut
-from RTDigitalTwinLib.patient.loading import load_patient
-from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.twin import Twin
-from Testing.Benchmarks.sampling import FULL_SIDE, full_grid, median_patient
-
-REPEATS = int(os.environ.get("RTDT_REPEATS", "3"))
-
-
-def chosen_patient() -> Patient:
-    name, data = os.environ.get("RTDT_PATIENT"), os.environ.get("RTDT_OPENKBP")
-    if name and data:
-        return load_patient(Path(data) / name)
-    patient = median_patient()
-    return planned(patient) if patient.plan.dose is None else patient
+from Testing.Benchmarks.framework import Benchmark, Case, Effort, seconds_of
+from Testing.Benchmarks.patients import FULL_SIDE, chosen_patient, full_grid
 
 
-def processor_seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def main() -> None:
+def setup(effort: Effort) -> Case:
     torch.set_num_threads(1)
-    patient = chosen_patient()
+    keep_freed_memory()
+    patient = chosen_patient(with_dose=True)
     belief = Twin(patient, device="cpu").dose_belief
     drawn = belief.sample(4, 0)  # what a step costs does not depend on their number
     trial = Trial.of(belief, drawn, "shift 5 mm", "volume", 1)  # type: ignore[arg-type]
     evidence = gather(belief, trial.observations, drawn)
-    update = processor_seconds(lambda: GaussianProcess().absorb(evidence))
     objective = _Objective(evidence)
     objective.size_prior()
     position = [torch.zeros_like(p) for p in objective.before.values()]
-    ours = [processor_seconds(lambda: objective.at(position)) for _ in range(REPEATS + 1)][1:]
-    surrogate = evidence.prior.surrogate
-    network = copy.deepcopy(surrogate.network).to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(evidence.prior.surrogate.network).to(memory_format=torch.contiguous_format)
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     channels = full_grid(patient, network.configuration.channels)
@@ -75,19 +50,23 @@ def main() -> None:
         loss.backward()
         optimiser.step()
 
-    theirs = [processor_seconds(fine_tuning_step) for _ in range(REPEATS + 1)][1:]
-    result = {
-        "benchmark": "recalibration step",
-        "patient": patient.pseudonym,
-        "mask_voxels": int(patient.dose_mask.mask.sum()),
-        "crop": list(drawn.crop.shape),
-        "decoder_step_s": [round(t, 2) for t in ours],
-        "fine_tuning_step_s": [round(t, 2) for t in theirs],
-        "ratio": round(statistics.median(theirs) / statistics.median(ours), 2),
-        "gaussian_process_update_s": round(update, 2),
-    }
-    print(json.dumps(result))
+    def facts() -> dict[str, Any]:
+        update = seconds_of(lambda: GaussianProcess().absorb(evidence), processor=True)
+        return {
+            "patient": patient.pseudonym,
+            "crop": "x".join(map(str, drawn.crop.shape)),
+            "gaussian_process_update_s": round(update, 2),
+        }
+
+    return Case(lambda: objective.at(position), fine_tuning_step, effort.of(3, 1), facts=facts)
 
 
-if __name__ == "__main__":
-    main()
+BENCHMARKS = (
+    Benchmark(
+        "recalibration step",
+        "the decoder's objective and gradient, encoder kept",
+        "a step of the whole network on 128^3",
+        setup,
+        processor_seconds=True,
+    ),
+)

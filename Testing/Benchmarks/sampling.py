@@ -1,88 +1,114 @@
-"""Monte Carlo sampling against the plain way: ``samples`` full 128^3 passes of the same network, in one run.
-
-The patient is the one with the median dose mask among those in $RTDT_OPENKBP (public CSV layout), else the built-in
-sample. Prints one JSON line; times are wall-clock seconds, the ratio is what to quote.
-"""
+"""Monte Carlo prediction against the plain way: as many passes through the whole 128^3 grid, in one run."""
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from monai.networks.nets import UNet
 
-from RTDigitalTwinLib.model.crop import Crop, crop_around, cut
-from RTDigitalTwinLib.model.features import build_features
+from RTDigitalTwinLib.allocation import keep_freed_memory
+from RTDigitalTwinLib.model.features import ANATOMY_CHANNELS, build_features
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-from RTDigitalTwinLib.patient.loading import load_patients, patient_folders
-from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.solver.sampling import sample_dose
+from RTDigitalTwinLib.solver.sampling import STRATIFIED_TOGETHER, sample_dose
+from Testing.Benchmarks.framework import Benchmark, Case, Effort, seconds_of
+from Testing.Benchmarks.patients import FULL_SIDE, chosen_patient, full_grid
 
 SAMPLES = 32
-FULL_SIDE = (128, 128, 128)
+COMPARED = 4  # samples that are compared with whole-network passes
 
 
-def median_patient() -> Patient:
-    """The patient to measure on."""
-    data = os.environ.get("RTDT_OPENKBP")
-    if not data:
-        return Patient.sample()
-    patients = load_patients(patient_folders(Path(data)))
-    return sorted(patients, key=lambda p: p.dose_mask.mask.sum())[len(patients) // 2]
+def against_monai(effort: Effort) -> Case:
+    """MONAI's U-Net of the prototype as it comes: its layers, its dropout, the default layout, weights of no matter."""
+    torch.manual_seed(0)
+    network = UNet(3, len(ANATOMY_CHANNELS), 1, (32, 64, 128, 256, 512), (2,) * 4, num_res_units=2, dropout=0.2)
+    network.train()  # so that the dropout drops
+    channels = torch.rand(1, len(ANATOMY_CHANNELS), *FULL_SIDE)
+    return _case(effort, lambda: network(channels))
 
 
-def full_grid(patient: Patient, names: tuple[str, ...]) -> torch.Tensor:
-    """Features on the whole grid, as the plain way takes them."""
-    crop = Crop((0, 0, 0), cut(patient.dose_mask.mask, (0, 0, 0), FULL_SIDE, False), patient.ct.grid)
-    return torch.from_numpy(build_features(patient, names, crop).channels)[None]
-
-
-def seconds_of(work: Callable[[], object], repeats: int) -> list[float]:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def main() -> None:
-    patient = median_patient()
-    surrogate = DoseSurrogate.load(device="cpu")
-    network = surrogate.network
+def against_own_network(effort: Effort) -> Case:
+    """Our network whole, in channels-last layout, dropout drawn anew."""
+    network = DoseSurrogate.load(device="cpu").network
+    channels = full_grid(chosen_patient(), network.configuration.channels)
+    channels = channels.contiguous(memory_format=torch.channels_last_3d)
     generator = torch.Generator().manual_seed(0)
-    sample_dose(surrogate, patient, 1)
-    ours = seconds_of(lambda: sample_dose(surrogate, patient, SAMPLES), 3)
-    plain = {}
-    for name, layout in (("channels-last", torch.channels_last_3d), ("default layout", torch.contiguous_format)):
-        network.to(memory_format=layout)
-        channels = full_grid(patient, network.configuration.channels).contiguous(memory_format=layout)
+    return _case(effort, lambda: network(channels, network.draw_factors(1, generator)))
+
+
+def _case(effort: Effort, one_pass: Any) -> Case:
+    keep_freed_memory()
+    patient = chosen_patient()
+    surrogate = DoseSurrogate.load(device="cpu")
+    passes = effort.of(4, 1)
+
+    def ours() -> None:
+        """From the features on, as the passes begin with theirs; nothing else is kept from the time before."""
+        surrogate._encoded.clear()
+        sample_dose(surrogate, patient, SAMPLES)
+
+    def plain() -> None:
         with torch.inference_mode():
-            network(channels, network.draw_factors(1, generator))
-            times = seconds_of(lambda c=channels: network(c, network.draw_factors(1, generator)), SAMPLES)  # type: ignore[misc]
-        plain[name] = times
-    crop = crop_around(patient).shape
-    result = {
-        "benchmark": "sampling",
-        "patient": patient.pseudonym,
-        "mask_voxels": int(patient.dose_mask.mask.sum()),
-        "crop": list(crop),
-        "samples": SAMPLES,
-        "ours_s": [round(t, 2) for t in ours],
-        **{f"plain_{name.replace(' ', '_')}_s": round(sum(times), 2) for name, times in plain.items()},
-        **{
-            f"ratio_to_plain_{name.replace(' ', '_')}": round(sum(times) / statistics.median(ours), 2)
-            for name, times in plain.items()
+            for _ in range(passes):
+                one_pass()
+
+    return Case(
+        ours,
+        plain,
+        effort.of(3, 1),
+        SAMPLES / passes,
+        counts_flops=True,
+        facts=lambda: {
+            "patient": patient.pseudonym,
+            "voxels_in_the_mask": int(patient.dose_mask.mask.sum()),
+            "crop": "x".join(map(str, surrogate.features(patient).crop.shape)),
+            "samples": SAMPLES,
+            "passes_timed": passes,
+            "seconds_of_features": round(
+                seconds_of(lambda: build_features(patient, surrogate.network.configuration.channels)), 2
+            ),
+            **agreement(surrogate),
         },
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    )
+
+
+def agreement(surrogate: DoseSurrogate) -> dict[str, Any]:
+    """Largest difference of dose from whole-network passes on the same crop with the same dropout, and of the crop."""
+    patient = chosen_patient()
+    features, network = surrogate.features(patient), surrogate.network
+    mask = torch.from_numpy(features.crop.mask)
+    factors = network.draw_factors(COMPARED, torch.Generator().manual_seed(0), STRATIFIED_TOGETHER)
+    ours = surrogate.decode(surrogate.encoded(patient), features, factors)
+    with torch.inference_mode():
+        channels = torch.from_numpy(features.channels)[None]
+        passes = [network(channels, [f[k : k + 1] for f in factors])[0, mask].numpy() for k in range(COMPARED)]
+        whole = network(full_grid(patient, network.configuration.channels))[0].numpy()
+    everywhere = patient.dose_mask.mask
+    cropped = surrogate.expected_dose(patient).values
+    apart: dict[str, Any] = {
+        "largest_difference_from_whole_passes_on_the_crop_gy": float(f"{np.abs(ours - np.stack(passes)).max():.2g}"),
+        "mean_difference_that_cropping_makes_gy": round(float(np.abs(cropped - whole)[everywhere].mean()), 3),
     }
-    print(json.dumps(result))
+    if patient.plan.dose is not None:
+        known = patient.plan.dose.values[everywhere]
+        apart["dose_score_on_the_crop_gy"] = round(float(np.abs(cropped[everywhere] - known).mean()), 3)
+        apart["dose_score_on_the_full_grid_gy"] = round(float(np.abs(whole[everywhere] - known).mean()), 3)
+    return apart
 
 
-if __name__ == "__main__":
-    main()
+BENCHMARKS = (
+    Benchmark(
+        "prediction",
+        "32 samples, features known",
+        "32 passes of MONAI's U-Net on 128^3",
+        against_monai,
+        target=8,
+    ),
+    Benchmark(
+        "prediction, own network",
+        "32 samples, features known",
+        "32 passes of the same network on 128^3, channels-last",
+        against_own_network,
+    ),
+)

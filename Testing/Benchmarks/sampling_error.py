@@ -1,50 +1,47 @@
-"""How much the mean of 32 samples varies with the seed: stratified dropout, as it is drawn, against independent.
-
-Prints one JSON line. The patient is that of the sampling benchmark; errors are root mean squares over its dose mask of
-the standard deviation over seeds, and the ratio is what to quote.
-"""
+"""How much the mean of 32 samples varies with the seed: stratified dropout, as it is drawn, against independent."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-from RTDigitalTwinLib.solver.sampling import STRATIFIED_TOGETHER
-from Testing.Benchmarks.sampling import SAMPLES, median_patient
+from RTDigitalTwinLib.solver.sampling import DECODED_TOGETHER, STRATIFIED_TOGETHER
+from Testing.Benchmarks.framework import Benchmark, Effort, Values
+from Testing.Benchmarks.patients import chosen_patient
+from Testing.Benchmarks.sampling import SAMPLES
 
-SEEDS = 16
 
-
-def main() -> None:
-    patient = median_patient()
+def standard_errors(effort: Effort) -> Values:
+    """Root mean squares over the dose mask of the mean's standard deviation over seeds."""
+    keep_freed_memory()
+    seeds, patient = effort.of(12, 4), chosen_patient()
     surrogate = DoseSurrogate.load(device="cpu")
     features = surrogate.features(patient)
-    encoded = surrogate.encode(features)
+    decode = surrogate.decoder(surrogate.encode(features), features)
+    together = DECODED_TOGETHER["cpu"]
 
     def mean_gy(seed: int, block: int) -> NDArray:
         factors = surrogate.network.draw_factors(SAMPLES, torch.Generator().manual_seed(seed), block)
-        parts = (surrogate.decode(encoded, features, [f[k : k + 1] for f in factors])[0] for k in range(SAMPLES))
-        return np.mean(list(parts), axis=0)
+        parts = [decode([f[k : k + together] for f in factors]) for k in range(0, SAMPLES, together)]
+        return np.concatenate(parts).mean(axis=0)
 
-    errors_gy = {
-        name: np.std([mean_gy(seed, block) for seed in range(SEEDS)], axis=0, ddof=1)
-        for name, block in (("independent", 1), ("stratified", STRATIFIED_TOGETHER))
-    }
-    squares = {name: float(np.mean(error**2)) for name, error in errors_gy.items()}
-    result = {
-        "benchmark": "sampling_error",
-        "patient": patient.pseudonym,
-        "samples": SAMPLES,
-        "seeds": SEEDS,
-        **{f"standard_error_{name}_gy": round(square**0.5, 4) for name, square in squares.items()},
-        "ratio_of_errors": round((squares["independent"] / squares["stratified"]) ** 0.5, 2),
-    }
-    print(json.dumps(result))
+    errors = [
+        float(np.sqrt(np.mean(np.std([mean_gy(seed, block) for seed in range(seeds)], axis=0, ddof=1) ** 2)))
+        for block in (STRATIFIED_TOGETHER, 1)
+    ]
+    return Values((errors[0],), (errors[1],), {"patient": patient.pseudonym, "samples": SAMPLES, "seeds": seeds})
 
 
-if __name__ == "__main__":
-    main()
+BENCHMARKS = (
+    Benchmark(
+        "variance reduction",
+        "standard error of the mean, stratified masks",
+        "the same, independent masks",
+        standard_errors,
+        unit="Gy",
+        target=1.4,
+    ),
+)
