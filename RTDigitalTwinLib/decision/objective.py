@@ -105,15 +105,15 @@ def penalty_parts(
     return tuple(part for p in penalties if (part := _penalty_part(prediction, p, tail_ratio)) is not None)
 
 
-def kept_parts(prediction: DoseEnsemble, free: str) -> tuple[KeptPart, ...]:
+def kept_parts(prediction: DoseEnsemble, free: str = "") -> tuple[KeptPart, ...]:
     """All structures but the one that an action is for, as they are.
 
-    Targets get no less than their prescription, or than they have where that is less already, and the highest no more
-    than 107 % of it, or than they have; organs no more than they have. In voxels that several have, each holds.
+    Targets get no less than their prescription, or than they have where that is less already, and no more than 107 % of
+    the highest, or than they have; organs no more than they have. In voxels that several share, each of them holds.
     """
     levels = target_levels_gy(prediction.patient)
     highest_gy = HIGHEST_RATIO * max(levels.values(), default=np.inf)
-    present = _mean_gy(prediction)
+    present = mean_gy(prediction)
     parts = []
     for name, structure in prediction.patient.structures.items():
         inside, shares = _inside(prediction, name)
@@ -125,7 +125,7 @@ def kept_parts(prediction: DoseEnsemble, free: str) -> tuple[KeptPart, ...]:
             lowest = -np.maximum(now - level_gy, 0)
             highest = np.maximum(highest_gy - now, 0)
             weight, dose_gy = TARGET_WEIGHT, level_gy
-        else:
+        else:  # an organ
             lowest, highest = np.full_like(now, -np.inf), np.zeros_like(now)
             weight, dose_gy = KEEP_WEIGHT, max(float(np.average(now, weights=shares)), 1.0)
         tensors = (torch.from_numpy(np.asarray(a, np.float32)) for a in (shares / shares.sum(), lowest, highest))
@@ -170,6 +170,6 @@ def _inside(prediction: DoseEnsemble, name: str) -> tuple[NDArray[np.int64], NDA
     return inside, shares[inside]
 
 
-def _mean_gy(prediction: DoseEnsemble) -> NDArray[np.float32]:
-    """(mask voxels,)"""
+def mean_gy(prediction: DoseEnsemble) -> NDArray[np.float32]:
+    """(mask voxels,) of a prediction's mean dose."""
     return prediction.mean.values.reshape(-1)[prediction.crop.mask_indices]
