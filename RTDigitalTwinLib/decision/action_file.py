@@ -187,7 +187,7 @@ def _spatial(entry: Mapping[str, Any], patient: Patient) -> dict[str, Any]:
     return {"structure": structure, "bounds": bounds, **_numbers(entry, "aim_gy", "risk"), **_steps(entry)}
 
 
-def _numbers(entry: Mapping[str, Any], *names: str) -> dict[str, float]:
+def _numbers(entry: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: _number(entry, name) for name in names if name in entry}
 
 
@@ -198,7 +198,7 @@ def _number(entry: Mapping[str, Any], name: str) -> float:
     return float(value)
 
 
-def _steps(entry: Mapping[str, Any]) -> dict[str, int]:
+def _steps(entry: Mapping[str, Any]) -> dict[str, Any]:
     if "steps" not in entry:
         return {}
     if isinstance(entry["steps"], bool) or not isinstance(entry["steps"], int):

@@ -196,14 +196,17 @@ def require_risk(risk: float) -> None:
         raise RTDigitalTwinError(f"A risk of {risk:g} has no meaning.", remedy="Give one above 0, such as 0.05.")
 
 
-def added(prediction: DoseEnsemble, change_gy: NDArray) -> DoseEnsemble:
+def added(prediction: DoseEnsemble, change_gy: NDArray, *, calibrated: bool = True) -> DoseEnsemble:
     """A prediction with a change (mask voxels,) in Gy added to every sample, none below 0.
+
+    Its bands keep the factors measured on unchanged doses, unless not ``calibrated``.
 
     The samples' deviations stay: the dose is linear in the fluence, so what a change of the fluence adds is the same
     whatever the present dose turns out to be. A factor on each sample would be a change that no one fluence makes.
     """
     changed = np.maximum(prediction.deterministic_gy + np.asarray(change_gy, np.float32), 0)
-    return replace(prediction, deterministic_gy=changed)
+    calibration = prediction.calibration if calibrated else None
+    return replace(prediction, deterministic_gy=changed, calibration=calibration)
 
 
 def scaled(prediction: DoseEnsemble, factor: np.ndarray | np.float32) -> DoseEnsemble:

@@ -46,9 +46,9 @@ class ChangeBounds:
         """A change (mask voxels,) brought within the bounds, as much of its shape kept as may be.
 
         It is scaled down until cutting off what is too much takes no more than 2 % of it (of its sum of squares), and
-        cut; then it is lessened until no slope is too steep. What rises and what falls is cut apart, each to the largest that is nowhere steeper from voxel to voxel, so
-        that no voxel changes more or the other way. Where both meet, or in directions between the axes, it may still be
-        too steep; then all of it is scaled.
+        cut; then it is lessened until no slope is too steep. For that, what rises and what falls is cut apart, each to
+        the largest that is nowhere steeper from voxel to voxel, so that no voxel changes more or the other way. Where
+        both meet, or in directions between the axes, it may still be too steep; then all of it is scaled.
         """
         limits = self.limits_gy(present_gy)
         scaled = _largest_scale(np.asarray(change_gy, float), limits) * np.asarray(change_gy, float)

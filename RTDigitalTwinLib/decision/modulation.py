@@ -18,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from RTDigitalTwinLib.decision.objective import KeptPart, penalty_parts
+from RTDigitalTwinLib.decision.objective import KeptPart, Part, mean_gy, penalty_parts
 from RTDigitalTwinLib.decision.penalties import Penalty, penalties_for
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.crop import Crop
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+
+NOTICE = "The modulation changes the dose as such and knows no beams: it may be nothing that beams can make."
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Modulation:
 
     def change_gy(self, prediction: DoseEnsemble) -> NDArray[np.float32]:
         """(mask voxels,) the change of the prediction's mean dose."""
-        return self.change_ratio() * prediction.mean.values.reshape(-1)[prediction.crop.mask_indices]
+        return self.change_ratio() * mean_gy(prediction)
 
 
 def modulate(
@@ -106,8 +108,8 @@ def modulate(
             "Nothing is asked of the dose: there is no prescription, and no structure has a goal.",
             where=prediction.patient.pseudonym,
         )
-    parts = (*penalised, *kept)
-    present_gy = torch.from_numpy(prediction.mean.values.reshape(-1)[prediction.crop.mask_indices])
+    parts: tuple[Part, ...] = (*penalised, *kept)
+    present_gy = torch.from_numpy(mean_gy(prediction))
     inside = torch.from_numpy(np.flatnonzero(prediction.crop.mask))
     bases = _bases(prediction.crop, settings.spacing_mm)
     coefficients = torch.zeros([basis.shape[1] for basis in bases], requires_grad=True)

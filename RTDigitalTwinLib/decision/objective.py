@@ -172,4 +172,4 @@ def _inside(prediction: DoseEnsemble, name: str) -> tuple[NDArray[np.int64], NDA
 
 def mean_gy(prediction: DoseEnsemble) -> NDArray[np.float32]:
     """(mask voxels,) of a prediction's mean dose."""
-    return prediction.mean.values.reshape(-1)[prediction.crop.mask_indices]
+    return prediction.mean.values.reshape(-1)[prediction.crop.mask_indices].astype(np.float32)
