@@ -147,9 +147,8 @@ def test_a_library_plan_adds_its_difference_from_the_present_plan(situation: Sit
     assert found.beam_consistency_ratio is not None and found.beam_consistency_ratio > 0.98
     assert any("is not its own" in note for note in found.notes)
     assert np.array_equal(found.prediction.deviations_gy, prediction.deviations_gy)
-    bare = replace(
-        prediction, patient=replace(prediction.patient, plans=(replace(prediction.patient.plan, dose=None),))
-    )
+    plan = replace(prediction.patient.plan, dose=None)
+    bare = replace(prediction, patient=replace(prediction.patient, plans=(plan,)))
     instead = LibraryPlan("known", dose).outcome(Situation(bare))
     assert mean_gy(instead.prediction) == pytest.approx(dose.values.reshape(-1)[prediction.crop.mask_indices], abs=0.5)
     assert any("takes the place of the predicted mean" in note for note in instead.notes)
@@ -187,7 +186,7 @@ def test_what_cannot_be_done_is_refused(situation: Situation) -> None:
         Boost("Parotid_R").outcome(situation)
     for wrong in ({"risk": 0.0}, {"risk": 1.5}, {"steps": 0}, {"aim_gy": -1.0}, {"aim_gy": float("nan")}):
         with pytest.raises(RTDigitalTwinError):
-            Spare("Parotid_R", **wrong)  # type: ignore[arg-type]
+            Spare("Parotid_R", **wrong)
 
 
 def test_the_present_dose_is_explained_once(situation: Situation) -> None:
