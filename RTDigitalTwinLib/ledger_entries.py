@@ -6,7 +6,7 @@ Free text of a measurement's source may hold anything, so that only its hash is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from RTDigitalTwinLib.calibration.calibrator import Calibrator
 from RTDigitalTwinLib.calibration.measurements import as_row, from_row
 from RTDigitalTwinLib.calibration.recalibration import Update
 from RTDigitalTwinLib.calibration.settings import settings_of
-from RTDigitalTwinLib.decision.modulation import Modulation
+from RTDigitalTwinLib.decision.optimisation import Optimised
 from RTDigitalTwinLib.errors import LedgerError
 from RTDigitalTwinLib.ledger import Entry, Ledger, canonical, stored_array
 from RTDigitalTwinLib.patient.fingerprint import array_sha256, fingerprint
@@ -33,7 +33,8 @@ from RTDigitalTwinLib.solver.dose_state import DoseState
 from RTDigitalTwinLib.versions import code_sha256, described_device, library_versions, machine
 
 OPENED, ADOPTED, UNDONE, MEASURED = "opened", "adopted", "undone", "measured"
-OBSERVED, PREDICTED, MODULATED = "observed", "predicted", "modulated"
+OBSERVED, PREDICTED, OPTIMISED = "observed", "predicted", "optimised"
+MODULATED = "modulated"  # by earlier versions, in place of optimised
 TARGET_METRICS, ORGAN_METRICS = ("mean", "D95"), ("mean", "D0.1cc")
 
 Arrays = dict[str, NDArray]
@@ -165,14 +166,17 @@ def measured(observations: Sequence[Observation], simulated: Mapping[str, Any] |
     return {"observations": [observation_row(o) for o in observations], "simulated": simulated}, arrays
 
 
-def modulated(found: Modulation) -> tuple[dict[str, Any], Arrays]:
-    """Content and arrays of an entry on a modulation of the last prediction."""
-    content = {
-        "settings": asdict(found.settings),
+def optimisation_entry(found: Optimised) -> tuple[dict[str, Any], Arrays]:
+    """Content and arrays of an entry on an optimisation of the last prediction."""
+    content: dict[str, Any] = {
+        "method": found.method,
+        "settings": dict(found.settings),
         "objective": list(found.objective),
-        "penalties": [{"penalty": p.label, "before": before, "after": after} for p, before, after in found.penalties],
+        "penalties": [{"penalty": label, "before": before, "after": after} for label, before, after in found.penalties],
     }
-    return content, {"coefficients": found.coefficients}
+    if found.explained is not None:
+        content["explained_correlation"], content["explained_mean_absolute_error_gy"] = found.explained
+    return content, {"found": found.found}
 
 
 def observation_row(observation: Observation) -> dict[str, Any]:

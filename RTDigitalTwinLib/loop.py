@@ -21,23 +21,24 @@ from RTDigitalTwinLib.calibration.decoder import DecoderMap
 from RTDigitalTwinLib.calibration.measurements import read_measurements
 from RTDigitalTwinLib.calibration.settings import settings_of
 from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
-from RTDigitalTwinLib.decision.modulation import NOTICE, ModulationSettings, modulate
+from RTDigitalTwinLib.decision.fluence import FluenceSettings
+from RTDigitalTwinLib.decision.optimisation import Optimised, optimised
 from RTDigitalTwinLib.dosimetry.delivery import delivered_dose
 from RTDigitalTwinLib.errors import LedgerError, OutputError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.files import drop_aside, put_back, set_aside, sha256_of, whole_file
 from RTDigitalTwinLib.ledger import LEDGER_FILE, REPAIRED, Entry, Ledger, canonical, read_ledger
 from RTDigitalTwinLib.ledger_entries import (
     MEASURED,
-    MODULATED,
     OBSERVED,
     OPENED,
+    OPTIMISED,
     PREDICTED,
     Arrays,
     belief_sha256,
     measured,
-    modulated,
     observed,
     open_for,
+    optimisation_entry,
     predicted,
 )
 from RTDigitalTwinLib.model.features import assumptions
@@ -55,7 +56,7 @@ from RTDigitalTwinLib.twin import Twin
 
 LOOP = "loop"
 FEWEST_SAMPLES = 2
-STAGES = {MEASURED: "observe", OBSERVED: "recalibrate", PREDICTED: "predict", MODULATED: "optimise"}
+STAGES = {MEASURED: "observe", OBSERVED: "recalibrate", PREDICTED: "predict", OPTIMISED: "optimise"}
 SUMMARY = "summary.json"
 
 
@@ -68,7 +69,7 @@ class LoopSettings(RunSettings):
     fractions : how many.
     measurements : file with those of each fraction; None for a simulated delivery.
     simulation : of the delivery, where there is no file.
-    calibrator, modulation : of each fraction.
+    calibrator, optimisation : of each fraction.
     absorb_outliers : take in what the belief cannot explain.
     """
 
@@ -76,7 +77,7 @@ class LoopSettings(RunSettings):
     measurements: Path | None = None
     simulation: SimulatedFractions = field(default_factory=SimulatedFractions)
     calibrator: DecoderMap = field(default_factory=lambda: DecoderMap(fewest_steps=20))
-    modulation: ModulationSettings = field(default_factory=ModulationSettings)
+    optimisation: FluenceSettings = field(default_factory=FluenceSettings)
     absorb_outliers: bool = False
 
 
@@ -161,6 +162,7 @@ class _Loop:
     settings: LoopSettings
     prediction: DoseEnsemble | None = None
     truth: Volume | None = None
+    optimised: Optimised = field(init=False)
 
     def read(self, source: str | Path, choice: DicomChoice | None, progress: Progress) -> None:
         """All that can fail before anything is written."""
@@ -220,7 +222,7 @@ class _Loop:
             "samples": wanted.samples,
             "seed": wanted.seed,
             "calibrator": settings_of(wanted.calibrator),
-            "modulation": asdict(wanted.modulation),
+            "optimisation": asdict(wanted.optimisation),
             "absorb_outliers": wanted.absorb_outliers,
             "simulated": wanted.simulation.as_dict() if self.simulated else None,
             "measurements_sha256": "" if wanted.measurements is None else sha256_of(wanted.measurements),
@@ -246,7 +248,7 @@ class _Loop:
         observations = self._observe(fraction)
         self._recalibrate(fraction, observations, part(progress, 0.05, 0.6))
         is_last = fraction == self.settings.fractions
-        if is_last or not self._told(fraction, MODULATED):
+        if is_last or not self._told(fraction, OPTIMISED):
             self._predict(fraction, part(progress, 0.6, 0.9))
             self._optimise(fraction, part(progress, 0.9, 1.0))
 
@@ -303,8 +305,8 @@ class _Loop:
     def _optimise(self, fraction: int, progress: Progress) -> None:
         assert self.prediction is not None
         start = time.perf_counter()
-        self.modulation = modulate(self.prediction, self.settings.modulation, progress=progress)
-        self._tell(fraction, MODULATED, *modulated(self.modulation), start, ("objective",))
+        self.optimised = optimised(self.prediction, self.settings.optimisation, progress)
+        self._tell(fraction, OPTIMISED, *optimisation_entry(self.optimised), start, ("objective",))
 
     def _told(self, fraction: int, kind: str) -> Entry | None:
         of_kind = (e for e in self.ledger.entries if e.kind == kind and e.content.get("fraction") == fraction)
@@ -333,7 +335,7 @@ class _Loop:
         assert self.prediction is not None
         rows = [self._row(fraction) for fraction in range(1, self.settings.fractions + 1)]
         simulated = self.simulated or any(row["simulated"] for row in rows)
-        doses = {"mean": self.prediction.mean, "modulated": self.modulation.applied(self.prediction).mean}
+        doses = {"mean": self.prediction.mean, "optimised": self.optimised.applied(self.prediction).mean}
         for name, dose in doses.items():
             write_nrrd(dose, str(self.out / f"dose_{name}.nrrd"), predicted=True, simulated=simulated)
         opened = [e for e in self.ledger.entries if e.kind == OPENED]
@@ -342,7 +344,7 @@ class _Loop:
         seconds = dict(opened[0].content["seconds"]) | {"prediction before": before.content["seconds"]}
         seconds |= {name: round(sum(row["seconds"][name] for row in rows), 3) for name in STAGES.values()}
         change = self.settings.simulation.change.words if self.simulated else ""
-        notes = [*self.shown.warnings, *assumptions(self.patient), NOTICE]
+        notes = [*self.shown.warnings, *assumptions(self.patient), self.optimised.notice]
         if self.simulated:
             notes.insert(0, f"Deliveries and their measurements are {change}; they stand in for real ones.")
         notes += [
@@ -352,7 +354,7 @@ class _Loop:
         ]
         summary: dict[str, Any] = {
             "patient": self.patient.pseudonym,
-            "notice": f"Research use only. {NOTICE}",
+            "notice": f"Research use only. {self.optimised.notice}",
             "simulated": simulated,
             "simulation": change,
             "sessions": len(opened),

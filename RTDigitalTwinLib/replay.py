@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, load_belief, prior_of, save_belief
 from RTDigitalTwinLib.calibration.settings import calibrator_of
 from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
-from RTDigitalTwinLib.decision.modulation import ModulationSettings, modulate
+from RTDigitalTwinLib.decision.fluence import FluenceSettings
+from RTDigitalTwinLib.decision.optimisation import optimised
 from RTDigitalTwinLib.errors import LedgerError, RTDigitalTwinError
 from RTDigitalTwinLib.ledger import Entry, read_ledger, stored_array, verify
 from RTDigitalTwinLib.ledger_entries import (
@@ -23,13 +24,14 @@ from RTDigitalTwinLib.ledger_entries import (
     MODULATED,
     OBSERVED,
     OPENED,
+    OPTIMISED,
     PREDICTED,
     UNDONE,
     about_twin,
     belief_sha256,
-    modulated,
     observations_from,
     observed,
+    optimisation_entry,
     predicted,
     require_same_patient,
 )
@@ -154,13 +156,14 @@ class _Again:
             MEASURED: self._measure,
             OBSERVED: self._observe,
             PREDICTED: self._predict,
+            OPTIMISED: self._optimise,
             MODULATED: self._modulate,
         }
         if entry.kind not in steps:
             return
         self.number = entry.number
         if self.lost:
-            if entry.kind in (OBSERVED, PREDICTED, MODULATED):
+            if entry.kind in (OBSERVED, PREDICTED, OPTIMISED, MODULATED):
                 self.repeated.append(Repeated(entry.number, entry.kind, None, f"it rests on entry {self.lost}"))
             return
         progress(0.0, f"entry {entry.number}: {entry.kind}")
@@ -266,16 +269,19 @@ class _Again:
             differing.append(f"metrics differ by up to {size:.3g} Gy ({which})")
         return Repeated(self.number, PREDICTED, False, "; ".join(differing))
 
-    def _modulate(self, then: Mapping[str, Any], progress: Progress) -> Repeated:
+    def _optimise(self, then: Mapping[str, Any], progress: Progress) -> Repeated:
         if self.prediction is None:
-            return Repeated(self.number, MODULATED, None, "there is no prediction before it")
-        found = modulate(self.prediction, ModulationSettings(**then["settings"]), progress=progress)
-        now, arrays = modulated(found)
-        coefficients = arrays["coefficients"]
-        if array_sha256(coefficients) == then["arrays"]["coefficients"] and now["objective"] == then["objective"]:
-            return Repeated(self.number, MODULATED, True)
+            return Repeated(self.number, OPTIMISED, None, "there is no prediction before it")
+        asked = then["settings"]
+        known = {name: asked[name] for name in (field.name for field in fields(FluenceSettings)) if name in asked}
+        now, arrays = optimisation_entry(optimised(self.prediction, FluenceSettings(**known), progress))
+        if array_sha256(arrays["found"]) == then["arrays"]["found"] and now["objective"] == then["objective"]:
+            return Repeated(self.number, OPTIMISED, True)
         before, after = min(then["objective"]), min(now["objective"])
-        return Repeated(self.number, MODULATED, False, f"the objective reaches {after:.6g}, not {before:.6g}")
+        return Repeated(self.number, OPTIMISED, False, f"the objective reaches {after:.6g}, not {before:.6g}")
+
+    def _modulate(self, then: Mapping[str, Any], progress: Progress) -> Repeated:
+        return Repeated(self.number, MODULATED, None, "this version optimises over the fluence of beams")
 
 
 def _different(what: str, then: Any, now: Any) -> list[str]:

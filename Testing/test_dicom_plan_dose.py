@@ -14,6 +14,7 @@ from pydicom.uid import generate_uid
 
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
+from RTDigitalTwinLib.patient.patient import Patient
 from Testing.dicom_sets import accepting, dose_in, dose_of, edited, plan_in
 
 # The dose
@@ -205,7 +206,8 @@ def beam(angle: float, **more: Any) -> Dataset:
 def test_beam_angles(damaged_set: Path) -> None:
     with edited(damaged_set / "RTPLAN.dcm") as ds:
         ds.BeamSequence = [beam(40, to=[None, 40]), beam(320), beam(-40), beam(90, delivery="SETUP")]
-    assert plan_in(damaged_set).gantry_angles_deg == (40.0, 320.0)
+    plan = plan_in(damaged_set)
+    assert plan.gantry_angles_deg == (40.0, 320.0) and plan.not_fixed_fields == ""
 
 
 @pytest.mark.parametrize(
@@ -223,6 +225,7 @@ def test_beams_that_are_no_fixed_coplanar_fields(damaged_set: Path, beams: list[
         ds.BeamSequence = beams
     plan = plan_in(damaged_set)
     assert plan.gantry_angles_deg == () and message in plan.remarks[0]
+    assert plan.not_fixed_fields == plan.remarks[0]
 
 
 def test_angles_of_a_patient_lying_otherwise_are_not_used(damaged_set: Path) -> None:
@@ -233,3 +236,4 @@ def test_angles_of_a_patient_lying_otherwise_are_not_used(damaged_set: Path) -> 
         ds.PatientSetupSequence = [setup]
     plan = plan_in(damaged_set)
     assert plan.gantry_angles_deg == () and "position FFS" in plan.remarks[0]
+    assert Patient.load(damaged_set).plan.not_fixed_fields == plan.not_fixed_fields == plan.remarks[0]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from RTDigitalTwinLib.decision.actions import added
 from RTDigitalTwinLib.decision.modulation import Modulation, ModulationSettings, modulate
 from RTDigitalTwinLib.decision.penalties import Penalty, penalties_for
 from RTDigitalTwinLib.errors import RTDigitalTwinError
@@ -61,7 +62,7 @@ def test_a_modulation_lessens_the_penalties_within_its_bounds(prediction: DoseEn
     change = found.change_ratio()
     assert change.shape == prediction.deterministic_gy.shape and np.abs(change).max() <= 0.1
     # Where the spinal cord gets 30 Gy nobody asks for less; the parotids' mean goes down, the target's does not.
-    before, after = prediction, found.applied(prediction)
+    before, after = prediction, added(prediction, found.change_gy(prediction), calibrated=False)
     assert after.metric("Parotid_R", "mean").mean < before.metric("Parotid_R", "mean").mean - 0.5
     total_before = sum(b for _, b, _ in found.penalties)
     assert sum(a for _, _, a in found.penalties) < total_before

@@ -22,7 +22,7 @@ from RTDigitalTwinLib.calibration.settings import calibrator_of, settings_of
 from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.cli_patient import EXIT_DIFFERENT
-from RTDigitalTwinLib.decision.modulation import ModulationSettings
+from RTDigitalTwinLib.decision.fluence import FluenceSettings
 from RTDigitalTwinLib.dosimetry.delivery import Change
 from RTDigitalTwinLib.errors import LedgerError, RTDigitalTwinError
 from RTDigitalTwinLib.ledger import FIRST, Ledger, canonical, read_ledger
@@ -113,14 +113,14 @@ def test_a_loop_comes_out_the_same(
         weights=narrow_weights,
         fractions=1,
         calibrator=DecoderMap(most_steps=3),
-        modulation=ModulationSettings(steps=3),
+        optimisation=FluenceSettings(steps=3),
         absorb_outliers=True,
     )
     loop_patient(target_folder, tmp_path / "loop", settings)
     ledger = str(tmp_path / "loop" / "ledger.jsonl")
     assert main(["replay", ledger, str(target_folder), "--weights", str(narrow_weights), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    for kind in ("measured", "observed", "predicted", "modulated"):
+    for kind in ("measured", "observed", "predicted", "optimised"):
         assert f"{kind:10} equal to the last bit" in printed
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from RTDigitalTwinLib.decision.beam_changes import ExplainedDose, explained_dose
+from RTDigitalTwinLib.decision.objective import mean_gy, penalty_parts
+from RTDigitalTwinLib.decision.penalties import penalties_for
 from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 MOST_SCALING_RATIO = 0.1  # beyond a tenth of the dose it is another prescription
+SCALING_STEPS = 21
+RISK = 0.05
 
 
 class ActionKind(Enum):
@@ -37,6 +44,23 @@ class Situation:
     """
 
     prediction: DoseEnsemble
+    _explained: list[ExplainedDose] = field(default_factory=list, repr=False, init=False)
+
+    @property
+    def patient(self) -> Patient:
+        return self.prediction.patient
+
+    def explained(self, progress: Progress = silent) -> ExplainedDose:
+        """The fluence of the plan's beams that explains the present mean dose: fitted once, seconds.
+
+        Raises RTDigitalTwinError where the beams are known to be no fixed coplanar fields, or the CT is not axial.
+        """
+        if not self._explained:
+            prediction = self.prediction
+            self._explained.append(
+                explained_dose(prediction.patient, prediction.crop, mean_gy(prediction), progress=progress)
+            )
+        return self._explained[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +128,85 @@ class Scale:
 
     def outcome(self, situation: Situation, progress: Progress = silent) -> Outcome:
         return Outcome(scaled(situation.prediction, np.float32(self.factor)))
+
+
+@dataclass(frozen=True)
+class ScaleWithin:
+    """Give all of the dose the factor within bounds that lessens the penalties of the goals most.
+
+    Attributes
+    ----------
+    lowest, highest : bounds of the factor; 1 lies between them or on them.
+    risk : share of the worst samples whose mean penalty counts.
+    """
+
+    lowest: float = 0.95
+    highest: float = 1.05
+    risk: float = RISK
+    kind: ActionKind = ActionKind.SCALE
+
+    def __post_init__(self) -> None:
+        require_risk(self.risk)
+        bounds = 1 - MOST_SCALING_RATIO - 1e-9, 1 + MOST_SCALING_RATIO + 1e-9
+        if not (bounds[0] <= self.lowest <= 1 <= self.highest <= bounds[1] and self.lowest < self.highest):
+            raise RTDigitalTwinError(
+                f"The dose cannot be scaled from {self.lowest:g} to {self.highest:g}.",
+                remedy=f"Give bounds around 1, from {1 - MOST_SCALING_RATIO:g} to {1 + MOST_SCALING_RATIO:g}.",
+            )
+
+    @property
+    def name(self) -> str:
+        return f"scale by the best factor from {self.lowest:g} to {self.highest:g}"
+
+    def outcome(self, situation: Situation, progress: Progress = silent) -> Outcome:
+        """Raises RTDigitalTwinError where nothing is asked of the dose."""
+        parts = penalty_parts(situation.prediction, penalties_for(situation.prediction), self.risk)
+        if not parts:
+            raise RTDigitalTwinError(
+                "Nothing is asked of the dose that a factor could serve.", where=situation.patient.pseudonym
+            )
+        factors = np.linspace(self.lowest, self.highest, SCALING_STEPS)
+        penalties = []
+        for step, factor in enumerate(factors):
+            progress(step / SCALING_STEPS, f"factor {factor:.3f}")
+            penalties.append(sum(part.scaled(float(factor)) for part in parts))
+        best = float(factors[int(np.argmin(penalties))])
+        note = f"The best factor is {best:.3f}."
+        return Outcome(scaled(situation.prediction, np.float32(best)), notes=(note,))
+
+
+@dataclass(frozen=True)
+class ReImage:
+    """Take another image of the patient, and go on as planned until it is seen.
+
+    The dose does not change. What an image is worth, the actions that it may change, shows only over a course.
+    """
+
+    name: str = "re-image"
+    kind: ActionKind = ActionKind.RE_IMAGE
+
+    def outcome(self, situation: Situation, progress: Progress = silent) -> Outcome:
+        note = "Re-imaging changes no dose: it lessens the uncertainty, and what that is worth shows over the course."
+        return Outcome(situation.prediction, notes=(note,))
+
+
+def require_risk(risk: float) -> None:
+    """Raises RTDigitalTwinError unless a risk lies between 0 and 1, or is 1 for the mean of all samples."""
+    if not 0 < risk <= 1:
+        raise RTDigitalTwinError(f"A risk of {risk:g} has no meaning.", remedy="Give one above 0, such as 0.05.")
+
+
+def added(prediction: DoseEnsemble, change_gy: NDArray, *, calibrated: bool = True) -> DoseEnsemble:
+    """A prediction with a change (mask voxels,) in Gy added to every sample, none below 0.
+
+    Its bands keep the factors measured on unchanged doses, unless not ``calibrated``.
+
+    The samples' deviations stay: the dose is linear in the fluence, so what a change of the fluence adds is the same
+    whatever the present dose turns out to be. A factor on each sample would be a change that no one fluence makes.
+    """
+    changed = np.maximum(prediction.deterministic_gy + np.asarray(change_gy, np.float32), 0)
+    calibration = prediction.calibration if calibrated else None
+    return replace(prediction, deterministic_gy=changed, calibration=calibration)
 
 
 def scaled(prediction: DoseEnsemble, factor: np.ndarray | np.float32) -> DoseEnsemble:

@@ -1,29 +1,31 @@
 """A smooth, bounded change of a predicted dose in space that lessens the penalties of clinical goals.
 
-The dose at each voxel is multiplied by 1 + most_change_ratio x tanh(f), f a uniform cubic B-spline over the crop. Its
-coefficients are found by gradient descent (Adam; Kingma and Ba 2015) on the penalties' mean over the dose samples.
+The change at each voxel is most_change_ratio x tanh(f) of the mean dose there, f a uniform cubic B-spline over the
+crop. Its coefficients are found by gradient descent (Adam; Kingma and Ba 2015) on the penalties of the dose samples,
+and shrunk after each step as far as the bound of the slope wants it.
 
-It says where a planner might ask for less or more, and how much the goals would gain at best. It knows no beams: dose
-taken from one voxel comes back nowhere, and what it asks for is not deliverable as it stands.
+It says where a planner might ask for less or more. It knows no beams: dose taken from one voxel comes back nowhere;
+``beam_changes`` finds what beams make of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from RTDigitalTwinLib.decision.objective import KeptPart, Part, mean_gy, penalty_parts
 from RTDigitalTwinLib.decision.penalties import Penalty, penalties_for
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.crop import Crop
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
-NOTICE = "The modulation changes the dose as such and knows no beams: it is not deliverable as it stands."
+NOTICE = "The modulation changes the dose as such and knows no beams: it may be nothing that beams can make."
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,26 @@ class ModulationSettings:
     Attributes
     ----------
     steps : of the descent.
-    most_change_ratio : of the dose at any voxel.
+    most_change_ratio : of the mean dose at any voxel.
+    steepest_ratio_per_cm : most slope of that share, in any direction.
     spacing_mm : of the B-spline's knots: nothing finer than about this is changed.
     step_size : of a coefficient in the first steps.
     change_weight : of the mean square of f, which keeps what no goal asks for as it is.
+    tail_ratio : share of the samples, those of the highest penalty, whose mean counts; 1 for all.
     """
 
     steps: int = 30
     most_change_ratio: float = 0.1
+    steepest_ratio_per_cm: float = 0.1
     spacing_mm: float = 20.0
     step_size: float = 0.2
     change_weight: float = 1e-4
+    tail_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        positive = (self.most_change_ratio, self.spacing_mm, self.step_size)
-        if self.steps < 1 or not all(np.isfinite(v) and v > 0 for v in positive) or self.most_change_ratio >= 1:
+        positive = (self.most_change_ratio, self.steepest_ratio_per_cm, self.spacing_mm, self.step_size)
+        bounded = self.most_change_ratio < 1 and 0 < self.tail_ratio <= 1
+        if self.steps < 1 or not all(np.isfinite(v) and v > 0 for v in positive) or not bounded:
             raise RTDigitalTwinError(f"No modulation can be looked for like this: {self}.")
 
 
@@ -60,14 +67,14 @@ class Modulation:
     coefficients : of the B-spline: (slices, rows, columns) of its knots, float32.
     crop : where the change lies.
     objective : before the first step and after each.
-    penalties : with their values, weighted, before and with the modulation.
+    penalties : what was penalised, with the values, weighted, before and with the modulation.
     """
 
     settings: ModulationSettings
     coefficients: NDArray[np.float32]
     crop: Crop
     objective: tuple[float, ...]
-    penalties: tuple[tuple[Penalty, float, float], ...]
+    penalties: tuple[tuple[str, float, float], ...]
 
     def change_ratio(self) -> NDArray[np.float32]:
         """(mask voxels,) the change of the dose as a share of it, within the most allowed."""
@@ -75,15 +82,9 @@ class Modulation:
         changed = self.settings.most_change_ratio * torch.tanh(field)
         return changed.numpy()[self.crop.mask]
 
-    def applied(self, prediction: DoseEnsemble) -> DoseEnsemble:
-        """A prediction with its dose changed; without a calibration, for no band was measured on changed doses."""
-        factor = 1 + self.change_ratio()
-        return replace(
-            prediction,
-            deterministic_gy=prediction.deterministic_gy * factor,
-            deviations_gy=(prediction.deviations_gy * factor).astype(np.float16),
-            calibration=None,
-        )
+    def change_gy(self, prediction: DoseEnsemble) -> NDArray[np.float32]:
+        """(mask voxels,) the change of the prediction's mean dose."""
+        return self.change_ratio() * mean_gy(prediction)
 
 
 def modulate(
@@ -91,19 +92,25 @@ def modulate(
     settings: ModulationSettings | None = None,
     penalties: Sequence[Penalty] | None = None,
     progress: Progress = silent,
+    kept: Sequence[KeptPart] = (),
 ) -> Modulation:
     """Look for the modulation of a predicted dose that lessens the penalties (by default the patient's) most.
+
+    ``kept`` are penalties of the change itself, beside those.
 
     Raises RTDigitalTwinError where there is nothing to lessen: no prescription and no goal of a structure.
     """
     settings = settings or ModulationSettings()
     asked = penalties_for(prediction) if penalties is None else tuple(penalties)
-    parts = [part for penalty in asked if (part := _part(prediction, penalty)) is not None]
-    if not parts:
+    penalised = penalty_parts(prediction, asked, settings.tail_ratio)
+    if not penalised:
         raise RTDigitalTwinError(
             "Nothing is asked of the dose: there is no prescription, and no structure has a goal.",
             where=prediction.patient.pseudonym,
         )
+    parts: tuple[Part, ...] = (*penalised, *kept)
+    present_gy = torch.from_numpy(mean_gy(prediction))
+    inside = torch.from_numpy(np.flatnonzero(prediction.crop.mask))
     bases = _bases(prediction.crop, settings.spacing_mm)
     coefficients = torch.zeros([basis.shape[1] for basis in bases], requires_grad=True)
     optimiser = torch.optim.Adam([coefficients], lr=settings.step_size)
@@ -113,8 +120,8 @@ def modulate(
     for step in range(settings.steps + 1):
         progress(step / (settings.steps + 1), f"optimisation step {step} of {settings.steps}")
         field = _field(coefficients, bases)
-        factor = 1 + settings.most_change_ratio * torch.tanh(field.reshape(-1))
-        values = [part.penalty.weight * part.value(factor) for part in parts]
+        change_gy = settings.most_change_ratio * torch.tanh(field.reshape(-1)[inside]) * present_gy
+        values = [part.value(change_gy) for part in parts]
         total = torch.stack(values).sum() + settings.change_weight * field.square().mean()
         objective.append(float(total.detach()))
         seen = [float(value.detach()) for value in values]
@@ -125,38 +132,22 @@ def modulate(
             optimiser.zero_grad()
             total.backward()
             optimiser.step()
+            with torch.no_grad():
+                coefficients *= _shrinkage(coefficients, settings)
     assert best is not None
-    told = [(part.penalty, before, after) for part, before, after in zip(parts, first, best[2], strict=True)]
+    told = [(part.label, before, after) for part, before, after in zip(parts, first, best[2], strict=True)]
     return Modulation(settings, best[1].numpy(), prediction.crop, tuple(objective), tuple(told))
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """A penalty with the doses (samples, voxels) of its structure, where these lie in the crop, and their shares."""
+def _shrinkage(coefficients: Tensor, settings: ModulationSettings) -> float:
+    """Factor that brings the change's slope within its bound.
 
-    penalty: Penalty
-    doses_gy: Tensor
-    places: Tensor
-    shares: Tensor
-
-    def value(self, factor: Tensor) -> Tensor:
-        return self.penalty.of(self.doses_gy * factor[self.places], self.shares)
-
-
-def _part(prediction: DoseEnsemble, penalty: Penalty) -> _Part | None:
-    """None where no dose is predicted in the structure."""
-    occupancy = prediction.patient.structure(penalty.structure).occupancy
-    shares = occupancy.reshape(-1)[prediction.crop.mask_indices]
-    inside = np.flatnonzero(shares)
-    if not inside.size:
-        return None
-    # Voxels outside the mask have no dose, and none that could be changed, but they count in a mean.
-    whole = float(occupancy.sum()) if penalty.of_mean else float(shares.sum())
-    doses = torch.from_numpy(prediction.deterministic_gy[inside])[None]
-    if prediction.count:
-        doses = (doses + torch.from_numpy(prediction.deviations_gy[:, inside]).float()).clamp(min=0)
-    places = np.flatnonzero(prediction.crop.mask)[inside]
-    return _Part(penalty, doses, torch.from_numpy(places), torch.from_numpy(shares[inside] / np.float32(whole)))
+    A cubic B-spline's slope along an axis is at most the largest difference of neighbouring coefficients over the
+    knots' distance, and tanh is nowhere steeper than 1.
+    """
+    steps = [coefficients.diff(dim=axis).abs().max() for axis in range(3)]
+    slope_per_mm = settings.most_change_ratio * float(torch.stack(steps).norm()) / settings.spacing_mm
+    return min(1.0, settings.steepest_ratio_per_cm / 10 / slope_per_mm) if slope_per_mm else 1.0
 
 
 def _bases(crop: Crop, spacing_mm: float) -> list[Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
@@ -46,13 +47,31 @@ class Penalty:
             f"{self.structure} {'mean' if self.of_mean else 'dose'} {'≤' if self.upper else '≥'} {self.limit_gy:g} Gy"
         )
 
-    def of(self, doses_gy: Tensor, weights: Tensor) -> Tensor:
-        """Mean over samples, without ``weight``: of doses (samples, voxels) and the voxels' shares, of sum 1."""
+    def of(self, doses_gy: Tensor, weights: Tensor, tail_ratio: float = 1.0) -> Tensor:
+        """Of doses (samples, voxels) and the voxels' shares, of sum 1; without ``weight``.
+
+        Its mean over the ``tail_ratio`` of the samples where it is highest: over all of them by default.
+        """
         if self.of_mean:
             doses_gy = (doses_gy * weights).sum(dim=1, keepdim=True)
             weights = weights.new_ones(1)
         beyond = (doses_gy - self.limit_gy) if self.upper else (self.limit_gy - doses_gy)
-        return ((beyond.clamp(min=0) / self.limit_gy).square() * weights).sum(dim=1).mean()
+        return tail_mean(((beyond.clamp(min=0) / self.limit_gy).square() * weights).sum(dim=1), tail_ratio)
+
+
+def tail_mean(values: Tensor, tail_ratio: float) -> Tensor:
+    """Conditional value at risk: the mean of the highest ``tail_ratio`` of samples (samples,), differentiable.
+
+    It is min over t of t + mean(max(values - t, 0)) / tail_ratio (Rockafellar and Uryasev, Journal of Risk 2, 21
+    (2000)), solved exactly: at their t, the quantile, the sample on the tail's border counts in part. Kept at or below
+    0 it bounds the probability of values above 0 by ``tail_ratio``: the chance constraint's convex and safe side. Of
+    samples too few for the tail it is the highest.
+    """
+    if tail_ratio >= 1:
+        return values.mean()
+    wanted = max(tail_ratio * len(values), 1.0)
+    counted = (wanted - torch.arange(len(values), device=values.device)).clamp(0, 1)
+    return (values.sort(descending=True).values * counted).sum() / wanted
 
 
 def penalties_for(prediction: DoseEnsemble, goal_sets: Sequence[GoalSet] | None = None) -> tuple[Penalty, ...]:

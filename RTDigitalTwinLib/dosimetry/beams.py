@@ -256,14 +256,16 @@ def non_negative_minimum(
     majoriser: Tensor,
     iterations: int,
     progress: Progress = silent,
+    seen: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Fluence of least cost by accelerated, diagonally scaled projected gradient (Beck and Teboulle 2009).
 
     Parameters
     ----------
     start : fluence to begin with.
-    gradient : of a convex cost, at a fluence.
+    gradient : of a convex cost, at a fluence; where it looks ahead, some of that may be negative.
     majoriser : as the fluence, non-negative; as a diagonal matrix it bounds the cost's curvature.
+    seen : called with the fluence after each iteration.
     """
     majoriser = majoriser.clamp(min=1e-3 * float(majoriser.max()))
     fluence = ahead = start
@@ -271,6 +273,8 @@ def non_negative_minimum(
     for iteration in range(iterations):
         progress(iteration / iterations, "optimising the fluence")
         after = (ahead - gradient(ahead) / majoriser).clamp(min=0)
+        if seen is not None:
+            seen(after)
         faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         ahead = after + (momentum - 1) / faster * (after - fluence)
         fluence, momentum = after, faster

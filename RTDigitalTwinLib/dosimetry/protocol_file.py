@@ -15,13 +15,18 @@ HIGHEST_DOSE_GY = 200.0  # beyond it a number is likely in cGy
 
 def read_protocol(path: Path) -> dict[str, Any]:
     """The content of a file. Raises ProtocolError where it cannot be read or does not say that its doses are in Gy."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProtocolError(f"The file cannot be read ({error}).", where=path.name) from error
+    content = read_toml(path)
     if (unit := content.get("dose_unit")) != "Gy":
         raise ProtocolError(f'dose_unit must be "Gy", not {unit!r}.', where=path.name, remedy="Convert the doses.")
     return content
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a file. Raises ProtocolError where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProtocolError(f"The file cannot be read ({error}).", where=path.name) from error
 
 
 @contextmanager

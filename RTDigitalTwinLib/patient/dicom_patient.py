@@ -358,6 +358,7 @@ def _plan(
         dose,
         plan.approval if plan else Approval.UNKNOWN,
         "DICOM plan" if plan is None or plan.is_clinical else "DICOM plan, no clinical plan",
+        not_fixed_fields=plan.not_fixed_fields if plan else "",
     )
 
 

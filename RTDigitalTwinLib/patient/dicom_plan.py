@@ -26,6 +26,7 @@ class DicomPlan:
     site_doses_gy : prescribed doses in Gy tied to no structure.
     gantry_angles_deg : of fixed coplanar fields of a head-first supine patient; empty where that does not describe it.
     remarks : what the user should know.
+    not_fixed_fields : why the beams are no such fields, where the plan says so.
     intent : such as CURATIVE or RESEARCH; OTHER where DICOM knows no such, "" where the plan does not say.
     """
 
@@ -36,6 +37,7 @@ class DicomPlan:
     approval: Approval
     remarks: tuple[str, ...]
     intent: str = ""
+    not_fixed_fields: str = ""
 
     @property
     def is_clinical(self) -> bool:
@@ -70,7 +72,7 @@ def read_plan(file: IndexedFile) -> DicomPlan:
                 )
         elif reference.text("DoseReferenceStructureType", "").upper() in ("SITE", "VOLUME", ""):
             sites.append(gy)
-    fractions, angles = _fractions(item, remarks), _angles(item, remarks)
+    fractions, (angles, not_fixed_fields) = _fractions(item, remarks), _angles(item, remarks)
     intent, approval = item.code("PlanIntent", _INTENTS, ""), _approval(item)
     if intent not in _CLINICAL_INTENTS:
         remarks.append(
@@ -87,6 +89,7 @@ def read_plan(file: IndexedFile) -> DicomPlan:
         approval,
         tuple(remarks),
         intent,
+        not_fixed_fields,
     )
 
 
@@ -103,7 +106,8 @@ def _fractions(item: DicomItem, remarks: list[str]) -> int | None:
     return groups[0].whole("NumberOfFractionsPlanned", 1, _MOST_FRACTIONS)
 
 
-def _angles(item: DicomItem, remarks: list[str]) -> tuple[float, ...]:
+def _angles(item: DicomItem, remarks: list[str]) -> tuple[tuple[float, ...], str]:
+    """Angles of fixed coplanar photon fields, and why the beams are none where the plan says so."""
     angles: list[float] = []
     arcs = turned = others = 0
     for beam in item.items("BeamSequence"):
@@ -112,7 +116,7 @@ def _angles(item: DicomItem, remarks: list[str]) -> tuple[float, ...]:
         points = beam.items("ControlPointSequence")
         if not points or not points[0].has("GantryAngle"):
             remarks.append("A beam of the plan names no gantry angle.")
-            return ()
+            return (), ""
         others += beam.text("RadiationType", "").upper() != "PHOTON"
         visited = {round(p.number("GantryAngle", -360, 360) % 360, 1) % 360 for p in points if p.has("GantryAngle")}
         rotates = any(p.text("GantryRotationDirection", "NONE").upper() not in ("NONE", "") for p in points)
@@ -121,21 +125,23 @@ def _angles(item: DicomItem, remarks: list[str]) -> tuple[float, ...]:
             couch = points[0].number("PatientSupportAngle", -360, 360) % 360
             turned += min(couch, 360 - couch) > 1
         angles.append(points[0].number("GantryAngle", -360, 360) % 360)
+    unlike: list[str] = []
     if arcs:
-        remarks.append(f"{arcs} beams of the plan are arcs, which are no fixed fields.")
+        unlike.append(f"{arcs} beams of the plan are arcs, which are no fixed fields.")
     if others:
-        remarks.append(f"{others} beams of the plan are no photons, or do not say so.")
+        unlike.append(f"{others} beams of the plan are no photons, or do not say so.")
     if turned:
-        remarks.append(f"{turned} beams of the plan are not coplanar.")
+        unlike.append(f"{turned} beams of the plan are not coplanar.")
     positions = {setup.code("PatientPosition", _POSITIONS, "") for setup in item.items("PatientSetupSequence")} - {
         "",
         "HFS",
     }
     if positions and angles:
-        remarks.append(
+        unlike.append(
             f"The plan treats in position {', '.join(sorted(positions))}; gantry angles are read for HFS only."
         )
-    return () if arcs or others or turned or positions else tuple(sorted(set(angles)))
+    remarks += unlike
+    return () if unlike or positions else tuple(sorted(set(angles))), " ".join(unlike)
 
 
 def _approval(item: DicomItem) -> Approval:

@@ -137,6 +137,20 @@ def write_dose(dose: Volume, path: Path) -> None:
         _write_sparse(aside, np.flatnonzero(flat > 0), flat)
 
 
+def read_dose(path: Path, patient: Patient) -> Volume:
+    """A dose in the layout, of a patient that was read from it.
+
+    Raises PatientDataError where the file is damaged, or the patient is not on a 128x128x128 grid.
+    """
+    if patient.ct.grid.shape != (SIDE, SIDE, SIDE):
+        raise PatientDataError(
+            "A dose in the OpenKBP layout needs a patient in that layout.",
+            where=path.name,
+            remedy="Give an RTDOSE or an image file.",
+        )
+    return _read_dose(path, patient.ct.grid, patient.dose_mask)
+
+
 def to_file_order(values: NDArray) -> NDArray:
     """(slice, row, column) in LPS to the layout's (posterior, left, inferior)."""
     return values[::-1].transpose(1, 2, 0)

@@ -43,6 +43,7 @@ class Plan:
     gantry_angles_deg : coplanar beam angles where known (IEC 61217).
     dose : planned dose in Gy where known.
     dose_is_effective : whether that is corrected for biological effect, so no physical dose.
+    not_fixed_fields : why the beams are no fixed coplanar photon fields (arcs, a turned couch), where that is known.
     """
 
     prescription: Prescription
@@ -51,3 +52,4 @@ class Plan:
     approval: Approval = Approval.UNKNOWN
     label: str = ""
     dose_is_effective: bool = False
+    not_fixed_fields: str = ""
