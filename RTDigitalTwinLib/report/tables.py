@@ -28,11 +28,11 @@ from RTDigitalTwinLib.report.goal_table import (
     goal_choice,
     goal_tables,
     is_informative,
-    metrics_of_prediction,
 )
 from RTDigitalTwinLib.report.observing import Observing
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.ensemble import fewest_simultaneous
+from RTDigitalTwinLib.solver.reading import Reading
 
 CSV_DECIMALS = 6
 
@@ -141,7 +141,7 @@ class Findings:
     @cached_property
     def goals(self) -> tuple[GoalTable, ...]:
         """Clinical goals of the protocols asked for; by default of those that fit the prescription."""
-        metrics, bands = metrics_of_prediction(self.prediction), bands_of_prediction(self.prediction, self.level)
+        metrics, bands = Reading(self.prediction).metric, bands_of_prediction(self.prediction, self.level)
         return tuple(goal_tables(self.prediction.patient, metrics, self.goal_choice, bands))
 
     @cached_property
