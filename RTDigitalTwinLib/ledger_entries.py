@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib import __version__
@@ -19,7 +20,10 @@ from RTDigitalTwinLib.calibration.calibrator import Calibrator
 from RTDigitalTwinLib.calibration.measurements import as_row, from_row
 from RTDigitalTwinLib.calibration.recalibration import Update
 from RTDigitalTwinLib.calibration.settings import settings_of
+from RTDigitalTwinLib.decision.action_record import recorded
+from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.modulation import Modulation
+from RTDigitalTwinLib.decision.ranking import Ranking
 from RTDigitalTwinLib.errors import LedgerError
 from RTDigitalTwinLib.ledger import Entry, Ledger, canonical, stored_array
 from RTDigitalTwinLib.patient.fingerprint import array_sha256, fingerprint
@@ -34,6 +38,7 @@ from RTDigitalTwinLib.versions import code_sha256, described_device, library_ver
 
 OPENED, ADOPTED, UNDONE, MEASURED = "opened", "adopted", "undone", "measured"
 OBSERVED, PREDICTED, MODULATED = "observed", "predicted", "modulated"
+RECOMMENDED = "recommended"
 TARGET_METRICS, ORGAN_METRICS = ("mean", "D95"), ("mean", "D0.1cc")
 
 Arrays = dict[str, NDArray]
@@ -173,6 +178,36 @@ def modulated(found: Modulation) -> tuple[dict[str, Any], Arrays]:
         "penalties": [{"penalty": p.label, "before": before, "after": after} for p, before, after in found.penalties],
     }
     return content, {"coefficients": found.coefficients}
+
+
+def recommended(ranking: Ranking, actions: Sequence[Action], belief: Belief) -> tuple[dict[str, Any], Arrays]:
+    """Content and arrays of an entry on a ranking of ``actions``: by what, how each was judged, what is recommended."""
+    best = ranking.recommended
+    content = {
+        "samples": ranking.prediction.count,
+        "seed": ranking.prediction.seed or 0,
+        "belief_sha256": belief_sha256(belief),
+        "protocol": dict(ranking.protocol.content),
+        "risk": ranking.protocol.risk,
+        "actions": [{"name": a.name, "kind": a.kind.value, "made": recorded(a)} for a in actions],
+        "ranking": [
+            {
+                "action": a.action.name,
+                "acceptable": a.is_acceptable,
+                "utility": a.utility.value,
+                "expected": a.utility.expected,
+                "uncertainty": a.utility.uncertainty,
+                "constraints": [
+                    {"constraint": str(c.constraint), "violated": c.violated, "most_probability": c.most_probability}
+                    for c in a.chances
+                ],
+            }
+            for a in ranking.assessed
+        ],
+        "refused": [{"action": one.name, "reason": one.reason} for one in ranking.refused],
+        "recommended": None if best is None else best.action.name,
+    }
+    return content, {"benefit": np.concatenate([a.utility.benefit for a in ranking.assessed])}
 
 
 def observation_row(observation: Observation) -> dict[str, Any]:

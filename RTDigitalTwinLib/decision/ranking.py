@@ -1,7 +1,7 @@
 """Ranking actions by their utility, under chance constraints; and abstaining where nothing can be certified.
 
 An action is acceptable where every constraint is certified: where the upper bound of the probability of its violation,
-that so many calibrated samples support, is within the allowed risk. Bounds are of each constraint and each action alone.
+that so many calibrated samples support, is within the allowed risk. Bounds are of each constraint and action alone.
 """
 
 from __future__ import annotations
@@ -177,19 +177,23 @@ def rank(
 
 def required_samples(protocol: DecisionProtocol) -> int:
     """The fewest samples that can certify the strictest risk of a protocol."""
-    risks = [protocol.risk, *(c.risk for c in (*protocol.constraints, *protocol.target_constraints) if c.risk)]
-    return max(fewest_samples(risk, protocol.confidence) for risk in risks)
+    return fewest_samples(_strictest_risk(protocol), protocol.confidence)
 
 
 def require_samples(samples: int, protocol: DecisionProtocol) -> None:
     """Raise RTDigitalTwinError where so many samples cannot certify a protocol's risk, whatever they show."""
-    fewest = required_samples(protocol)
-    if samples < max(fewest, 2):
+    fewest = max(required_samples(protocol), 2)
+    if samples < fewest:
         raise RTDigitalTwinError(
-            f"{counted(samples, 'sample')} cannot certify a risk of {percent(protocol.risk)} with "
+            f"{counted(samples, 'sample')} cannot certify a risk of {percent(_strictest_risk(protocol))} with "
             f"{percent(protocol.confidence)} confidence: at least {fewest} are needed.",
             remedy="Ask for more samples, or allow a higher risk.",
         )
+
+
+def _strictest_risk(protocol: DecisionProtocol) -> float:
+    own = [*(c.risk for c in protocol.constraints), *(t.risk for t in protocol.target_constraints)]
+    return min(protocol.risk if risk is None else risk for risk in own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,9 +252,13 @@ def _with_keep(actions: Sequence[Action]) -> tuple[Action, ...]:
     return listed
 
 
-def _place(assessment: Assessment) -> tuple[bool, float, float]:
+def _place(assessment: Assessment) -> tuple[bool, float, float, float]:
+    """Acceptable ones by utility; of the others those that violate least often, then least far, go first."""
     utility = -assessment.utility.value
-    return not assessment.is_acceptable, 0.0 if assessment.is_acceptable else assessment.excess_ratio, utility
+    if assessment.is_acceptable:
+        return False, 0.0, 0.0, utility
+    far = max((c.excess / max(c.criterion.accepted, 1e-9) for c in assessment.chances), default=0.0)
+    return True, assessment.excess_ratio, far, utility
 
 
 def _of_samples(prediction: DoseEnsemble) -> tuple[str, ...]:

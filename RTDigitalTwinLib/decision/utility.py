@@ -1,7 +1,7 @@
 """Utility of a dose: tumour control minus weighted complications, and what its uncertainty costs.
 
-For every calibrated sample of the dose the benefit is the sum of weight x TCP minus the sum of weight x NTCP. The utility
-is its mean, minus the uncertainty's weight times its standard deviation (n - 1), minus the effort of the action.
+For every calibrated sample of the dose the benefit is the sum of weight x TCP minus the sum of weight x NTCP. The
+utility is the mean, minus the uncertainty's weight times its standard deviation (n - 1), minus the action's effort.
 """
 
 from __future__ import annotations
