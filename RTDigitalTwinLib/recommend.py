@@ -32,6 +32,7 @@ from RTDigitalTwinLib.run import (
     RunSettings,
     check_places,
     is_earlier_result,
+    on_ct,
     read_source,
     record_origin,
     remarks,
@@ -127,6 +128,9 @@ def recommend_patient(
                 shown, more_notes=(*notes, *remarks(twin)), deciding=deciding, chosen_goals=settings.goals
             )
             _write_tables(folder, findings, deciding)
+            if not shown.mean.grid.same_as(patient.ct.grid):
+                aside = folder / f"{_dose_file(ranking).removesuffix('.nrrd')}_on_ct.nrrd"
+                write_nrrd(on_ct(shown.mean, patient.ct.grid), str(aside), predicted=True, simulated=simulated)
             if isinstance(belief, RecalibratedBelief):
                 save_belief(belief, folder / BELIEF_FILE)
         device = twin.dose_model.surrogate.device
@@ -179,7 +183,7 @@ def _absorb(twin: Twin, settings: RecommendSettings, patient: Patient, progress:
 
 def _write_tables(folder: Path, findings: Findings, deciding: Deciding) -> None:
     ranking, simulated = deciding.ranking, deciding.simulated
-    write_tables(folder, findings, KEPT_DOSE if ranking.abstains else RECOMMENDED_DOSE)
+    write_tables(folder, findings, _dose_file(ranking))
     if deciding.before is not None:
         keep = deciding.before.mean
         write_nrrd(keep, str(folder / KEPT_DOSE), predicted=True, simulated=simulated)
@@ -189,6 +193,10 @@ def _write_tables(folder: Path, findings: Findings, deciding: Deciding) -> None:
         aside.write_text(json.dumps(deciding.as_dict(), indent=1, allow_nan=False) + "\n")
     write_rows(folder / "ranking.csv", RankedRow, deciding.rows)
     utility_figure(ranking).savefig(folder / "utility.png", dpi=CHART_DPI, facecolor=PAPER)
+
+
+def _dose_file(ranking: Ranking) -> str:
+    return KEPT_DOSE if ranking.abstains else RECOMMENDED_DOSE
 
 
 def _series(ranking: Ranking) -> str:

@@ -44,8 +44,8 @@ def dvh_figure(
     """Cumulative DVHs: mean solid, band at ``level`` filled, the plan's reference dashed, ``before`` dash-dotted.
 
     Every curve carries the number of its structure (from 1, in the order of ``ordered_structures``), so that it can
-    be told without its colour. ``legend`` adds numbers and names beside the axes, and what the lines mean; ``words`` say
-    what it and ``before`` are.
+    be told without its colour. ``legend`` adds numbers and names beside the axes, and what the lines mean;
+    ``words`` say what it and ``before`` are.
     """
     structures = ordered_structures(prediction.patient)
     patient = prediction.patient
