@@ -81,16 +81,7 @@ def _recommend(options: Namespace) -> int:
         )
     print_notes(summary["warnings"])
     to = Console(highlight=False)
-    headings = (
-        "place",
-        "action",
-        "outcome",
-        "utility",
-        "gain on keeping",
-        "violated at most",
-        "allowed",
-        "nearest limit",
-    )
+    headings = ("", "action", "outcome", "utility", "gain", "a violation", "allowed")
     title = f"{summary['patient']}: {summary['samples']} samples, utility by {summary['protocol']['name']}"
     print_table(to, title, headings, [_cells(row) for row in summary["actions"]])
     for one in summary["refused"]:
@@ -113,7 +104,6 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["outcome"],
         f"{row['utility']:.3f}",
         "" if row["gain"] is None else f"{row['gain']:+.3f}",
-        bound,
+        f"at most {bound}" if bound else "",
         risk,
-        row["worst_constraint"],
     )

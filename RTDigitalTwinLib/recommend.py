@@ -13,7 +13,7 @@ from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief,
 from RTDigitalTwinLib.calibration.choice import calibrator_named
 from RTDigitalTwinLib.calibration.measurements import read_measurements
 from RTDigitalTwinLib.decision.actions import Action
-from RTDigitalTwinLib.decision.candidates import customary_actions, read_actions
+from RTDigitalTwinLib.decision.candidates import read_actions
 from RTDigitalTwinLib.decision.chance import percent
 from RTDigitalTwinLib.decision.protocol import DecisionProtocol, load_decision
 from RTDigitalTwinLib.decision.ranking import FEWEST_SAMPLES, Ranking, require_samples, required_samples
@@ -44,6 +44,7 @@ from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
 RECOMMENDED_DOSE, KEPT_DOSE = "dose_recommended.nrrd", "dose_keep.nrrd"
+LONGEST_DESCRIPTION = 38
 NO_RECORD = "Nothing is recommended, so nothing was written as DICOM."
 
 
@@ -163,10 +164,8 @@ def _samples(asked: int | None, protocol: DecisionProtocol) -> tuple[int, list[s
     return fewest, [f"{said}, {percent(protocol.risk)} or less."]
 
 
-def _actions(asked: Sequence[Action] | Path | None, patient: Patient) -> tuple[Action, ...]:
-    if asked is None:
-        return customary_actions(patient)
-    return read_actions(asked, patient) if isinstance(asked, Path) else tuple(asked)
+def _actions(asked: Sequence[Action] | Path | None, patient: Patient) -> Sequence[Action] | None:
+    return read_actions(asked, patient) if isinstance(asked, Path) else asked
 
 
 def _absorb(twin: Twin, settings: RecommendSettings, patient: Patient, progress: Progress) -> list[str]:
@@ -200,9 +199,9 @@ def _dose_file(ranking: Ranking) -> str:
 
 
 def _series(ranking: Ranking) -> str:
-    """A series description of at most 64 characters."""
+    """What the dose is called in DICOM; short, since a notice follows and 64 characters are all there is."""
     assert ranking.recommended is not None
-    return f"Predicted dose, mean, with action: {ranking.recommended.action.name}"[:64]
+    return f"Predicted, {ranking.recommended.action.name}"[:LONGEST_DESCRIPTION]
 
 
 def _summary(deciding: Deciding) -> dict[str, Any]:

@@ -209,7 +209,7 @@ class Twin:
         count = max(FEWEST_SAMPLES, required_samples(chosen)) if samples is None else samples
         require_samples(count, chosen)
         prediction = self._sampled(self.dose_belief, count, seed, part(progress, 0.0, 0.5))
-        asked = tuple(customary_actions(prediction.patient) if actions is None else actions)
+        asked = tuple(customary_actions(prediction.patient, prediction) if actions is None else actions)
         ranking = rank(Situation(prediction), asked, chosen, progress=part(progress, 0.5, 1.0))
         if self._ledger is not None:
             self._opened().append(RECOMMENDED, *recommended(ranking, asked, self.dose_belief))

@@ -9,11 +9,12 @@ from RTDigitalTwinLib.decision.actions import Action, Keep, Scale
 from RTDigitalTwinLib.dosimetry.protocol_file import read_protocol, reading, require_known
 from RTDigitalTwinLib.errors import ProtocolError
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 CUSTOMARY_FACTORS = (0.95, 0.97, 1.03, 1.05)
 
 
-def customary_actions(patient: Patient) -> tuple[Action, ...]:
+def customary_actions(patient: Patient, prediction: DoseEnsemble | None = None) -> tuple[Action, ...]:
     """Keeping, and a little more or less of all the dose."""
     return (Keep(), *(Scale(factor) for factor in CUSTOMARY_FACTORS))
 

@@ -72,11 +72,6 @@ def reasons_for(
     said += [row.words for row in changes[:MOST_TOLD] if abs(row.change) >= LEAST_CHANGE_GY]
     if utility.effort:
         said.append(f"Its effort counts {utility.effort:g}.")
-    if outcome.beam_consistency_ratio is not None:
-        said.append(
-            f"Non-negative fluence of the plan's beams can produce {100 * outcome.beam_consistency_ratio:.0f} % of the "
-            "change asked for; that is no proof of deliverability."
-        )
     return (*said, *outcome.notes)
 
 

@@ -137,7 +137,7 @@ class Findings:
         """What to call it and the one beside it."""
         if self.deciding is not None:
             return BesideWords(
-                f"with {self.deciding.shown.action.name}", "if nothing is changed", "Change by the action"
+                f"with action {self.deciding.shown.action.name}", "if nothing is changed", "Change by the action"
             )
         return BesideWords("after observing", "before observing", "Change by observing")
 

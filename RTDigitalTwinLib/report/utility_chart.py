@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from RTDigitalTwinLib.decision.ranking import Assessment, Ranking
 from RTDigitalTwinLib.model.biology import Effect
@@ -31,6 +32,8 @@ def utility_figure(ranking: Ranking) -> Figure:
     _draw_parts(parts, actions)
     _draw_gains(gains, actions)
     parts.set_yticks(range(len(actions)), [_label(k, a) for k, a in enumerate(actions, start=1)])
+    parts.tick_params(axis="y", pad=6)
+    gains.xaxis.set_major_locator(MaxNLocator(5))
     parts.set_ylim(len(actions) - 0.4, -0.6)
     for axes in (parts, gains):
         axes.set_facecolor("none")

@@ -89,7 +89,9 @@ def _overlays(nodes: PredictionNodes) -> list[_Overlay]:
     overlays.append(_Overlay("dose", mean, now, nodes.mean))
     if nodes.change is not None:
         overlays.append(
-            _Overlay("change", f"Dose {words.now} minus {words.before}", words.change.lower(), nodes.change)
+            _Overlay(
+                "change", f"{words.change}: dose {words.now} minus {words.before}", words.change.lower(), nodes.change
+            )
         )
     if nodes.isodoses.models:
         title = f"{mean}: isodose lines in % of {nodes.highest_gy:g} Gy, targets filled"
