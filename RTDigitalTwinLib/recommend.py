@@ -12,8 +12,8 @@ from typing import Any
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, prior_of, save_belief
 from RTDigitalTwinLib.calibration.choice import calibrator_named
 from RTDigitalTwinLib.calibration.measurements import read_measurements
+from RTDigitalTwinLib.decision.action_file import read_actions
 from RTDigitalTwinLib.decision.actions import Action
-from RTDigitalTwinLib.decision.candidates import read_actions
 from RTDigitalTwinLib.decision.chance import percent
 from RTDigitalTwinLib.decision.protocol import DecisionProtocol, load_decision
 from RTDigitalTwinLib.decision.ranking import FEWEST_SAMPLES, Ranking, require_samples, required_samples

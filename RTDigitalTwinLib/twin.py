@@ -12,8 +12,8 @@ from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, prio
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator
 from RTDigitalTwinLib.calibration.choice import default_calibrator
 from RTDigitalTwinLib.calibration.recalibration import Update, recalibrate
+from RTDigitalTwinLib.decision.action_file import customary_actions
 from RTDigitalTwinLib.decision.actions import Action, Situation
-from RTDigitalTwinLib.decision.candidates import customary_actions
 from RTDigitalTwinLib.decision.protocol import DecisionProtocol, load_decision
 from RTDigitalTwinLib.decision.ranking import FEWEST_SAMPLES, Ranking, rank, require_samples, required_samples
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError

@@ -45,7 +45,7 @@ weight = 1.0
 label = "anything"
 criteria = [{{ structures = ["PTV_7000"], metric = "mean", at_most = {most}, unit = "Gy" }}]
 """
-ACTIONS = 'dose_unit = "Gy"\n[[actions]]\nkind = "keep"\n[[actions]]\nkind = "scale"\nfactor = 1.02\n'
+ACTIONS = '[[action]]\nkind = "keep"\n[[action]]\nkind = "scale"\nfactor = 1.02\n'
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_recommend_refuses_bad_input(
         'criteria = [{ structures = ["PTV_7000"], metric = "mean", at_least = 70, unit = "Gy" }]\n'
     )
     (tmp_path / "both.toml").write_text(both)
-    (tmp_path / "no.toml").write_text('dose_unit = "Gy"\n[[actions]]\nkind = "pray"\n')
+    (tmp_path / "no.toml").write_text('[[action]]\nkind = "pray"\n')
     cases = [
         ([*lax, "--risk", "0"], "risk must lie between 0 and 1"),
         ([*lax, "--risk", "1.5"], "risk must lie between 0 and 1"),

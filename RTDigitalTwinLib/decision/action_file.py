@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from RTDigitalTwinLib.decision.actions import Action, Keep, Scale
-from RTDigitalTwinLib.dosimetry.protocol_file import read_protocol, reading, require_known
+from RTDigitalTwinLib.dosimetry.protocol_file import reading, require_known
 from RTDigitalTwinLib.errors import ProtocolError
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
@@ -21,9 +22,12 @@ def customary_actions(patient: Patient, prediction: DoseEnsemble | None = None) 
 
 def read_actions(path: Path, patient: Patient) -> tuple[Action, ...]:
     """The actions of a TOML file. Raises ProtocolError that names file and entry."""
-    entries = read_protocol(path).get("actions")
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("action")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProtocolError(f"The file cannot be read ({error}).", where=path.name) from error
     if not isinstance(entries, list) or not entries:
-        raise ProtocolError("There are no actions.", where=path.name, remedy="Write each under [[actions]].")
+        raise ProtocolError("There are no actions.", where=path.name, remedy="Write each under [[action]].")
     return tuple(_action(entry, f"{path.name}, action {k}") for k, entry in enumerate(entries, start=1))
 
 
