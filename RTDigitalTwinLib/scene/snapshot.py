@@ -88,11 +88,7 @@ def _overlays(nodes: PredictionNodes) -> list[_Overlay]:
     now = "predicted dose" if nodes.before is None else f"dose {words.now}"
     overlays.append(_Overlay("dose", mean, now, nodes.mean))
     if nodes.change is not None:
-        overlays.append(
-            _Overlay(
-                "change", f"{words.change}: dose {words.now} minus {words.before}", words.change.lower(), nodes.change
-            )
-        )
+        overlays.append(_Overlay("change", f"{words.change}: difference in dose", words.change.lower(), nodes.change))
     if nodes.isodoses.models:
         title = f"{mean}: isodose lines in % of {nodes.highest_gy:g} Gy, targets filled"
         overlays.append(_Overlay("isodose", title, f"isodose lines of the {now}", None))
