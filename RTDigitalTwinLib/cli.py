@@ -15,6 +15,7 @@ from rich.text import Text
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.cli_accumulation import add_accumulation_command
+from RTDigitalTwinLib.cli_decision import add_decision_commands
 from RTDigitalTwinLib.cli_dicom import add_dicom_commands
 from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
 from RTDigitalTwinLib.cli_options import add_model_options, sample_count
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     add_patient_commands(commands)
+    add_decision_commands(commands)
     add_dicom_commands(commands, seed, progress_bar)
 
     evaluate = commands.add_parser("evaluate", help="score a cohort with reference doses")

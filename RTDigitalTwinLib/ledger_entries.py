@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib import __version__
@@ -19,7 +20,10 @@ from RTDigitalTwinLib.calibration.calibrator import Calibrator
 from RTDigitalTwinLib.calibration.measurements import as_row, from_row
 from RTDigitalTwinLib.calibration.recalibration import Update
 from RTDigitalTwinLib.calibration.settings import settings_of
+from RTDigitalTwinLib.decision.action_record import recorded
+from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.optimisation import Optimised
+from RTDigitalTwinLib.decision.ranking import Ranking
 from RTDigitalTwinLib.errors import LedgerError
 from RTDigitalTwinLib.ledger import Entry, Ledger, canonical, stored_array
 from RTDigitalTwinLib.patient.fingerprint import array_sha256, fingerprint
@@ -33,7 +37,7 @@ from RTDigitalTwinLib.solver.dose_state import DoseState
 from RTDigitalTwinLib.versions import code_sha256, described_device, library_versions, machine
 
 OPENED, ADOPTED, UNDONE, MEASURED = "opened", "adopted", "undone", "measured"
-OBSERVED, PREDICTED, OPTIMISED = "observed", "predicted", "optimised"
+OBSERVED, PREDICTED, OPTIMISED, RECOMMENDED = "observed", "predicted", "optimised", "recommended"
 MODULATED = "modulated"  # by earlier versions, in place of optimised
 TARGET_METRICS, ORGAN_METRICS = ("mean", "D95"), ("mean", "D0.1cc")
 
@@ -177,6 +181,36 @@ def optimisation_entry(found: Optimised) -> tuple[dict[str, Any], Arrays]:
     if found.explained is not None:
         content["explained_correlation"], content["explained_mean_absolute_error_gy"] = found.explained
     return content, {"found": found.found}
+
+
+def recommended(ranking: Ranking, actions: Sequence[Action], belief: Belief) -> tuple[dict[str, Any], Arrays]:
+    """Content and arrays of an entry on a ranking of ``actions``: by what, how each was judged, what is recommended."""
+    best = ranking.recommended
+    content = {
+        "samples": ranking.prediction.count,
+        "seed": ranking.prediction.seed or 0,
+        "belief_sha256": belief_sha256(belief),
+        "protocol": dict(ranking.protocol.content),
+        "risk": ranking.protocol.risk,
+        "actions": [{"name": a.name, "kind": a.kind.value, "made": recorded(a)} for a in actions],
+        "ranking": [
+            {
+                "action": a.action.name,
+                "acceptable": a.is_acceptable,
+                "utility": a.utility.value,
+                "expected": a.utility.expected,
+                "uncertainty": a.utility.uncertainty,
+                "constraints": [
+                    {"constraint": str(c.constraint), "violated": c.violated, "most_probability": c.most_probability}
+                    for c in a.chances
+                ],
+            }
+            for a in ranking.assessed
+        ],
+        "refused": [{"action": one.name, "reason": one.reason} for one in ranking.refused],
+        "recommended": None if best is None else best.action.name,
+    }
+    return content, {"benefit": np.concatenate([a.utility.benefit for a in ranking.assessed])}
 
 
 def observation_row(observation: Observation) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def observe_patient(
             progress(0.02, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
             earlier = None if settings.belief is None else load_belief(settings.belief, prior_of(twin.dose_belief))
-            ledger = open_files.enter_context(_ledger(folder, settings.belief, earlier))
+            ledger = open_files.enter_context(continued_ledger(folder, settings.belief, earlier))
             twin.tell(ledger)
             if earlier is not None:
                 twin.adopt(earlier)
@@ -125,7 +125,7 @@ def observe_patient(
     return summary
 
 
-def _ledger(folder: Path, belief_file: Path | None, earlier: RecalibratedBelief | None) -> Ledger:
+def continued_ledger(folder: Path, belief_file: Path | None, earlier: RecalibratedBelief | None) -> Ledger:
     """A new ledger, or the one beside an earlier belief, copied to be gone on with.
 
     Raises LedgerError where that one does not end with the belief.

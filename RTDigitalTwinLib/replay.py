@@ -14,8 +14,10 @@ import torch
 from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, load_belief, prior_of, save_belief
 from RTDigitalTwinLib.calibration.settings import calibrator_of
 from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
+from RTDigitalTwinLib.decision.action_record import from_record
 from RTDigitalTwinLib.decision.fluence import FluenceSettings
 from RTDigitalTwinLib.decision.optimisation import optimised
+from RTDigitalTwinLib.decision.protocol import decision_of
 from RTDigitalTwinLib.errors import LedgerError, RTDigitalTwinError
 from RTDigitalTwinLib.ledger import Entry, read_ledger, stored_array, verify
 from RTDigitalTwinLib.ledger_entries import (
@@ -26,6 +28,7 @@ from RTDigitalTwinLib.ledger_entries import (
     OPENED,
     OPTIMISED,
     PREDICTED,
+    RECOMMENDED,
     UNDONE,
     about_twin,
     belief_sha256,
@@ -33,6 +36,7 @@ from RTDigitalTwinLib.ledger_entries import (
     observed,
     optimisation_entry,
     predicted,
+    recommended,
     require_same_patient,
 )
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
@@ -158,12 +162,13 @@ class _Again:
             PREDICTED: self._predict,
             OPTIMISED: self._optimise,
             MODULATED: self._modulate,
+            RECOMMENDED: self._recommend,
         }
         if entry.kind not in steps:
             return
         self.number = entry.number
         if self.lost:
-            if entry.kind in (OBSERVED, PREDICTED, OPTIMISED, MODULATED):
+            if entry.kind in (OBSERVED, PREDICTED, OPTIMISED, MODULATED, RECOMMENDED):
                 self.repeated.append(Repeated(entry.number, entry.kind, None, f"it rests on entry {self.lost}"))
             return
         progress(0.0, f"entry {entry.number}: {entry.kind}")
@@ -282,6 +287,28 @@ class _Again:
 
     def _modulate(self, then: Mapping[str, Any], progress: Progress) -> Repeated:
         return Repeated(self.number, MODULATED, None, "this version optimises over the fluence of beams")
+
+    def _recommend(self, then: Mapping[str, Any], progress: Progress) -> Repeated:
+        if untold := [told["name"] for told in then["actions"] if told["made"] is None]:
+            words = f"the ledger cannot tell all of: {', '.join(untold)}"
+            return Repeated(self.number, RECOMMENDED, None, words)
+        actions = [from_record(told["made"]) for told in then["actions"]]
+        protocol = decision_of(then["protocol"], self.path.name)
+        samples, seed = then["samples"], then["seed"]
+        ranking = self.twin.recommend(actions, then["risk"], samples, seed, protocol=protocol, progress=progress)
+        now, arrays = recommended(ranking, actions, self.twin.dose_belief)
+        same = array_sha256(arrays["benefit"]) == then["arrays"]["benefit"]
+        if same and all(now[name] == then[name] for name in ("ranking", "refused", "recommended")):
+            return Repeated(self.number, RECOMMENDED, True)
+        differing = []
+        if now["recommended"] != then["recommended"]:
+            differing.append(
+                f"{now['recommended'] or 'nothing'} is recommended, not {then['recommended'] or 'nothing'}"
+            )
+        before = {row["action"]: row["utility"] for row in then["ranking"]}
+        off = [abs(row["utility"] - before[row["action"]]) for row in now["ranking"] if row["action"] in before]
+        differing.append(f"utilities differ by up to {max(off, default=0.0):.3g}")
+        return Repeated(self.number, RECOMMENDED, False, "; ".join(differing))
 
 
 def _different(what: str, then: Any, now: Any) -> list[str]:

@@ -85,7 +85,7 @@ def run_patient(
     """
     settings = settings or RunSettings()
     check_places(source, out, overwrite)
-    origin = None if record is None else _origin(source, out, record, choice)
+    origin = None if record is None else record_origin(source, out, record, choice)
     watch = Stopwatch()
     with ExitStack() as folders:
         folder = folders.enter_context(whole_folder(out, replaceable=is_earlier_result if overwrite else None))
@@ -121,13 +121,19 @@ def run_patient(
     return summary
 
 
-def write_record(folder: Path, prediction: DoseEnsemble, origin: Origin, level: float = 0.95) -> None:
+def write_record(
+    folder: Path,
+    prediction: DoseEnsemble,
+    origin: Origin,
+    level: float = 0.95,
+    description: str = "Predicted dose, mean",
+) -> None:
     """Mean and spread as RTDOSE, and the structures as they were used as RTSTRUCT, under the origin's identity.
 
     The spread is half the width of the calibrated 95 % band, or the samples' standard deviation where there is no
-    calibration; of a single dose there is none.
+    calibration; of a single dose there is none. ``description`` is of the mean.
     """
-    write_dose(prediction.mean, folder / "RTDOSE.mean.dcm", origin, "Predicted dose, mean", predicted=True)
+    write_dose(prediction.mean, folder / "RTDOSE.mean.dcm", origin, description, predicted=True)
     if prediction.is_calibrated:
         write_dose(prediction.half_width(level), folder / "RTDOSE.half_width_95.dcm", origin, "Half width of 95 % band")
     elif prediction.has_spread:
@@ -136,7 +142,7 @@ def write_record(folder: Path, prediction: DoseEnsemble, origin: Origin, level: 
     write_structures(used, folder / "RTSTRUCT.dcm", origin, "As used")
 
 
-def _origin(source: str | Path, out: Path, record: Path, choice: DicomChoice | None) -> Origin:
+def record_origin(source: str | Path, out: Path, record: Path, choice: DicomChoice | None) -> Origin:
     """Where DICOM results belong. Raises OutputError where they would lie among other results or data."""
     if source == SAMPLE or not recognises(Path(source)):
         raise PatientDataError("Only the dose of a DICOM patient can go back as DICOM.", where=str(source))
@@ -223,10 +229,11 @@ class _SceneOutcome:
     problem: str = ""
 
 
-def write_tables(folder: Path, findings: Findings) -> None:
+def write_tables(folder: Path, findings: Findings, dose: str = "dose_mean.nrrd") -> None:
+    """The prediction's volumes, its mean dose under the name ``dose``, its tables as CSV, and its DVH chart."""
     prediction = findings.prediction
-    simulated = findings.observing is not None and findings.observing.simulated
-    write_nrrd(prediction.mean, str(folder / "dose_mean.nrrd"), predicted=True, simulated=simulated)
+    simulated = findings.simulated
+    write_nrrd(prediction.mean, str(folder / dose), predicted=True, simulated=simulated)
     if prediction.has_spread:
         write_nrrd(prediction.std, str(folder / "dose_std.nrrd"), simulated=simulated)
     if prediction.is_calibrated:
@@ -236,7 +243,8 @@ def write_tables(folder: Path, findings: Findings) -> None:
     write_metrics_csv(folder / "metrics.csv", findings.rows)
     write_goals_csv(folder / "goals.csv", findings.goals)
     write_biology_csv(folder / "biology.csv", findings.biology)
-    dvh_figure(prediction, findings.level, before=findings.before).savefig(
+    words = findings.words.now, findings.words.before
+    dvh_figure(prediction, findings.level, before=findings.before, words=words).savefig(
         folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER
     )
 

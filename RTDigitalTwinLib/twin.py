@@ -12,18 +12,24 @@ from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, prio
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator
 from RTDigitalTwinLib.calibration.choice import default_calibrator
 from RTDigitalTwinLib.calibration.recalibration import Update, recalibrate
+from RTDigitalTwinLib.decision.action_file import customary_actions
+from RTDigitalTwinLib.decision.actions import Action, Situation
+from RTDigitalTwinLib.decision.protocol import DecisionProtocol, load_decision
+from RTDigitalTwinLib.decision.ranking import FEWEST_SAMPLES, Ranking, rank, require_samples, required_samples
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.ledger import Ledger
 from RTDigitalTwinLib.ledger_entries import (
     ADOPTED,
     OBSERVED,
     PREDICTED,
+    RECOMMENDED,
     UNDONE,
     about_twin,
     belief_sha256,
     observed,
     open_for,
     predicted,
+    recommended,
     require_same_twin,
 )
 from RTDigitalTwinLib.model.familiarity import FamiliarityVerdict
@@ -181,6 +187,33 @@ class Twin:
         if self._ledger is not None:
             self._opened().append(PREDICTED, *predicted(prediction, self.dose_belief))
         return prediction
+
+    def recommend(
+        self,
+        actions: Sequence[Action] | None = None,
+        risk: float | None = None,
+        samples: int | None = None,
+        seed: int = 0,
+        *,
+        protocol: DecisionProtocol | None = None,
+        progress: Progress = silent,
+    ) -> Ranking:
+        """Rank what could be done next by expected utility under chance constraints, on what is believed of the dose.
+
+        Keeping the plan is always among it. By default the customary actions, the risk of the ``protocol`` (by default
+        the one that comes with the software), and 64 samples, or as many as that risk needs.
+        Raises RTDigitalTwinError for a risk outside 0 to 1 or too few samples to certify it; ProtocolError and
+        PatientDataError as ``decision.ranking.rank`` does.
+        """
+        chosen = (protocol or load_decision()).with_risk(risk)
+        count = max(FEWEST_SAMPLES, required_samples(chosen)) if samples is None else samples
+        require_samples(count, chosen)
+        prediction = self._sampled(self.dose_belief, count, seed, part(progress, 0.0, 0.5))
+        asked = tuple(customary_actions(prediction.patient, prediction) if actions is None else actions)
+        ranking = rank(Situation(prediction), asked, chosen, progress=part(progress, 0.5, 1.0))
+        if self._ledger is not None:
+            self._opened().append(RECOMMENDED, *recommended(ranking, asked, self.dose_belief))
+        return ranking
 
     def forecast(self, state: str, days: Sequence[float], samples: int = 64, seed: int = 0) -> Forecast:
         """Observables of one of the twin's states (``dose`` or a name in ``models``) on the days ahead.

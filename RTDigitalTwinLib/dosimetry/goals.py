@@ -54,6 +54,11 @@ class Criterion:
     limit: float
     acceptable: float | None = None
 
+    @property
+    def accepted(self) -> float:
+        """The variation accepted, or the limit where there is none."""
+        return self.limit if self.acceptable is None else self.acceptable
+
     def keeps(self, values: NDArray, limit: float) -> NDArray[np.bool_]:
         return values <= limit if self.upper else values >= limit
 
@@ -204,7 +209,7 @@ def evaluate_goal(goal: Goal, structures: Sequence[str], metrics: Metrics) -> Go
     if count < 2:
         return GoalResult(goal, status, criterion, value, count, reason=reason)
     met = np.logical_or.reduce([c.keeps(s, c.limit) for c, _, s, _ in read])
-    accepted = met | np.logical_or.reduce([c.keeps(s, _accepted(c)) for c, _, s, _ in read])
+    accepted = met | np.logical_or.reduce([c.keeps(s, c.accepted) for c, _, s, _ in read])
     kept = int(met.sum())
     return GoalResult(
         goal, status, criterion, value, count, kept / count, float(accepted.mean()), least_probability(kept, count),
@@ -215,14 +220,10 @@ def evaluate_goal(goal: Goal, structures: Sequence[str], metrics: Metrics) -> Go
 def _status(read: Sequence[tuple[Criterion, float, NDArray, bool]]) -> tuple[Status, Criterion, float]:
     for status in (Status.MET, Status.ACCEPTABLE):
         for criterion, value, _, _ in read:
-            limit = criterion.limit if status is Status.MET else _accepted(criterion)
+            limit = criterion.limit if status is Status.MET else criterion.accepted
             if criterion.keeps(np.asarray(value), limit):
                 return status, criterion, value
     return Status.VIOLATED, read[0][0], read[0][1]
-
-
-def _accepted(criterion: Criterion) -> float:
-    return criterion.limit if criterion.acceptable is None else criterion.acceptable
 
 
 def evaluate_goals(goals: GoalSet, structures: Sequence[str], metrics: Metrics) -> list[GoalResult]:
@@ -272,13 +273,14 @@ def _goal(entry: Mapping[str, Any], where: str) -> Goal:
         priority = entry["priority"]
         if not isinstance(priority, int) or priority < 1:
             raise ValueError(f"priority is {priority!r}; 1 goes first")
-        criteria = tuple(_criterion(criterion, where) for criterion in entry["criteria"])
+        criteria = tuple(read_criterion(criterion, where) for criterion in entry["criteria"])
         if not criteria:
             raise ValueError("it has no criteria")
         return Goal(text_of(entry["label"]), priority, criteria, str(entry.get("citation", "")))
 
 
-def _criterion(entry: Mapping[str, Any], where: str) -> Criterion:
+def read_criterion(entry: Mapping[str, Any], where: str) -> Criterion:
+    """A criterion of a protocol file. Raises ProtocolError, or what ``protocol_file.reading`` turns into one."""
     require_known(entry, {"structures", "metric", "at_most", "at_least", "acceptable", "unit"})
     try:
         metric = DvhMetric.parse(text_of(entry["metric"]))

@@ -6,7 +6,7 @@ They rank plans and actions. They are no calibrated outcome probabilities of a p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -174,6 +174,21 @@ def load_biology(path: Path | None = None) -> tuple[DoseResponse, ...]:
 def models_for(models: tuple[DoseResponse, ...], structure: str) -> list[DoseResponse]:
     """Those made for a structure, by its name."""
     return [model for model in models if structure in model.structures]
+
+
+def applicable(
+    models: Iterable[DoseResponse], names: Iterable[str], fractions: int | None
+) -> tuple[list[tuple[str, DoseResponse]], list[str]]:
+    """The models of each structure, and what is said of those that need a number of fractions that is not known."""
+    chosen = tuple(models)
+    pairs, notes = [], []
+    for name in names:
+        for model in models_for(chosen, name):
+            if fractions is None and model.alpha_beta_gy is not None:
+                notes.append(f"{name}: {model.endpoint} needs the number of fractions, which no plan says.")
+            else:
+                pairs.append((name, model))
+    return pairs, notes
 
 
 def _read(effect: Effect, entry: Mapping[str, Any], where: str) -> DoseResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +9,11 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.errors import PatientDataError
-from RTDigitalTwinLib.model.biology import NOTICE, DoseResponse, load_biology, models_for
+from RTDigitalTwinLib.model.biology import NOTICE, DoseResponse, applicable, load_biology
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.reading import Reading
 
 DRAWS = 400  # of samples and published parameters together, at least
-MEAN_DOSE = "mean"
 
 
 @dataclass(frozen=True)
@@ -66,28 +65,13 @@ def biology_of_prediction(
     fractions = patient.plan.prescription.fractions if patient.plans else None
     names = (*patient.targets, *(n for n in patient.structures if n not in patient.targets))
     pairs, notes = applicable(chosen, names, fractions)
-    rows = []
+    rows, reading = [], Reading(prediction)
     for name, model in pairs:
         try:
-            rows.append(_row(prediction, name, model, fractions or 1, level, seed))
+            rows.append(_row(reading, name, model, fractions or 1, level, seed))
         except PatientDataError as error:
             notes.append(str(error))
     return BiologyTable(tuple(rows), (*notes, NOTICE) if rows else tuple(notes))
-
-
-def applicable(
-    models: Iterable[DoseResponse], names: Iterable[str], fractions: int | None
-) -> tuple[list[tuple[str, DoseResponse]], list[str]]:
-    """The models of each structure, and what is said of those that need a number of fractions that is not known."""
-    chosen = tuple(models)
-    pairs, notes = [], []
-    for name in names:
-        for model in models_for(chosen, name):
-            if fractions is None and model.alpha_beta_gy is not None:
-                notes.append(f"{name}: {model.endpoint} needs the number of fractions, which no plan says.")
-            else:
-                pairs.append((name, model))
-    return pairs, notes
 
 
 def central_band(drawn: NDArray, level: float) -> tuple[float, float]:
@@ -97,29 +81,19 @@ def central_band(drawn: NDArray, level: float) -> tuple[float, float]:
 
 
 def _row(
-    prediction: DoseEnsemble, name: str, model: DoseResponse, fractions: int, level: float, seed: int
+    reading: Reading, name: str, model: DoseResponse, fractions: int, level: float, seed: int
 ) -> PredictedBiologyRow:
-    doses = prediction.structure_dose(name)
-    eud_gy = model.eud_gy(doses, fractions)
-    shift_gy = np.zeros(doses.count)
-    calibrated = None
-    if prediction.has_spread:
-        of_mean_dose = model.n == 1 and model.alpha_beta_gy is None
-        samples = (
-            prediction.metric(name, MEAN_DOSE, doses) if of_mean_dose else prediction.equivalent_dose(name, eud_gy)
-        )
-        shift_gy = samples.calibrated_samples() - samples.samples
-        calibrated = of_mean_dose and samples.is_calibrated
+    doses, found = reading.inside(name), reading.response(name, model, fractions)
+    prediction = reading.prediction
     low = high = None
     if prediction.has_spread or model.sd:
         draws = -(-DRAWS // doses.count) * doses.count  # every sample as often
-        drawn = model.drawn(doses, fractions, draws, seed, shift_gy)
+        drawn = model.drawn(doses, fractions, draws, seed, found.shift_gy)
         low, high = central_band(drawn, level)
-    probability = model.probability(np.maximum(eud_gy + shift_gy, 0))
     plan_dose = prediction.patient.plan.dose if prediction.patient.plans else None
     planned = covered_dose_of(plan_dose, prediction.patient.structure(name))
     reference = None if planned is None else float(model.of(planned, fractions)[0])
     return PredictedBiologyRow(
-        name, model.effect.value, model.endpoint, float(eud_gy.mean()), float(probability.mean()), low, high,
-        bool(model.sd), calibrated, reference, model.source,
+        name, model.effect.value, model.endpoint, float(found.eud_gy.mean()), float(found.probability.mean()), low,
+        high, bool(model.sd), found.is_calibrated, reference, model.source,
     )  # fmt: skip

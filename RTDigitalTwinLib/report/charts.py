@@ -34,12 +34,18 @@ LEAST_CONTRAST = 3.0  # of lines and signs against their background, WCAG 2.2, 1
 
 
 def dvh_figure(
-    prediction: DoseEnsemble, level: float = 0.95, *, legend: bool = True, before: DoseEnsemble | None = None
+    prediction: DoseEnsemble,
+    level: float = 0.95,
+    *,
+    legend: bool = True,
+    before: DoseEnsemble | None = None,
+    words: tuple[str, str] = ("after", "before observing"),
 ) -> Figure:
     """Cumulative DVHs: mean solid, band at ``level`` filled, the plan's reference dashed, ``before`` dash-dotted.
 
     Every curve carries the number of its structure (from 1, in the order of ``ordered_structures``), so that it can
-    be told without its colour. ``legend`` adds numbers and names beside the axes, and what the lines mean.
+    be told without its colour. ``legend`` adds numbers and names beside the axes, and what the lines mean;
+    ``words`` say what it and ``before`` are.
     """
     structures = ordered_structures(prediction.patient)
     patient = prediction.patient
@@ -79,21 +85,25 @@ def dvh_figure(
     if legend:
         names = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9.5, labelcolor=INK)
         axes.add_artist(names)
-        key = _key(prediction, level, any_reference, before is not None)
+        key = _key(prediction, level, any_reference, words if before is not None else None)
         axes.legend(handles=key, loc="lower left", bbox_to_anchor=(1.01, 0.0), frameon=False, fontsize=8.5,
                     labelcolor=INK)  # fmt: skip
     return figure
 
 
-def _key(prediction: DoseEnsemble, level: float, reference: bool, before: bool) -> list[Line2D | Patch]:
+def _key(
+    prediction: DoseEnsemble, level: float, reference: bool, words: tuple[str, str] | None
+) -> list[Line2D | Patch]:
     """What the lines mean, whatever their colour."""
     mean = f"mean of {counted(prediction.count, 'sample')}" if prediction.count else "predicted dose"
-    key: list[Line2D | Patch] = [Line2D([], [], color=INK, linewidth=1.9, label=f"{mean}, after" if before else mean)]
-    if before:
-        key.append(Line2D([], [], color=INK, linewidth=1.3, dashes=BEFORE_DASHES, label="before observing"))
+    key: list[Line2D | Patch] = [
+        Line2D([], [], color=INK, linewidth=1.9, label=f"{mean},\n{words[0]}" if words else mean)
+    ]
+    if words:
+        key.append(Line2D([], [], color=INK, linewidth=1.3, dashes=BEFORE_DASHES, label=words[1]))
     if prediction.has_spread:
-        words = prediction.band_words(level).replace(" (", "\n(").replace(", ", ",\n")
-        key.append(Patch(color=INK, alpha=BAND_OPACITY, linewidth=0, label=words))
+        band = prediction.band_words(level).replace(" (", "\n(").replace(", ", ",\n")
+        key.append(Patch(color=INK, alpha=BAND_OPACITY, linewidth=0, label=band))
     if reference:
         key.append(Line2D([], [], color=INK, linewidth=1.3, dashes=REFERENCE_DASHES, label="reference dose"))
     if target_levels_gy(prediction.patient):

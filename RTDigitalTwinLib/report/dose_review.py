@@ -15,11 +15,11 @@ from RTDigitalTwinLib.dosimetry.goals import GoalSet
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.dosimetry.plan_quality import integral_dose_gy_l, plan_quality
 from RTDigitalTwinLib.errors import PatientDataError
-from RTDigitalTwinLib.model.biology import NOTICE, DoseResponse, load_biology
+from RTDigitalTwinLib.model.biology import NOTICE, DoseResponse, applicable, load_biology
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Volume
-from RTDigitalTwinLib.report.biology_table import DRAWS, applicable, central_band
+from RTDigitalTwinLib.report.biology_table import DRAWS, central_band
 from RTDigitalTwinLib.report.goal_table import GoalTable, goal_choice, goal_tables, metrics_of_dose
 from RTDigitalTwinLib.report.tables import ordered_structures
 

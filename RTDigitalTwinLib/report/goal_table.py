@@ -158,19 +158,6 @@ def goal_tables(patient: Patient, metrics: Metrics, choice: GoalChoice, bands: B
     return tables
 
 
-def metrics_of_prediction(prediction: DoseEnsemble) -> Metrics:
-    """Metrics of a prediction's samples, each structure taken once."""
-    inside: dict[str, StructureDose] = {}
-
-    @cache
-    def read(name: str, metric: DvhMetric) -> MetricSamples:
-        if name not in inside:
-            inside[name] = prediction.structure_dose(name)
-        return prediction.metric_samples(name, metric, inside[name])
-
-    return read
-
-
 def bands_of_prediction(prediction: DoseEnsemble, level: float = 0.95) -> Bands | None:
     """Central bands of a prediction's metrics, as the table of metrics has them; None where there is no spread."""
     if not prediction.has_spread:

@@ -12,14 +12,17 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
+from RTDigitalTwinLib.decision.chance import percent
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.report.biology_table import PredictedBiologyRow
 from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, dvh_figure, figure_svg, readable_colour
+from RTDigitalTwinLib.report.deciding import Deciding
 from RTDigitalTwinLib.report.provenance import Provenance
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
+from RTDigitalTwinLib.report.utility_chart import utility_figure
 from RTDigitalTwinLib.resources import resource_path
 from RTDigitalTwinLib.words import counted
 
@@ -116,6 +119,10 @@ def render_report(
             score=findings.score,
             observing=findings.observing,
             absorbed=prediction.absorbed,
+            deciding=findings.deciding,
+            utility_chart=None if findings.deciding is None else _utility_chart(findings.deciding),
+            words=findings.words,
+            changed=findings.deciding is not None and findings.before is not None,
             before={(row.structure, row.metric): row.mean for row in findings.rows_before},
             goals=findings.goals,
             goal_notes=findings.goal_choice.left_out,
@@ -128,6 +135,11 @@ def render_report(
             provenance=provenance,
         )
     )
+
+
+def _utility_chart(deciding: Deciding) -> Markup:
+    css = {INK: "currentColor", PAPER: "var(--paper)"}
+    return Markup(figure_svg(utility_figure(deciding.ranking), "Utility of each action and its gain", css))
 
 
 def _structures(patient: Patient, rows: Sequence[MetricRow]) -> list[ReportStructure]:
@@ -160,6 +172,9 @@ def _picture(caption: str, file: Path) -> ReportPicture:
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
+        percent=percent,
+        utility=_utility,
+        gain=_gain,
         counted=counted,
         one_decimal=_one_decimal,
         signed=_signed,
@@ -171,6 +186,14 @@ def _environment() -> Environment:
 
 def _one_decimal(value: float | None) -> str:
     return NOT_KNOWN if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
+
+
+def _utility(value: float) -> str:
+    return f"{value:.3f}".replace("-", MINUS)
+
+
+def _gain(value: float) -> str:
+    return f"{value:+.3f}".replace("-", MINUS)
 
 
 def _probability(ratio: float) -> str:

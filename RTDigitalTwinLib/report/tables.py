@@ -21,6 +21,7 @@ from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.report.biology_table import BiologyTable, PredictedBiologyRow, biology_of_prediction
+from RTDigitalTwinLib.report.deciding import Deciding
 from RTDigitalTwinLib.report.goal_table import (
     GoalRow,
     GoalTable,
@@ -28,11 +29,11 @@ from RTDigitalTwinLib.report.goal_table import (
     goal_choice,
     goal_tables,
     is_informative,
-    metrics_of_prediction,
 )
 from RTDigitalTwinLib.report.observing import Observing
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.ensemble import fewest_simultaneous
+from RTDigitalTwinLib.solver.reading import Reading
 
 CSV_DECIMALS = 6
 
@@ -95,6 +96,15 @@ class DvhRow:
     whole_high: float | None
 
 
+@dataclass(frozen=True)
+class BesideWords:
+    """What two predictions side by side, and their difference, are called."""
+
+    now: str
+    before: str
+    change: str
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """A prediction with the numbers that every table shows, each worked out once.
@@ -105,6 +115,7 @@ class Findings:
     more_notes : for the user to read, beside what the patient's reader noticed.
     chosen_goals : protocols to judge by; None for those that fit the prescription.
     observing : what was observed, of a prediction after it.
+    deciding : a ranking of actions, of the prediction with the one it shows.
     """
 
     prediction: DoseEnsemble
@@ -112,11 +123,28 @@ class Findings:
     more_notes: tuple[str, ...] = ()
     chosen_goals: tuple[GoalSet, ...] | None = None
     observing: Observing | None = None
+    deciding: Deciding | None = None
 
     @property
     def before(self) -> DoseEnsemble | None:
-        """The prediction before observing; None of a prediction without observations."""
+        """The prediction to set beside it: before observing, or if nothing is changed; None where there is none."""
+        if self.deciding is not None:
+            return self.deciding.before
         return None if self.observing is None else self.observing.before
+
+    @property
+    def words(self) -> BesideWords:
+        """What to call it and the one beside it."""
+        if self.deciding is not None:
+            return BesideWords(
+                f"with action {self.deciding.shown.action.name}", "if nothing is changed", "Change by the action"
+            )
+        return BesideWords("after observing", "before observing", "Change by observing")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether observations in it stand in for measurements."""
+        return any(one is not None and one.simulated for one in (self.observing, self.deciding))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -135,13 +163,13 @@ class Findings:
 
     @cached_property
     def rows_before(self) -> tuple[MetricRow, ...]:
-        """The same metrics before observing; none of a prediction without observations."""
+        """The same metrics of the prediction beside it; none where there is none."""
         return () if self.before is None else tuple(metric_rows(self.before, self.level))
 
     @cached_property
     def goals(self) -> tuple[GoalTable, ...]:
         """Clinical goals of the protocols asked for; by default of those that fit the prescription."""
-        metrics, bands = metrics_of_prediction(self.prediction), bands_of_prediction(self.prediction, self.level)
+        metrics, bands = Reading(self.prediction).metric, bands_of_prediction(self.prediction, self.level)
         return tuple(goal_tables(self.prediction.patient, metrics, self.goal_choice, bands))
 
     @cached_property

@@ -51,10 +51,11 @@ def add_dvhs(
     segmentation_node: Any,
     progress: Progress = silent,
     before: DoseEnsemble | None = None,
+    before_words: str = "before observing",
 ) -> DvhNodes:
     """One table a structure (dose in Gy; volume in %: mean over the samples, band, reference) and one chart.
 
-    ``before`` is the prediction before observing, which then has a column and a curve of its own.
+    ``before`` is the prediction beside it, which then has a column and a curve of its own; ``before_words`` what it is.
     """
     metrics = _metrics_table(scene, prediction, dose_node)
     tables: dict[str, Any] = {}
@@ -71,7 +72,7 @@ def add_dvhs(
         table.SetNodeReferenceID(names.DVH_SEGMENTATION_REFERENCE, segmentation_node.GetID())
         table.SetNodeReferenceID(names.DVH_METRICS_TABLE_REFERENCE, metrics.GetID())
         tables[name] = table
-    series, chart = _chart(scene, tables, prediction)
+    series, chart = _chart(scene, tables, prediction, before_words)
     return DvhNodes(tables, metrics, series, chart)
 
 
@@ -114,14 +115,16 @@ def _metrics_table(scene: Any, prediction: DoseEnsemble, dose_node: Any) -> Any:
     return add_table(scene, "DVH metrics", columns)
 
 
-def _chart(scene: Any, tables: dict[str, Any], prediction: DoseEnsemble) -> tuple[tuple[Any, ...], Any]:
+def _chart(
+    scene: Any, tables: dict[str, Any], prediction: DoseEnsemble, before_words: str
+) -> tuple[tuple[Any, ...], Any]:
     chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", scene.GenerateUniqueName("DVH"))
     what = (
         f"mean of {counted(prediction.count, 'sample')}, dashed: {prediction.band_words(BAND_LEVEL)}"
         if prediction.has_spread
         else "predicted"
     )
-    said = {REFERENCE_COLUMN: ", dotted: reference plan", BEFORE_COLUMN: ", dash-dotted: before observing"}
+    said = {REFERENCE_COLUMN: ", dotted: reference plan", BEFORE_COLUMN: f", dash-dotted: {before_words}"}
     for column, words in said.items():
         if any(table.GetTable().GetColumnByName(column) for table in tables.values()):
             what += words

@@ -18,7 +18,7 @@ from RTDigitalTwinLib.scene.dvh_nodes import BAND_LEVEL, DvhNodes, add_dvhs
 from RTDigitalTwinLib.scene.hierarchy import folder_item, hierarchy, put_under, study_item
 from RTDigitalTwinLib.scene.isodose_nodes import IsodoseNodes, add_isodoses, show_isodoses_of
 from RTDigitalTwinLib.scene.structure_nodes import add_structures
-from RTDigitalTwinLib.scene.table_nodes import add_goals, add_observed
+from RTDigitalTwinLib.scene.table_nodes import add_goals, add_observed, add_ranking
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 _FINGERPRINT = "RTDigitalTwin.PatientSha256"
@@ -60,8 +60,10 @@ class PredictionNodes:
     std : of the sampled spread; None with fewer than two samples.
     width : half the width of the calibrated 95 % band; None where the prediction is not calibrated.
     difference, absolute_difference : predicted minus reference; None where no reference is known.
-    before, change : the mean dose before observing, and after minus before; None where nothing was observed.
+    before, change : the mean dose of the prediction beside it (before observing, or if nothing is changed), and the
+        difference to that; None where there is none.
     observed : tables of the observations and of the metrics before and after; empty where nothing was observed.
+    ranking : table of the actions; None where none were ranked.
     dvh : tables, metrics, series, chart.
     goals : table of the clinical goals.
     isodoses : surfaces of the mean dose.
@@ -78,6 +80,7 @@ class PredictionNodes:
     before: Any | None
     change: Any | None
     observed: tuple[Any, ...]
+    ranking: Any | None
     dvh: DvhNodes
     goals: Any
     isodoses: IsodoseNodes
@@ -144,7 +147,8 @@ def show_prediction(
 ) -> PredictionNodes:
     """The prediction beside its patient, and the views set on it; ``findings`` of it, where they are at hand.
 
-    Findings after observing bring the dose before it, the change, and the observations.
+    Findings after observing bring the dose before it, the change, and the observations; those of a ranking bring the
+    dose if nothing is changed, the change, and the ranking.
 
     Raises SceneError where the prediction is another patient's, and GeometryError where grids differ.
     """
@@ -154,8 +158,9 @@ def show_prediction(
     beside = patient_nodes or show_patient(scene, patient, part(progress, 0.0, 0.4))
     progress(0.4, "Showing the dose")
     findings = findings or Findings(prediction)
-    observed = findings.observing is not None
-    name = "Dose after observing" if observed else "Predicted dose"
+    words = findings.words
+    named = findings.before is not None or findings.observing is not None
+    name = f"Dose {words.now}" if named else "Predicted dose"
     folder = folder_item(scene, beside.study, name)
     mean = volume_nodes.add_dose(scene, prediction.mean, name, highest_prescription_gy(patient))
     mean.SetDescription(_description(findings))
@@ -178,19 +183,37 @@ def show_prediction(
     before = change = None
     if findings.before is not None:
         earlier = findings.before.mean
-        before = volume_nodes.add_dose(scene, earlier, "Dose before observing", highest_prescription_gy(patient))
+        before = volume_nodes.add_dose(scene, earlier, f"Dose {words.before}", highest_prescription_gy(patient))
         moved = prediction.mean.minus(earlier, Quantity.DOSE_DIFFERENCE_GY)
-        change = volume_nodes.add_difference(scene, moved, "Change by observing", shown)
+        change = volume_nodes.add_difference(scene, moved, words.change, shown)
     dvh = add_dvhs(
-        scene, prediction, reference, mean, beside.segmentation, part(progress, 0.5, 1.0), before=findings.before
+        scene, prediction, reference, mean, beside.segmentation, part(progress, 0.5, 1.0), findings.before, words.before
     )
     goals = add_goals(scene, findings.goals, mean)
     tables = add_observed(scene, findings, mean)
+    ranking = add_ranking(scene, findings, mean)
+    beside_goals = [*tables, *([] if ranking is None else [ranking])]
     volumes = [node for node in (mean, std, width, difference, absolute, before, change) if node is not None]
-    put_under(scene, folder, [*volumes, goals, *tables, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart])
+    put_under(
+        scene, folder, [*volumes, goals, *beside_goals, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart]
+    )
     isodoses = _show_isodoses(scene, patient, prediction.mean, mean, shown=True)
     nodes = PredictionNodes(
-        beside, findings, mean, std, width, difference, absolute, before, change, tables, dvh, goals, isodoses, folder
+        beside,
+        findings,
+        mean,
+        std,
+        width,
+        difference,
+        absolute,
+        before,
+        change,
+        tables,
+        ranking,
+        dvh,
+        goals,
+        isodoses,
+        folder,
     )
     show_in_views(scene, nodes)
     progress(1.0, "Dose shown")
@@ -198,7 +221,7 @@ def show_prediction(
 
 
 def show_in_views(scene: Any, nodes: PredictionNodes, overlay: Any | None = None) -> None:
-    """The CT in every slice view with an overlay above (by default the mean dose); chart and goals in their views.
+    """The CT in every slice view with an overlay above (by default the mean dose); chart and table in their views.
 
     Isodoses are those of the overlay, or where it has none those of the mean dose.
     """
@@ -212,7 +235,7 @@ def show_in_views(scene: Any, nodes: PredictionNodes, overlay: Any | None = None
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLPlotViewNode")):
         scene.GetNthNodeByClass(index, "vtkMRMLPlotViewNode").SetPlotChartNodeID(nodes.dvh.chart.GetID())
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLTableViewNode")):
-        scene.GetNthNodeByClass(index, "vtkMRMLTableViewNode").SetTableNodeID(nodes.goals.GetID())
+        scene.GetNthNodeByClass(index, "vtkMRMLTableViewNode").SetTableNodeID((nodes.ranking or nodes.goals).GetID())
 
 
 def _description(findings: Findings) -> str:

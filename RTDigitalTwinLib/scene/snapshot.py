@@ -79,16 +79,16 @@ def save_pictures(nodes: PredictionNodes, folder: Path, progress: Progress = sil
 
 
 def _overlays(nodes: PredictionNodes) -> list[_Overlay]:
-    count = nodes.prediction.count
+    count, words = nodes.prediction.count, nodes.findings.words
     mean = f"Predicted dose, mean of {counted(count, 'sample')}" if count else "Predicted dose"
     overlays = []
     if nodes.before is not None:
-        mean = f"{mean}, after observing"
-        overlays.append(_Overlay("before", "Predicted dose before observing", "dose before observing", nodes.before))
-    now = "predicted dose" if nodes.before is None else "dose after observing"
+        mean = f"{mean}, {words.now}"
+        overlays.append(_Overlay("before", f"Predicted dose {words.before}", f"dose {words.before}", nodes.before))
+    now = "predicted dose" if nodes.before is None else f"dose {words.now}"
     overlays.append(_Overlay("dose", mean, now, nodes.mean))
     if nodes.change is not None:
-        overlays.append(_Overlay("change", "Dose after minus before observing", "change by observing", nodes.change))
+        overlays.append(_Overlay("change", f"{words.change}: difference in dose", words.change.lower(), nodes.change))
     if nodes.isodoses.models:
         title = f"{mean}: isodose lines in % of {nodes.highest_gy:g} Gy, targets filled"
         overlays.append(_Overlay("isodose", title, f"isodose lines of the {now}", None))

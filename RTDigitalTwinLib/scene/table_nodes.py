@@ -15,6 +15,7 @@ from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.scene import slicerrt_names as names
 
 GOALS_ATTRIBUTE = "RTDigitalTwin.Goals"
+RANKING_ATTRIBUTE = "RTDigitalTwin.Ranking"
 
 
 def add_table(scene: Any, name: str, columns: Sequence[tuple[str, ArrayLike | list[str]]]) -> Any:
@@ -94,6 +95,37 @@ def add_observed(scene: Any, findings: Findings, dose_node: Any) -> tuple[Any, .
     for node in (observations, metrics):
         node.SetNodeReferenceID(names.DVH_DOSE_VOLUME_REFERENCE, dose_node.GetID())
     return observations, metrics
+
+
+def add_ranking(scene: Any, findings: Findings, dose_node: Any) -> Any | None:
+    """Every action as a row, as the report has them; its description says the outcome. None where none were ranked."""
+    if findings.deciding is None:
+        return None
+    ranking, rows = findings.deciding.ranking, findings.deciding.rows
+    percent = [np.nan if row.most_probability is None else 100 * row.most_probability for row in rows]
+    gains = [np.nan if row.gain is None else row.gain for row in rows]
+    better = [np.nan if row.probability_better is None else 100 * row.probability_better for row in rows]
+    node = add_table(
+        scene,
+        "Ranking of actions",
+        [
+            ("Place", [str(row.place) for row in rows]),
+            ("Action", [row.action for row in rows]),
+            ("Outcome", [f"{row.sign} {row.outcome}" for row in rows]),
+            ("Utility", np.round([row.utility for row in rows], 4)),
+            ("Expected", np.round([row.expected for row in rows], 4)),
+            ("Uncertainty", np.round([row.uncertainty for row in rows], 4)),
+            ("Gain on keeping", np.round(gains, 4)),
+            ("Better than keeping (%)", np.round(better, 1)),
+            ("Nearest limit", [row.worst_constraint for row in rows]),
+            ("Violated with at most (%)", np.round(percent, 1)),
+            ("Reasons", [row.reasons for row in rows]),
+        ],
+    )
+    node.SetAttribute(RANKING_ATTRIBUTE, names.TRUE)
+    node.SetNodeReferenceID(names.DVH_DOSE_VOLUME_REFERENCE, dose_node.GetID())
+    node.SetDescription(" ".join(("Research use only.", ranking.words, *ranking.obstacles, *ranking.notes)))
+    return node
 
 
 _OBSERVED = (("Observed", "observed"), ("Expected before", "before"), ("Expected after", "after"))

@@ -1,0 +1,109 @@
+"""The commands that decide: recommend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from RTDigitalTwinLib.cli_dicom import dicom_choice
+from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
+from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+
+def add_decision_commands(commands: Any) -> None:
+    """Add them to a parser's commands."""
+    recommend = commands.add_parser("recommend", help="rank what could be done next under chance constraints")
+    recommend.set_defaults(command=_recommend)
+    add_patient_options(recommend)
+    recommend.add_argument(
+        "--risk",
+        type=float,
+        metavar="EPSILON",
+        help="allowed probability of a violation (default: the protocol's, 0.05)",
+    )
+    recommend.add_argument("--actions", type=Path, metavar="FILE", help="TOML of actions (default: the customary ones)")
+    recommend.add_argument(
+        "--protocol", type=Path, metavar="FILE", help="TOML of utility and constraints (default: ours)"
+    )
+    recommend.add_argument(
+        "--samples", type=sample_count, help="Monte Carlo samples (default 64, or as many as the risk needs)"
+    )
+    recommend.add_argument("--measurements", type=Path, metavar="FILE", help="CSV or JSON to absorb before")
+    recommend.add_argument("--method", choices=OBSERVING_METHODS, help="how to absorb (default: gp)")
+    recommend.add_argument(
+        "--absorb-outliers", action="store_true", help="absorb even what the prediction cannot explain"
+    )
+    recommend.add_argument("--belief", type=Path, metavar="FILE", help="go on from an earlier belief.npz")
+    recommend.add_argument(
+        "--dicom-out",
+        type=Path,
+        metavar="DIR",
+        help="recommended dose as RTDOSE, for the patient's record; new or empty",
+    )
+    add_goals_option(recommend)
+    recommend.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
+    add_model_options(recommend)
+
+
+def _recommend(options: Namespace) -> int:
+    from rich.console import Console
+
+    from RTDigitalTwinLib.recommend import RecommendSettings, recommend_patient
+
+    goals = chosen_goals(options.goals)
+    settings = RecommendSettings(
+        options.samples,
+        options.seed,
+        options.device,
+        options.weights,
+        options.risk,
+        options.actions,
+        options.protocol,
+        options.belief,
+        options.measurements,
+        options.method,
+        options.absorb_outliers,
+        goals=None if goals is None else tuple(goals),
+    )
+    with progress_bar() as shown:
+        summary = recommend_patient(
+            options.patient,
+            options.out,
+            settings,
+            choice=dicom_choice(options),
+            record=options.dicom_out,
+            overwrite=options.overwrite,
+            progress=shown,
+        )
+    print_notes(summary["warnings"])
+    to = Console(highlight=False)
+    headings = ("", "action", "outcome", "utility", "gain", "a violation", "allowed")
+    title = f"{summary['patient']}: {summary['samples']} samples, utility by {summary['protocol']['name']}"
+    print_table(to, title, headings, [_cells(row) for row in summary["actions"]])
+    for one in summary["refused"]:
+        to.print(f"Not possible: {one['name']}. {one['reason']}", markup=False)
+    to.print(summary["words"], markup=False, soft_wrap=True)
+    for line in summary["obstacles"] or summary["actions"][0]["reasons"]:
+        to.print(f"- {line}", markup=False, soft_wrap=True)
+    print(f"{options.out}: {', '.join(summary['files'])}")
+    print(RESEARCH_USE)
+    return 0
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    from RTDigitalTwinLib.decision.chance import percent
+
+    bound, risk = (("" if row[key] is None else percent(row[key])) for key in ("most_probability", "risk"))
+    return (
+        str(row["place"]),
+        row["action"],
+        row["outcome"],
+        f"{row['utility']:.3f}",
+        "" if row["gain"] is None else f"{row['gain']:+.3f}",
+        f"at most {bound}" if bound else "",
+        risk,
+    )
