@@ -12,7 +12,7 @@ from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_not
 from RTDigitalTwinLib.train import whole_number
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from argparse import ArgumentParser, Namespace
 
 EXIT_DIFFERENT = 3  # 1 is an error, 2 a wrong command line
 
@@ -22,12 +22,7 @@ def add_patient_commands(commands: Any) -> None:
     run = commands.add_parser("run", help="predict one patient: scene, dose volumes, DVHs, metrics, report")
     run.set_defaults(command=_run)
     add_patient_options(run)
-    run.add_argument(
-        "--dicom-out",
-        type=Path,
-        metavar="DIR",
-        help="mean and spread as RTDOSE, structures as used as RTSTRUCT, for the patient's record; new or empty",
-    )
+    _add_record_option(run)
     run.add_argument(
         "--samples", type=sample_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)"
     )
@@ -58,6 +53,7 @@ def add_patient_commands(commands: Any) -> None:
         "--shift", type=float, nargs=3, default=(0.0, 0.0, 0.0), metavar=("L", "P", "S"), help="simulated, in mm"
     )
     loop.add_argument("--output-error", type=float, default=0.0, metavar="PERCENT", help="of the machine, simulated")
+    _add_record_option(loop)
     loop.add_argument("--absorb-outliers", action="store_true", help="absorb even what the prediction cannot explain")
     loop.add_argument("--overwrite", action="store_true", help="replace the results of an earlier loop")
     add_model_options(loop)
@@ -70,6 +66,16 @@ def add_patient_commands(commands: Any) -> None:
     add_dicom_options(replay)
     replay.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     replay.add_argument("--weights", type=Path, help="weights file (default: the one that comes with the software)")
+
+
+def _add_record_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--dicom-out",
+        type=Path,
+        metavar="DIR",
+        help="doses and their spread as RTDOSE, structures as used as RTSTRUCT, for the record of a patient read from "
+        "DICOM; new or empty",
+    )
 
 
 def _fractions(text: str) -> int:
@@ -159,6 +165,7 @@ def _loop(options: Namespace) -> int:
             options.out,
             settings,
             choice=dicom_choice(options),
+            record=options.dicom_out,
             overwrite=options.overwrite,
             progress=shown,
         )
