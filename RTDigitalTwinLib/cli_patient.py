@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from RTDigitalTwinLib.cli_dicom import MOST_FRACTIONS, add_dicom_options, dicom_choice
+from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar
@@ -79,6 +79,8 @@ def _add_record_option(parser: ArgumentParser) -> None:
 
 
 def _fractions(text: str) -> int:
+    from RTDigitalTwinLib.patient.plan import MOST_FRACTIONS
+
     return whole_number(text, MOST_FRACTIONS)
 
 

@@ -23,7 +23,7 @@ from RTDigitalTwinLib.patient.dicom_index import (
     index_folder,
 )
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
-from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
+from RTDigitalTwinLib.patient.dicom_structures import LEFT_OUT, Roi, occupancies, read_rois
 from RTDigitalTwinLib.patient.dicom_writing import Origin
 from RTDigitalTwinLib.patient.dose_region import BODY_NOTE, REGION_NOTE, as_mask, body_of, dose_region
 from RTDigitalTwinLib.patient.identity import Belonging
@@ -114,9 +114,8 @@ def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress:
     require_confirmed(matches)
     for roi, match in zip(rois, matches, strict=True):
         if match.counts and roi.number not in drawn:
-            raise PatientDataError(
-                "The structure is to be used, but cannot be drawn.", where=roi.name, remedy=remarks[roi.number]
-            )
+            remedy = remarks[roi.number].removeprefix(LEFT_OUT)
+            raise PatientDataError("The structure is to be used, but cannot be drawn.", where=roi.name, remedy=remedy)
         if match.counts and roi.number in remarks:
             warnings.append(f"{match.name}: {remarks[roi.number]}")  # not the file's name, which is free text
     structures = {
