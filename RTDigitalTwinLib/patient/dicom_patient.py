@@ -25,7 +25,14 @@ from RTDigitalTwinLib.patient.dicom_index import (
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
 from RTDigitalTwinLib.patient.dicom_structures import LEFT_OUT, Roi, occupancies, read_rois
 from RTDigitalTwinLib.patient.dicom_writing import Origin
-from RTDigitalTwinLib.patient.dose_region import BODY_NOTE, REGION_NOTE, as_mask, body_of, dose_region
+from RTDigitalTwinLib.patient.dose_region import (
+    BODY_NOTE,
+    REGION_NOTE,
+    as_mask,
+    body_and_couch,
+    couch_note,
+    dose_region,
+)
 from RTDigitalTwinLib.patient.identity import Belonging
 from RTDigitalTwinLib.patient.naming import DOSE_MASK, ORGANS_AT_RISK
 from RTDigitalTwinLib.patient.overrides import Overrides
@@ -132,9 +139,10 @@ def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress:
         region = as_mask(region)
     else:
         if external is None:
-            warnings.append(BODY_NOTE)
+            external, couch_cc = body_and_couch(ct)
+            warnings += [BODY_NOTE, *([couch_note(couch_cc)] if couch_cc else [])]
         targets = [s for s in structures.values() if s.kind is StructureKind.TARGET]
-        region = dose_region(external or body_of(ct), targets)
+        region = dose_region(external, targets)
         warnings.append(REGION_NOTE)
     dose, is_effective = _plan_dose(files, ct, warnings)
     progress(0.95, "dose")
