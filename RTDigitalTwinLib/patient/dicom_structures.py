@@ -68,7 +68,7 @@ def read_rois(file: IndexedFile) -> list[Roi]:
         number = one.whole("ReferencedROINumber", -(2**31), 2**31)
         repeated |= {number} & sequences.keys()
         sequences[number] = one
-    types = {}
+    types: dict[int, str] = {}
     for one in item.items("RTROIObservationsSequence"):
         if one.has("ReferencedROINumber"):
             number = one.whole("ReferencedROINumber", -(2**31), 2**31)
