@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from RTDigitalTwinLib import __version__
-from RTDigitalTwinLib.cli_dicom import MOST_FRACTIONS, add_dicom_options, dicom_choice
+from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_tables import dose_file, number_text, require_place
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
@@ -55,7 +55,7 @@ def add_accumulation_command(commands: Any) -> None:
     )
     parser.add_argument("--eqd2", type=float, metavar="ALPHA_BETA", help="sum in EQD2 with this alpha/beta in Gy")
     parser.add_argument("--unit", choices=("Gy", "cGy"), help="of a dose file that does not say it")
-    add_dicom_options(parser)
+    add_dicom_options(parser, sums=True)
 
 
 def _accumulate(options: Namespace) -> int:
@@ -88,6 +88,8 @@ def _accumulate(options: Namespace) -> int:
 
 
 def _parsed(text: str) -> _Given:
+    from RTDigitalTwinLib.patient.plan import MOST_FRACTIONS
+
     before, sign, after = text.rpartition("=")
     if Path(text).exists() or not sign:
         return _Given(Path(text), 1, None)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 
-MOST_FRACTIONS = 100
 EXIT_UNUSABLE = 1
 EXIT_LEFT_OUT = 3  # as of other commands that were carried out, but not to what one hopes for
 ProgressBar = Callable[[], AbstractContextManager[Progress]]
@@ -55,13 +54,15 @@ def add_dicom_commands(commands: Any, seed: Callable[[str], int], progress_bar: 
     sample.add_argument("--seed", type=seed, default=0, help="of the anatomy (default 0)")
 
 
-def add_dicom_options(parser: ArgumentParser, fractions: str = "--fractions") -> None:
+def add_dicom_options(parser: ArgumentParser, fractions: str = "--fractions", *, sums: bool = False) -> None:
     """Options to choose among DICOM files and to confirm what their names mean.
 
-    ``fractions`` names the option for how many are prescribed.
+    ``fractions`` names the option for how many are prescribed; ``sums``: the command sums doses of days, so that the
+    checks of that can be passed over too.
     """
-    from RTDigitalTwinLib.patient.overrides import OVERRIDES
+    from RTDigitalTwinLib.patient.overrides import OF_FILES, OF_SUMS
 
+    checks = OF_FILES | OF_SUMS if sums else OF_FILES
     dicom = parser.add_argument_group("of DICOM folders")
     dicom.add_argument("--patient", dest="person", default="", metavar="WHO", help="pseudonym or identifier")
     dicom.add_argument("--structure-set", default="", metavar="LABEL", help="one of several structure sets")
@@ -75,9 +76,9 @@ def add_dicom_options(parser: ArgumentParser, fractions: str = "--fractions") ->
         "--accept",
         action="append",
         default=[],
-        choices=sorted(OVERRIDES),
+        choices=sorted(checks),
         help="pass over a failed check, recorded in the results: "
-        + "; ".join(f"{name}: {meaning}" for name, meaning in sorted(OVERRIDES.items())),
+        + "; ".join(f"{name}: {meaning}" for name, meaning in sorted(checks.items())),
     )
 
 
@@ -85,6 +86,7 @@ def dicom_choice(options: Namespace) -> DicomChoice:
     """The options as the reader takes them. Raises PatientDataError for a mapping that cannot be read."""
     from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
     from RTDigitalTwinLib.patient.overrides import Overrides
+    from RTDigitalTwinLib.patient.plan import MOST_FRACTIONS
     from RTDigitalTwinLib.patient.structure_map import parse_mappings, read_mapping
 
     if options.prescribed_fractions is not None and not 1 <= options.prescribed_fractions <= MOST_FRACTIONS:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from RTDigitalTwinLib.cli_dicom import MOST_FRACTIONS, add_dicom_options, dicom_choice
+from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar
 from RTDigitalTwinLib.train import whole_number
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from argparse import ArgumentParser, Namespace
 
 EXIT_DIFFERENT = 3  # 1 is an error, 2 a wrong command line
 
@@ -22,12 +22,7 @@ def add_patient_commands(commands: Any) -> None:
     run = commands.add_parser("run", help="predict one patient: scene, dose volumes, DVHs, metrics, report")
     run.set_defaults(command=_run)
     add_patient_options(run)
-    run.add_argument(
-        "--dicom-out",
-        type=Path,
-        metavar="DIR",
-        help="mean and spread as RTDOSE, structures as used as RTSTRUCT, for the patient's record; new or empty",
-    )
+    _add_record_option(run)
     run.add_argument(
         "--samples", type=sample_count, default=32, help="Monte Carlo samples; 0 is deterministic (default 32)"
     )
@@ -58,6 +53,7 @@ def add_patient_commands(commands: Any) -> None:
         "--shift", type=float, nargs=3, default=(0.0, 0.0, 0.0), metavar=("L", "P", "S"), help="simulated, in mm"
     )
     loop.add_argument("--output-error", type=float, default=0.0, metavar="PERCENT", help="of the machine, simulated")
+    _add_record_option(loop)
     loop.add_argument("--absorb-outliers", action="store_true", help="absorb even what the prediction cannot explain")
     loop.add_argument("--overwrite", action="store_true", help="replace the results of an earlier loop")
     add_model_options(loop)
@@ -72,7 +68,19 @@ def add_patient_commands(commands: Any) -> None:
     replay.add_argument("--weights", type=Path, help="weights file (default: the one that comes with the software)")
 
 
+def _add_record_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--dicom-out",
+        type=Path,
+        metavar="DIR",
+        help="doses and their spread as RTDOSE, structures as used as RTSTRUCT, for the record of a patient read from "
+        "DICOM; new or empty",
+    )
+
+
 def _fractions(text: str) -> int:
+    from RTDigitalTwinLib.patient.plan import MOST_FRACTIONS
+
     return whole_number(text, MOST_FRACTIONS)
 
 
@@ -159,6 +167,7 @@ def _loop(options: Namespace) -> int:
             options.out,
             settings,
             choice=dicom_choice(options),
+            record=options.dicom_out,
             overwrite=options.overwrite,
             progress=shown,
         )

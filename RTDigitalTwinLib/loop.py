@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from RTDigitalTwinLib.decision.fluence import FluenceSettings
 from RTDigitalTwinLib.decision.optimisation import Optimised, optimised
 from RTDigitalTwinLib.dosimetry.delivery import delivered_dose
 from RTDigitalTwinLib.errors import LedgerError, OutputError, PatientDataError, RTDigitalTwinError
-from RTDigitalTwinLib.files import drop_aside, put_back, set_aside, sha256_of, whole_file
+from RTDigitalTwinLib.files import drop_aside, put_back, set_aside, sha256_of, whole_file, whole_folder
 from RTDigitalTwinLib.ledger import LEDGER_FILE, REPAIRED, Entry, Ledger, canonical, read_ledger
 from RTDigitalTwinLib.ledger_entries import (
     MEASURED,
@@ -43,11 +44,13 @@ from RTDigitalTwinLib.ledger_entries import (
 )
 from RTDigitalTwinLib.model.features import assumptions
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+from RTDigitalTwinLib.patient.dicom_writing import Origin
 from RTDigitalTwinLib.patient.fingerprint import array_sha256
 from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.record import record_origin, write_dose_record, write_structures_record
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.run import RunSettings, check_places, is_earlier_result, read_source
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
@@ -87,6 +90,7 @@ def loop_patient(
     settings: LoopSettings | None = None,
     *,
     choice: DicomChoice | None = None,
+    record: Path | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -94,7 +98,8 @@ def loop_patient(
 
     The folder ``out`` holds the ledger and the beliefs from the first fraction on, the summary and doses at the end.
     Results to be overwritten are kept beside it, hidden, until then; they are put back where the loop ends before its
-    first prediction.
+    first prediction. ``record`` is a folder for the doses at the end as RTDOSE with the identity of a DICOM source, for
+    its record; it appears with them, or not at all, and may not lie among the other results.
     Raises PatientDataError, ModelError, OutputError; LedgerError where ``out`` holds an interrupted loop of another
     patient, other weights or other settings.
     """
@@ -105,17 +110,21 @@ def loop_patient(
         put_back(out)  # a crash before the ledger was begun
     check_places(source, out, overwrite)
     _require_place(out, overwrite)
+    origin = None if record is None else record_origin(source, out, record, choice)
     loop = _Loop(out, settings)
     loop.read(source, choice, part(progress, 0.0, 0.1))
     replaces = overwrite and is_earlier_result(out)
     if replaces:
         set_aside(out)
     try:
-        with Ledger(out / LEDGER_FILE) as ledger:
+        with ExitStack() as folders, Ledger(out / LEDGER_FILE) as ledger:
+            record_folder = None if record is None else folders.enter_context(whole_folder(record))
             loop.begin(ledger, part(progress, 0.1, 0.2))
             for fraction in range(1, settings.fractions + 1):
                 first, last = ((fraction - k) / settings.fractions for k in (1, 0))
                 loop.go_through(fraction, part(progress, 0.2 + 0.8 * first, 0.2 + 0.8 * last))
+            if record_folder is not None and origin is not None:
+                loop.write_record(record_folder, origin)
             summary = loop.finish()
     except BaseException:
         if replaces and not _has_results(out):
@@ -330,14 +339,30 @@ class _Loop:
                 remedy="Go on with the same software, machine and number of threads, or begin anew.",
             )
 
+    def write_record(self, folder: Path, origin: Origin) -> None:
+        """The doses at the end with their spreads, and the structures as used."""
+        for name, dose in self._doses.items():
+            simulated = self._is_simulated
+            write_dose_record(folder, dose, origin, f"Loop, {name}", label=name, simulated=simulated)
+        write_structures_record(folder, self.shown, origin)
+
+    @property
+    def _doses(self) -> dict[str, DoseEnsemble]:
+        assert self.prediction is not None
+        return {"recalibrated": self.prediction, "optimised": self.optimised.applied(self.prediction)}
+
+    @property
+    def _is_simulated(self) -> bool:
+        return self.simulated or any(self._row(k)["simulated"] for k in range(1, self.settings.fractions + 1))
+
     def finish(self) -> dict[str, Any]:
         """Write the summary and the doses. All numbers come from the ledger."""
         assert self.prediction is not None
         rows = [self._row(fraction) for fraction in range(1, self.settings.fractions + 1)]
-        simulated = self.simulated or any(row["simulated"] for row in rows)
-        doses = {"mean": self.prediction.mean, "optimised": self.optimised.applied(self.prediction).mean}
-        for name, dose in doses.items():
-            write_nrrd(dose, str(self.out / f"dose_{name}.nrrd"), predicted=True, simulated=simulated)
+        simulated = self._is_simulated
+        for name, dose in self._doses.items():
+            path = self.out / f"dose_{'mean' if name == 'recalibrated' else name}.nrrd"
+            write_nrrd(dose.mean, str(path), predicted=True, simulated=simulated)
         opened = [e for e in self.ledger.entries if e.kind == OPENED]
         before = self._told(0, PREDICTED)
         assert before is not None

@@ -23,6 +23,7 @@ from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.record import record_origin, write_dose_record, write_structures_record
 from RTDigitalTwinLib.report.charts import PAPER
 from RTDigitalTwinLib.report.deciding import Deciding, RankedRow
 from RTDigitalTwinLib.report.tables import Findings, write_rows
@@ -34,9 +35,7 @@ from RTDigitalTwinLib.run import (
     is_earlier_result,
     on_ct,
     read_source,
-    record_origin,
     remarks,
-    write_record,
     write_tables,
     write_views,
 )
@@ -141,7 +140,8 @@ def recommend_patient(
                 problems = (*problems, NO_RECORD)
             else:
                 place = opened.enter_context(whole_folder(record))
-                write_record(place, shown, origin, description=_series(ranking))
+                write_dose_record(place, shown, origin, _series(ranking), label="recommended", simulated=simulated)
+                write_structures_record(place, shown.patient, origin)
         summary = _summary(deciding)
         summary["warnings"] = list(dict.fromkeys([*findings.notes, *ranking.notes, *problems]))
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}

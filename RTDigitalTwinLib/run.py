@@ -19,14 +19,13 @@ from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
 from RTDigitalTwinLib.files import require_apart, whole_folder
 from RTDigitalTwinLib.ledger import LEDGER_FILE, Ledger
 from RTDigitalTwinLib.model.features import assumptions
-from RTDigitalTwinLib.patient.dicom_export import write_dose, write_structures
-from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, recognises, source_origin
-from RTDigitalTwinLib.patient.dicom_writing import Origin
+from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.loading import require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.record import SAMPLE, record_origin, write_record
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import Provenance, collect_provenance
 from RTDigitalTwinLib.report.report import write_report
@@ -38,11 +37,9 @@ from RTDigitalTwinLib.report.tables import (
     write_goals_csv,
     write_metrics_csv,
 )
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
-SAMPLE = "sample"
 CHART_DPI = 150
 NO_SCENE = "There is no scene and no picture."
 
@@ -119,42 +116,6 @@ def run_patient(
             write_record(record_folder, prediction, origin)
         progress(1.0, "done")
     return summary
-
-
-def write_record(
-    folder: Path,
-    prediction: DoseEnsemble,
-    origin: Origin,
-    level: float = 0.95,
-    description: str = "Predicted dose, mean",
-) -> None:
-    """Mean and spread as RTDOSE, and the structures as they were used as RTSTRUCT, under the origin's identity.
-
-    The spread is half the width of the calibrated 95 % band, or the samples' standard deviation where there is no
-    calibration; of a single dose there is none. ``description`` is of the mean.
-    """
-    write_dose(prediction.mean, folder / "RTDOSE.mean.dcm", origin, description, predicted=True)
-    if prediction.is_calibrated:
-        write_dose(prediction.half_width(level), folder / "RTDOSE.half_width_95.dcm", origin, "Half width of 95 % band")
-    elif prediction.has_spread:
-        write_dose(prediction.std, folder / "RTDOSE.std.dcm", origin, "Standard deviation of samples")
-    used = (*prediction.patient.structures.values(), prediction.patient.dose_mask)
-    write_structures(used, folder / "RTSTRUCT.dcm", origin, "As used")
-
-
-def record_origin(source: str | Path, out: Path, record: Path, choice: DicomChoice | None) -> Origin:
-    """Where DICOM results belong. Raises OutputError where they would lie among other results or data."""
-    if source == SAMPLE or not recognises(Path(source)):
-        raise PatientDataError("Only the dose of a DICOM patient can go back as DICOM.", where=str(source))
-    there, here = record.resolve(), out.resolve()
-    if there.is_relative_to(here) or here.is_relative_to(there):
-        raise OutputError(
-            "DICOM results bear the patient's identity and may not lie among the other results, which bear none.",
-            where=str(record),
-            remedy="Choose another place for them.",
-        )
-    require_apart(record, Path(source))
-    return source_origin(Path(source), choice)
 
 
 def on_ct(dose: Volume, grid: Grid) -> Volume:

@@ -26,6 +26,7 @@ LEVELS = (
     ("decision",),
     ("ledger", "ledger_entries"),
     ("twin", "course"),
+    ("record",),
     ("report", "run", "scene", "doctor"),
     ("observe", "study", "replay", "loop", "recommend"),
     ("train",),

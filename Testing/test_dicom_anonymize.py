@@ -169,6 +169,9 @@ def same_patient(copy: Patient, original: Patient) -> None:
         ("Yamada^Tarou=山田^太郎", "山田GTV", False), ("Ek^Bo", "Bow", True), ("Ek^Bo", "Parotis links", True),
         ("Patient^Research", "Patient outline", True), ("", "GTV 1.2.840.113619.2.55.3", False),
         ("", "Boost 19450521", False),
+        ("Berg^Tina", "Retina_L", True), ("Berg^Tina", "Tina boost", False), ("Berg^Tina", "gtvtina", False),
+        ("Berg^Tina", "GTV_Tina2", False), ("Lara^Rip", "Laryngeal strip", True), ("Ян^Ева", "Сева", True),
+        ("Ян^Ева", "ГТВ Ева", False), ("Kiefer^Jo", "Unterkiefer", True), ("Kiefer^Jo", "GTVkiefers", False),
     ],
 )  # fmt: skip
 def test_names_of_structures_lose_the_patients(

@@ -333,3 +333,15 @@ def test_unfit_options(
 ) -> None:
     assert main(["run", str(clinical_set), "--out", str(tmp_path / "out"), *option]) == 1
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_checks_are_offered_where_they_are_made(capsys: pytest.CaptureFixture) -> None:
+    """Those of summing days by the command that sums days; those of files by all."""
+    for command in ("run", "inspect", "dose", "compare", "observe", "loop", "replay", "accumulate"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert "frames of reference that differ" in said
+        assert ("a registration that looks failed" in said) == (command == "accumulate")
+    with pytest.raises(SystemExit):
+        main(["inspect", "folder", "--accept", "registration"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from Testing.dicom_sets import (
     add_copy,
     contours_of,
     dose_of,
+    edit_all,
     edited,
     set_identity,
 )
@@ -219,3 +221,34 @@ def test_errors_and_warnings_name_nobody(damaged_set: Path) -> None:
     for text in said:
         for secret in (*planted.values(), *uids, str(damaged_set)):
             assert secret not in text, text
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (
+            (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+            ("ISO_IR 192", "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+            True,
+        ),
+        ((["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"), ("ISO_IR 6", "YAMADA^TAROU^^^"), True),
+        (("ISO_IR 100", "Müller^Jörg"), ("ISO_IR 192", "MU\u0308LLER^JÖRG"), True),
+        ((["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"), ("ISO_IR 192", "Yamada^Tarou=山本^太郎"), False),
+        (("ISO_IR 192", "Yamada^Tarou=山田^太郎"), ("ISO_IR 6", "Yamada^Hanako"), False),
+        (("ISO_IR 100", "Müller^Jörg"), ("ISO_IR 192", "Möller^Jörg"), False),
+    ],
+)
+def test_a_name_is_compared_in_the_writings_that_both_files_give(
+    damaged_set: Path, one: tuple[Any, str], other: tuple[Any, str], same: bool
+) -> None:
+    for pattern, (charset, name) in (("CT*", one), ("RT*", other)):
+
+        def rename(ds: Dataset, _: int, charset: Any = charset, name: str = name) -> None:
+            ds.SpecificCharacterSet, ds.PatientName = charset, name
+
+        edit_all(damaged_set, pattern, rename)
+    if same:
+        read_patient(damaged_set)
+    else:
+        with pytest.raises(PatientDataError, match="differ in name or birth date"):
+            read_patient(damaged_set)

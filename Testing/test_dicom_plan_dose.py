@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
+from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.plan import Approval
+from Testing.builders import OBLIQUE_DIRECTION
 from Testing.dicom_sets import accepting, dose_in, dose_of, edited, plan_in
 
 # The dose
@@ -137,14 +141,28 @@ def test_a_dose_that_misses_its_prescription_is_doubted(damaged_set: Path) -> No
 )
 def test_a_plan_that_was_not_made_to_treat_is_told(damaged_set: Path, intent: str, told: str) -> None:
     with edited(damaged_set / "RTPLAN.dcm") as ds:
-        ds.PlanIntent, ds.ApprovalStatus = intent, "REJECTED"
+        ds.PlanIntent, ds.ApprovalStatus = intent, "APPROVED"
     read = read_patient(damaged_set)
     assert [text for text in read.warnings if "no clinical plan" in text] == (
         [f"This is no clinical plan: its intent is {told}. A comparison with its dose does not show how good a "
          "prediction is."] if told else []
     )  # fmt: skip
     assert ("no clinical plan" in read.plan.label) == bool(told)
-    assert "The plan was rejected." in read.warnings
+    assert read.plan.approval is Approval.APPROVED and not any("The plan is " in text for text in read.warnings)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [("UNAPPROVED", "is UNAPPROVED"), ("REJECTED", "is REJECTED"), ("APPROVED", ""), ("", "")]
+)
+def test_a_plan_that_was_not_approved_is_told(
+    damaged_set: Path, status: str, told: str, capsys: pytest.CaptureFixture
+) -> None:
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        ds.ApprovalStatus = status
+    warned = [text for text in read_patient(damaged_set).warnings if text.startswith("The plan is ")]
+    assert len(warned) == bool(told) and all(told in text for text in warned)
+    assert main(["inspect", str(damaged_set)]) == 0
+    assert ("Note: The plan is " in capsys.readouterr().out) == bool(told)
 
 
 def test_a_plan_of_two_parts_is_refused(damaged_set: Path) -> None:
@@ -237,3 +255,105 @@ def test_angles_of_a_patient_lying_otherwise_are_not_used(damaged_set: Path) -> 
     plan = plan_in(damaged_set)
     assert plan.gantry_angles_deg == () and "position FFS" in plan.remarks[0]
     assert Patient.load(damaged_set).plan.not_fixed_fields == plan.not_fixed_fields == plan.remarks[0]
+
+
+# Whose dose it is, and where
+
+
+def test_a_dose_of_several_plans_is_not_taken_for_one(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        other = deepcopy(ds.ReferencedRTPlanSequence[0])
+        other.ReferencedSOPInstanceUID = generate_uid()
+        ds.ReferencedRTPlanSequence.append(other)
+    patient = read_patient(damaged_set)
+    assert patient.plan.dose is None
+    assert "1 dose files of several plans together were left out." in patient.warnings
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        del ds.ReferencedRTPlanSequence
+    patient = read_patient(damaged_set)
+    assert patient.plan.dose is not None
+    assert any(text.startswith("A dose names no plan") for text in patient.warnings)
+
+
+def test_a_prescription_that_only_centigray_explain_is_refused(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        ds.DoseReferenceSequence[0].TargetPrescriptionDose = 7000
+    with pytest.raises(PatientDataError, match="TargetPrescriptionDose is 7000 Gy; at most 200.*in cGy"):
+        read_patient(damaged_set)
+
+
+def test_one_structure_with_two_prescriptions_is_refused(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        ds.DoseReferenceSequence.append(deepcopy(ds.DoseReferenceSequence[0]))
+    assert plan_in(damaged_set).roi_dose_gy[0][1] == 70
+    with edited(damaged_set / "RTPLAN.dcm") as ds:
+        ds.DoseReferenceSequence[-1].TargetPrescriptionDose = 60
+    with pytest.raises(PatientDataError, match="one structure has two doses, 70 and 60 Gy"):
+        read_patient(damaged_set)
+
+
+@pytest.mark.parametrize("frames", [1, 12, 23, 25, None])
+def test_a_wrong_number_of_frames_costs_the_dose(damaged_set: Path, frames: int | None) -> None:
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        if frames is None:
+            del ds.NumberOfFrames
+        else:
+            ds.NumberOfFrames = frames
+    patient = read_patient(damaged_set)
+    assert patient.plan.dose is None
+    assert any(text.startswith("A dose was left out: (7FE0,0010)") for text in patient.warnings)
+
+
+def test_a_dose_that_misses_part_of_the_target_is_told(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        pixels = ds.pixel_array[11:14]
+        ds.ImagePositionPatient[2] = float(ds.ImagePositionPatient[2]) + 11 * 5.0
+        ds.NumberOfFrames, ds.GridFrameOffsetVector = 3, [0, 5, 10]
+        ds.PixelData = pixels.tobytes()
+    warned = [text for text in read_patient(damaged_set).warnings if "of PTV_7000; beyond it" in text]
+    assert len(warned) == 1 and 40 < float(warned[0].split()[4]) < 70
+
+
+@pytest.mark.parametrize(
+    "axes", [(-1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0), (1, 0, 0, 0, -1, 0)], ids=["feet first", "prone", "both"]
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_dose_lies_where_its_cosines_say(damaged_set: Path, axes: tuple[int, ...], absolute: bool) -> None:
+    """The same dose with its rows and columns towards other sides, frames along the normal of that."""
+    before = dose_of(read_patient(damaged_set))
+    flip_x, flip_y, along = axes[0] < 0, axes[4] < 0, axes[0] * axes[4]
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        x, y, z = (float(v) for v in ds.ImagePositionPatient)
+        frames, rows, columns = ds.pixel_array.shape
+        start = z if along > 0 else z + (frames - 1) * 5.0
+        ds.ImageOrientationPatient = list(axes)
+        ds.ImagePositionPatient = [x + flip_x * (columns - 1) * 4.0, y + flip_y * (rows - 1) * 4.0, start]
+        ds.PixelData = ds.pixel_array[::along, :: -1 if flip_y else 1, :: -1 if flip_x else 1].tobytes()
+        ds.GridFrameOffsetVector = [start + along * 5.0 * k if absolute else 5.0 * k for k in range(frames)]
+    np.testing.assert_allclose(dose_of(read_patient(damaged_set)), before, atol=1e-4)
+
+
+def test_an_oblique_dose_on_another_grid_is_resampled_in_the_patient(damaged_set: Path) -> None:
+    """A ramp on turned axes with steps of its own, over all of the CT; frames against the normal."""
+    turned = np.reshape(OBLIQUE_DIRECTION, (3, 3))
+    ct = read_patient(damaged_set).ct.grid
+    steps, shape = np.array([3.5, 6.0, 4.5]), (60, 60, 90)  # along columns, rows, frames; frames, rows, columns
+    middle = ct.to_lps_mm((np.array(ct.shape) - 1) / 2)
+    origin = middle - turned @ (steps * (np.array(shape[::-1]) - 1) / 2 * (1, 1, -1))
+    k, j, i = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    positions = origin + np.stack([i, j, -k], axis=-1) * steps @ turned.T
+    slope = np.array([0.08, 0.11, -0.1])
+    with edited(damaged_set / "RTDOSE.dcm") as ds:
+        ds.ImagePositionPatient = [f"{v:.6f}" for v in origin]
+        ds.ImageOrientationPatient = [f"{v:.9f}" for v in (*turned[:, 0], *turned[:, 1])]
+        ds.PixelSpacing, ds.NumberOfFrames = [steps[1], steps[0]], shape[0]
+        ds.Rows, ds.Columns = shape[1:]
+        ds.GridFrameOffsetVector = [-steps[2] * n for n in range(shape[0])]
+        ds.DoseGridScaling = "0.001"
+        gy = np.maximum(60 + (positions - middle) @ slope, 0)
+        ds.PixelData = np.round(gy / 0.001).astype("<u4").tobytes()
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 32, 32, 31
+    indices = np.stack(np.meshgrid(*[np.arange(n) for n in ct.shape], indexing="ij"), axis=-1)
+    wanted = 60 + (ct.to_lps_mm(indices) - middle) @ slope
+    assert wanted.min() > 20
+    np.testing.assert_allclose(dose_of(read_patient(damaged_set)), wanted, atol=0.002)

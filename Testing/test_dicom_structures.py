@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.patient.dicom_index import RTSTRUCT
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
-from Testing.dicom_sets import add_copy, contours_of, edited, set_of
+from RTDigitalTwinLib.patient.dicom_structures import read_rois
+from Testing.dicom_sets import add_copy, contours_of, edited, only, set_of
 
 
 def test_contours_are_matched_by_position_never_by_index_or_reference(damaged_set: Path) -> None:
@@ -217,3 +220,35 @@ def test_what_a_template_left_empty_is_absent(damaged_set: Path, name: str, copy
     if name != "SpinalCord":
         mapped = read_patient(damaged_set, DicomChoice(shared_names={name: "Esophagus"}))
         assert "Esophagus is absent: nothing of it is drawn." in mapped.warnings
+
+
+def test_a_contour_that_is_to_be_moved_is_refused(damaged_set: Path) -> None:
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        contours_of(ds, "Parotid_L")[0].ContourOffsetVector = [0, 0, 0]
+    assert len(read_patient(damaged_set).structures) == 4
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        contours_of(ds, "Parotid_L")[0].ContourOffsetVector = [0, 0, 10]
+    with pytest.raises(PatientDataError, match=r"cannot be drawn\. \(3006,0045\) ContourOffsetVector moves a contour"):
+        read_patient(damaged_set)
+
+
+def test_of_two_types_of_one_structure_neither_counts(damaged_set: Path) -> None:
+    """The last one would make an outline of the body of a gland."""
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        number = add_copy(ds, "Parotid_L", "Something", "EXTERNAL")
+        ds.RTROIObservationsSequence.insert(0, deepcopy(ds.RTROIObservationsSequence[-1]))
+        ds.RTROIObservationsSequence[0].RTROIInterpretedType = "ORGAN"
+    (roi,) = (roi for roi in read_rois(only(damaged_set, RTSTRUCT)) if roi.number == number)
+    assert roi.interpreted_type == ""
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [(["", "ISO 2022 IR 87"], "左耳下腺"), ("ISO_IR 100", "Glándula"), ("ISO_IR 144", "мозг"), ("GB18030", "左腮腺")],
+)
+def test_names_in_any_character_set(damaged_set: Path, charset: str | list[str], name: str) -> None:
+    with edited(damaged_set / "RTSTRUCT.dcm") as ds:
+        ds.SpecificCharacterSet = charset
+        next(roi for roi in ds.StructureSetROISequence if roi.ROIName == "Parotid_L").ROIName = name
+    assert name in {roi.name for roi in read_rois(only(damaged_set, RTSTRUCT))}
+    assert "Parotid_L" in read_patient(damaged_set, DicomChoice(names={name: "Parotid_L"})).structures

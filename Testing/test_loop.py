@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
@@ -33,6 +34,7 @@ from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, Nois
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
 from RTDigitalTwinLib.twin import Twin
+from Testing.dicom_sets import PLANTED, set_identity, small_set
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +284,36 @@ def test_the_command_prints_times_and_metrics(
     assert "recalibrate" in printed and "fraction 1" in printed and "simulated" in printed
     (row,) = summary_of(out)["fractions"]
     assert row["decoder"]["steps"] >= 20 and row["optimisation"]["steps"] == 30  # the work that is fixed
+
+
+def test_the_doses_of_a_dicom_patient_go_back_to_its_record(settings: LoopSettings, tmp_path: Path) -> None:
+    written = small_set(tmp_path / "set")
+    set_identity(tmp_path / "set", PLANTED)
+    out, record = tmp_path / "out", tmp_path / "record"
+    loop_patient(tmp_path / "set", out, replace(settings, fractions=1), record=record)
+    names = ["RTDOSE.optimised.mean", "RTDOSE.optimised.std"]  # an optimised dose has no calibration
+    names += ["RTDOSE.recalibrated.half_width_95", "RTDOSE.recalibrated.mean"]
+    assert sorted(path.stem for path in record.iterdir()) == [*names, "RTSTRUCT"]
+    plan = pydicom.dcmread(tmp_path / "set" / "RTPLAN.dcm").SOPInstanceUID
+    for name, image in (("optimised", "dose_optimised.nrrd"), ("recalibrated", "dose_mean.nrrd")):
+        path = record / f"RTDOSE.{name}.mean.dcm"
+        ds = pydicom.dcmread(path)
+        assert str(ds.PatientName) == PLANTED["PatientName"] and ds.PatientID == PLANTED["PatientID"]
+        assert ds.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan
+        assert ds.SeriesDescription == f"Simulated: Loop, {name}, mean (RTDigitalTwin, research)"
+        read = read_dose_image(path)
+        assert read.is_predicted and SIMULATION_REMARK in read.remarks
+        gy = sitk.GetArrayFromImage(sitk.ReadImage(str(out / image)))
+        step = float(ds.DoseGridScaling)
+        np.testing.assert_allclose(read.dose.values, np.nan_to_num(gy), atol=0.51 * step + 1e-5)
+    assert written.pseudonym not in (out / "summary.json").read_text()
+    for path in (p for p in out.iterdir() if p.is_file()):
+        assert not any(text.encode() in path.read_bytes() for text in PLANTED.values()), path.name
+
+
+def test_a_record_of_no_dicom_patient_is_refused_before_the_work(
+    settings: LoopSettings, target_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PatientDataError, match="Only the dose of a DICOM patient"):
+        loop_patient(target_folder, tmp_path / "out", settings, record=tmp_path / "record")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "record").exists()

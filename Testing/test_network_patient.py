@@ -14,7 +14,7 @@ from RTDigitalTwinLib.errors import GeometryError, PatientDataError
 from RTDigitalTwinLib.model.network_patient import network_grid, network_patient, scaled_names
 from RTDigitalTwinLib.patient.averaging import Averaging, aligned_grid
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, read_patient
-from RTDigitalTwinLib.patient.dose_region import body_of, dose_region
+from RTDigitalTwinLib.patient.dose_region import body_and_couch, body_of, couch_note, dose_region
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.plan import Plan, Prescription
@@ -268,13 +268,13 @@ def test_the_body_is_found_without_the_couch() -> None:
 
 
 def test_a_couch_that_touches_the_patient_is_told_of(damaged_set: Path) -> None:
-    """It is taken for body where there is no outline; an outline that is confirmed leaves it out."""
+    """A thick one is taken for body where there is no outline; an outline that is confirmed leaves it out."""
     with edited(damaged_set / "RTSTRUCT.dcm") as ds:
         next(roi for roi in ds.StructureSetROISequence if roi.ROIName == "FeasibleDose").ROIName = "Patient outline"
 
     def lay_on_couch(ds: Dataset, _: int) -> None:
         pixels = ds.pixel_array.copy()
-        pixels[32:34, :] = 100
+        pixels[32:36, :] = 100
         ds.PixelData = pixels.tobytes()
 
     edit_all(damaged_set, "CT*", lay_on_couch)
@@ -284,6 +284,23 @@ def test_a_couch_that_touches_the_patient_is_told_of(damaged_set: Path) -> None:
     drawn = read_patient(damaged_set, DicomChoice(names={"Patient outline": "External"}))
     assert guessed.dose_mask.mask[:, 33, :5].any() and not drawn.dose_mask.mask[:, 33, :5].any()
     assert not any("outline of the body" in text for text in drawn.warnings)
+
+
+@pytest.mark.parametrize("is_box", [False, True])
+def test_a_couch_of_thin_walls_is_taken_off_the_sample(sample: Patient, is_box: bool) -> None:
+    """Its top alone, or its shell all around of which filling the holes would make a block."""
+    alone, nothing = body_and_couch(sample.ct)
+    assert nothing == 0
+    back = int(np.flatnonzero(alone.mask.any(axis=(0, 2)))[-1])
+    couch = np.zeros(sample.ct.grid.shape, bool)
+    couch[:, back, 3:-3] = True
+    if is_box:
+        couch[:, back : back + 12, [3, -4]] = couch[:, back + 12, 3:-3] = True
+    hu = np.where(couch & ~alone.mask, 100, sample.ct.values)
+    body, couch_cc = body_and_couch(Volume(hu, sample.ct.grid, Quantity.HU))
+    cc = sample.ct.grid.voxel_volume_mm3 / 1000
+    assert couch_cc > (7000 if is_box else 400) and f"{couch_cc:.0f} cc of thin walls" in couch_note(couch_cc)
+    assert (body.mask & ~alone.mask).sum() * cc < 150 and (alone.mask & ~body.mask).sum() * cc < 60
 
 
 @pytest.mark.parametrize("name", ["axial", "sagittal"])

@@ -154,9 +154,9 @@ def _structure_set(
     sets = [file for file in files if file.kind == RTSTRUCT]
     if not label and plan is not None and plan.references:
         meant = [file for file in sets if file.sop_uid in plan.references]
-        if meant:
+        if len(meant) == 1:
             return meant[0]
-        if sets:
+        if sets and not meant:
             raise plan.header.error(
                 "The plan refers to a structure set that is not here.",
                 "Export plan and structure set together, or choose one with --structure-set.",
@@ -258,7 +258,11 @@ def _doses_of(
         fitting = [file for file in doses if not file.references or plan.sop_uid in file.references]
         if len(fitting) < len(doses):
             warnings.append(f"{len(doses) - len(fitting)} dose files of other plans were left out.")
-        doses = fitting
+        doses = [file for file in fitting if len(set(file.references)) < 2]
+        if len(doses) < len(fitting):
+            warnings.append(f"{len(fitting) - len(doses)} dose files of several plans together were left out.")
+        if any(not file.references for file in doses):
+            warnings.append("A dose names no plan: whether it is of the plan here could not be checked.")
     for file in doses:
         require_frame(file, ct, "dose", overrides, warnings)
         require_study(file, ct, "dose", bool(plan and plan.sop_uid in file.references), overrides, warnings)

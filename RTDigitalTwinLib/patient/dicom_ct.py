@@ -24,6 +24,8 @@ UNEVEN_MM = 0.02
 SHEAR_MM = 0.5
 SAME_DIRECTION = 1e-3
 _MOST_FILLED_RATIO = 2
+_HU_TYPES = ("HU", "HU_MOD", "US")  # US is "unspecified", as cone-beam CTs say
+_RESCALE_TYPES = (*_HU_TYPES, "OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
 _TOP_MM = 1e5
 
 
@@ -112,6 +114,8 @@ def _slice_of(file: IndexedFile) -> _Slice:
     item = file.header
     if item.has("NumberOfFrames") and item.whole("NumberOfFrames", 1, 2**31) > 1:
         raise item.error("A CT file with several frames is not read.", "Export it as single slices.")
+    if item.code("AnatomicalOrientationType", ("BIPED", "QUADRUPED"), "BIPED") != "BIPED":
+        raise item.error("(0010,2210) AnatomicalOrientationType is that of animals, whose axes are others.")
     return _Slice(
         file,
         item.numbers("ImagePositionPatient", 3, -_TOP_MM, _TOP_MM),
@@ -146,8 +150,9 @@ def _require_alike(first: _Slice, one: _Slice) -> None:
 def _hu(one: _Slice) -> NDArray:
     item = open_dicom(one.file.path, one.file.where)
     slope, intercept = item.number("RescaleSlope"), item.number("RescaleIntercept")
-    if slope == 0:
-        raise item.error("(0028,1053) RescaleSlope is 0.", "Export it anew.")
+    if slope <= 0:
+        raise item.error(f"(0028,1053) RescaleSlope is {slope:g}; it must be above 0.", "Export it anew.")
+    _require_hu(item)
     pixels, rescaled = stored_pixels(item, one.file.path)
     if pixels.shape[1:] != one.size:
         raise item.error("The file changed while it was read.")
@@ -155,6 +160,15 @@ def _hu(one: _Slice) -> NDArray:
     if float(values.max()) > 1e6 or not np.isfinite(values).all():
         raise item.error(f"CT values reach {float(values.max()):g} HU.", "Check slope and intercept, (0028,1052-1053).")
     return np.maximum(values, LOWEST_HU)
+
+
+def _require_hu(item: DicomItem) -> None:
+    """Raise PatientDataError where the values are of another kind, such as electron densities by dual energy."""
+    kind = item.code("RescaleType", _RESCALE_TYPES, "")
+    if kind not in ("", *_HU_TYPES):
+        raise item.error(
+            f"(0028,1054) RescaleType is {kind}: the values are no Hounsfield units.", "Take the CT in HU."
+        )
 
 
 def _rescaled(pixels: NDArray, slope: float, intercept: float) -> NDArray:

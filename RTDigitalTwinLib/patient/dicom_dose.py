@@ -10,11 +10,7 @@ from numpy.typing import NDArray
 from RTDigitalTwinLib.patient.dicom_ct import directions, pixel_spacing
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, open_dicom, stored_pixels
 from RTDigitalTwinLib.patient.dicom_index import IndexedFile
-from RTDigitalTwinLib.patient.dicom_writing import (
-    PARTLY_UNKNOWN_NOTICE,
-    PARTLY_UNKNOWN_PREDICTED_NOTICE,
-    PREDICTED_NOTICE,
-)
+from RTDigitalTwinLib.patient.dicom_writing import PARTLY_UNKNOWN_NOTICES, PREDICTED_NOTICES, SIMULATED_NOTICES
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
@@ -25,6 +21,7 @@ _EVEN_RATIO = 0.01
 _SAME_MM = 0.01
 WHOLE_PLAN, ONE_FRACTION = "PLAN", "FRACTION"
 PREDICTION_REMARK = "The dose is a prediction of this software: it is no plan's dose."
+SIMULATION_REMARK = "Simulated deliveries or measurements are behind this dose: they stand in for real ones."
 SUMMATIONS = (
     WHOLE_PLAN, "MULTI_PLAN", "PLAN_OVERVIEW", ONE_FRACTION, "BEAM", "BRACHY", "FRACTION_SESSION", "BEAM_SESSION",
     "BRACHY_SESSION", "CONTROL_POINT", "RECORD",
@@ -68,10 +65,12 @@ def read_dose(file: IndexedFile) -> DicomDose:
         raise item.error(f"(3004,0004) DoseType is {dose_type}{meaning}; PHYSICAL or EFFECTIVE is expected.")
     remarks = []
     comment = item.text("DoseComment", "")
-    is_predicted = comment in (PREDICTED_NOTICE, PARTLY_UNKNOWN_PREDICTED_NOTICE)
+    is_predicted = comment in PREDICTED_NOTICES
     if is_predicted:
         remarks.append(PREDICTION_REMARK)
-    if comment in (PARTLY_UNKNOWN_NOTICE, PARTLY_UNKNOWN_PREDICTED_NOTICE):
+    if comment in SIMULATED_NOTICES:
+        remarks.append(SIMULATION_REMARK)
+    if comment in PARTLY_UNKNOWN_NOTICES:
         remarks.append("The dose was not known everywhere when it was written: there the file holds 0 Gy.")
     if dose_type == "EFFECTIVE":
         remarks.append(EFFECTIVE_REMARK)

@@ -22,8 +22,10 @@ from RTDigitalTwinLib.patient.dicom_writing import (
     NOTICE,
     PARTLY_UNKNOWN_NOTICE,
     PARTLY_UNKNOWN_PREDICTED_NOTICE,
+    PARTLY_UNKNOWN_SIMULATED_NOTICE,
     PLAN_CLASS,
     PREDICTED_NOTICE,
+    SIMULATED_NOTICE,
     STD_NOTICE,
     STRUCTURES_CLASS,
     STUDY_CLASS,
@@ -61,6 +63,7 @@ _DOSES = {  # by whether it is predicted, and not known everywhere
     (True, False): PREDICTED_NOTICE,
     (True, True): PARTLY_UNKNOWN_PREDICTED_NOTICE,
 }
+_SIMULATED_DOSES = {False: SIMULATED_NOTICE, True: PARTLY_UNKNOWN_SIMULATED_NOTICE}  # by the latter
 _ROI_TYPES = {StructureKind.TARGET: "PTV", StructureKind.ORGAN: "ORGAN", StructureKind.REGION: "CONTROL"}
 
 
@@ -83,25 +86,38 @@ def write_patient(patient: Patient, folder: Path, progress: Progress = silent) -
     return origin
 
 
-def write_dose(dose: Volume, path: Path, origin: Origin, description: str, *, predicted: bool = False) -> None:
+def write_dose(
+    dose: Volume,
+    path: Path,
+    origin: Origin,
+    description: str,
+    *,
+    predicted: bool = False,
+    simulated: bool = False,
+) -> None:
     """Write a dose in Gy, or the spread of one, that refers to the origin's plan; steps of its maximum over 65535.
 
     A spread gets the dose type ERROR and a comment that says which it is. NaN, where the dose is not known, is written
-    as 0, for DICOM has no word for it; of a dose the comment says so. ``path`` is written in place. Raises
-    PatientDataError where values are below 0 Gy, none is above, or they are no doses.
+    as 0, for DICOM has no word for it; of a dose the comment says so. ``simulated`` says of a prediction that simulated
+    deliveries or measurements are behind it. ``path`` is written in place. Raises PatientDataError where values are
+    below 0 Gy, none is above, they are no doses, or simulated ones that are not said to be predicted.
     """
     from pydicom.tag import Tag
     from pydicom.valuerep import format_number_as_ds
 
     if dose.quantity is not Quantity.DOSE_GY and dose.quantity not in _SPREADS:
         raise PatientDataError(f"Values in {dose.quantity.value} are no doses, so they cannot be written as such.")
+    if simulated and not predicted:
+        raise PatientDataError("Of a dose that is not predicted, the file could not say that it is simulated.")
     gy = np.nan_to_num(np.asarray(dose.values, dtype=np.float64), nan=0.0)
     if gy.min() < 0 or not gy.max() > 0:
         raise PatientDataError("A dose to write must have no value below 0 Gy and one above.")
     scaling = format_number_as_ds(float(gy.max()) / _HIGHEST_STORED)
     stored = np.minimum(np.round(gy / float(scaling)), _HIGHEST_STORED).astype("<u2")
     grid = dose.grid
-    ds = common_elements(origin, DOSE_CLASS, new_uid(), "RTDOSE", new_uid(), description)
+    ds = common_elements(
+        origin, DOSE_CLASS, new_uid(), "RTDOSE", new_uid(), f"Simulated: {description}" if simulated else description
+    )
     place_on(ds, grid, origin)
     ds.SliceThickness = decimal(grid.spacing_mm[2])
     ds.NumberOfFrames = grid.shape[0]
@@ -110,7 +126,9 @@ def write_dose(dose: Volume, path: Path, origin: Origin, description: str, *, pr
     store_pixels(ds, stored, signed=False)
     ds.DoseUnits, ds.DoseSummationType = "GY", "PLAN"
     ds.DoseType = "ERROR" if dose.quantity in _SPREADS else "PHYSICAL"
-    ds.DoseComment = _SPREADS.get(dose.quantity) or _DOSES[predicted, bool(np.isnan(dose.values).any())]
+    partly_unknown = bool(np.isnan(dose.values).any())
+    notice = _SIMULATED_DOSES[partly_unknown] if simulated else _DOSES[predicted, partly_unknown]
+    ds.DoseComment = _SPREADS.get(dose.quantity, notice)
     ds.DoseGridScaling = scaling
     ds.InstanceNumber = 1
     if origin.plan_uid:

@@ -36,6 +36,8 @@ PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2
 GDCM_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91))
 DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 OTHER_CODE = "OTHER"
+_WHITE_IS_LOW = "MONOCHROME1"
+_GREY = (_WHITE_IS_LOW, "MONOCHROME2")
 _COPY_ANEW = "Export it anew."
 _OPEN_LENGTH = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
@@ -302,11 +304,19 @@ def stored_pixels(item: DicomItem, path: Path) -> tuple[NDArray, bool]:
     """
     rows, columns = (item.whole(key, 1, LARGEST_SIDE) for key in ("Rows", "Columns"))
     frames = item.whole("NumberOfFrames", 1, MOST_FRAMES) if item.has("NumberOfFrames") else 1
-    if item.whole("SamplesPerPixel", 1, 4) != 1:
+    shown_as = item.code("PhotometricInterpretation", _GREY, "")
+    if item.whole("SamplesPerPixel", 1, 4) != 1 or shown_as == OTHER_CODE:
         raise item.error("The image is in colour; one value a pixel is expected.")
     bits = item.whole("BitsAllocated", 1, 64)
     if bits not in (8, 16, 32) or rows * columns * frames > MOST_VOXELS:
         raise item.error(f"{frames} frames of {rows} x {columns} pixels of {bits} bits cannot be read.")
+    stored = item.whole("BitsStored", 1, bits)
+    if item.has("HighBit") and item.whole("HighBit", 0, 63) != stored - 1:
+        raise item.error(
+            f"(0028,0102) HighBit is {item.whole('HighBit', 0, 63)} with {stored} bits stored: where in a pixel its "
+            "value lies is not known.",
+            _COPY_ANEW,
+        )
     if not item.has("PixelData"):
         raise item.error(f"{tag_of('PixelData')} is missing.", _COPY_ANEW)
     syntax = transfer_syntax(item)
@@ -327,6 +337,11 @@ def stored_pixels(item: DicomItem, path: Path) -> tuple[NDArray, bool]:
                 )
         with decoding(item.where, "PixelData"):
             return item.dataset.pixel_array.reshape(frames, rows, columns), False
+    if shown_as == _WHITE_IS_LOW:  # SimpleITK would turn the values over, as for showing
+        raise item.error(
+            f"Pixels in the transfer syntax {shown_syntax(syntax)} with low values shown white cannot be decoded.",
+            "Export it uncompressed.",
+        )
     return _by_gdcm(item, path, syntax).reshape(frames, rows, columns), True
 
 

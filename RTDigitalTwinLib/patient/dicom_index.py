@@ -41,7 +41,8 @@ KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "PatientName",
     "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
     "FrameOfReferenceUID", "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
-    "RescaleSlope", "RescaleIntercept", "NumberOfFrames", "StructureSetLabel", "RTPlanLabel",
+    "AnatomicalOrientationType", "RescaleSlope", "RescaleIntercept", "NumberOfFrames", "StructureSetLabel",
+    "RTPlanLabel",
     "ReferencedFrameOfReferenceSequence", "ReferencedStructureSetSequence", "ReferencedRTPlanSequence",
     "DoseSummationType", "DoseUnits", "DoseType", *STUDY_KEYWORDS,
 )  # fmt: skip

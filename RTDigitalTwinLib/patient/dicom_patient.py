@@ -23,9 +23,16 @@ from RTDigitalTwinLib.patient.dicom_index import (
     index_folder,
 )
 from RTDigitalTwinLib.patient.dicom_plan import DicomPlan, read_plan
-from RTDigitalTwinLib.patient.dicom_structures import Roi, occupancies, read_rois
+from RTDigitalTwinLib.patient.dicom_structures import LEFT_OUT, Roi, occupancies, read_rois
 from RTDigitalTwinLib.patient.dicom_writing import Origin
-from RTDigitalTwinLib.patient.dose_region import BODY_NOTE, REGION_NOTE, as_mask, body_of, dose_region
+from RTDigitalTwinLib.patient.dose_region import (
+    BODY_NOTE,
+    REGION_NOTE,
+    as_mask,
+    body_and_couch,
+    couch_note,
+    dose_region,
+)
 from RTDigitalTwinLib.patient.identity import Belonging
 from RTDigitalTwinLib.patient.naming import DOSE_MASK, ORGANS_AT_RISK
 from RTDigitalTwinLib.patient.overrides import Overrides
@@ -114,9 +121,8 @@ def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress:
     require_confirmed(matches)
     for roi, match in zip(rois, matches, strict=True):
         if match.counts and roi.number not in drawn:
-            raise PatientDataError(
-                "The structure is to be used, but cannot be drawn.", where=roi.name, remedy=remarks[roi.number]
-            )
+            remedy = remarks[roi.number].removeprefix(LEFT_OUT)
+            raise PatientDataError("The structure is to be used, but cannot be drawn.", where=roi.name, remedy=remedy)
         if match.counts and roi.number in remarks:
             warnings.append(f"{match.name}: {remarks[roi.number]}")  # not the file's name, which is free text
     structures = {
@@ -133,9 +139,10 @@ def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress:
         region = as_mask(region)
     else:
         if external is None:
-            warnings.append(BODY_NOTE)
+            external, couch_cc = body_and_couch(ct)
+            warnings += [BODY_NOTE, *([couch_note(couch_cc)] if couch_cc else [])]
         targets = [s for s in structures.values() if s.kind is StructureKind.TARGET]
-        region = dose_region(external or body_of(ct), targets)
+        region = dose_region(external, targets)
         warnings.append(REGION_NOTE)
     dose, is_effective = _plan_dose(files, ct, warnings)
     progress(0.95, "dose")

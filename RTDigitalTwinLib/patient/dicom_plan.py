@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, open_dicom
 from RTDigitalTwinLib.patient.dicom_index import IndexedFile
-from RTDigitalTwinLib.patient.plan import Approval
+from RTDigitalTwinLib.patient.plan import MOST_FRACTIONS, Approval
 
 _HIGHEST_DOSE_GY = 200.0
-_MOST_FRACTIONS = 100
+_APPROVAL_REMARKS = {
+    Approval.UNAPPROVED: "The plan is UNAPPROVED: it may not be the one that is given.",
+    Approval.REJECTED: "The plan is REJECTED: it was judged not fit to be given.",
+}
 _INTENTS = ("CURATIVE", "PALLIATIVE", "PROPHYLACTIC", "VERIFICATION", "MACHINE_QA", "RESEARCH", "SERVICE")
 _CLINICAL_INTENTS = ("", "CURATIVE", "PALLIATIVE", "PROPHYLACTIC")
 _POSITIONS = tuple(f"{end}{side}" for end in ("HF", "FF", "LF", "RF", "AF", "PF") for side in ("S", "P", "DR", "DL"))
@@ -61,7 +64,12 @@ def read_plan(file: IndexedFile) -> DicomPlan:
             continue
         if not reference.has("TargetPrescriptionDose"):
             continue
-        gy = reference.number("TargetPrescriptionDose", 0, _HIGHEST_DOSE_GY)
+        gy = reference.number("TargetPrescriptionDose", 0)
+        if gy > _HIGHEST_DOSE_GY:
+            raise item.error(
+                f"(300A,0026) TargetPrescriptionDose is {gy:g} Gy; at most {_HIGHEST_DOSE_GY:g} are read.",
+                "If it is in cGy, have the plan exported in Gy.",
+            )
         if gy == 0:
             continue
         if reference.has("ReferencedROINumber"):
@@ -79,8 +87,8 @@ def read_plan(file: IndexedFile) -> DicomPlan:
             f"This is no clinical plan: its intent is {intent}. A comparison with its dose does not show how good a "
             "prediction is."
         )
-    if approval is Approval.REJECTED:
-        remarks.append("The plan was rejected.")
+    if approval in _APPROVAL_REMARKS:
+        remarks.append(_APPROVAL_REMARKS[approval])
     return DicomPlan(
         fractions,
         tuple(by_roi.items()),
@@ -103,7 +111,7 @@ def _fractions(item: DicomItem, remarks: list[str]) -> int | None:
     if not groups or not groups[0].has("NumberOfFractionsPlanned"):
         remarks.append("The plan does not say in how many fractions.")
         return None
-    return groups[0].whole("NumberOfFractionsPlanned", 1, _MOST_FRACTIONS)
+    return groups[0].whole("NumberOfFractionsPlanned", 1, MOST_FRACTIONS)
 
 
 def _angles(item: DicomItem, remarks: list[str]) -> tuple[tuple[float, ...], str]:

@@ -16,6 +16,7 @@ from RTDigitalTwinLib.patient.dicom_index import IndexedFile
 from RTDigitalTwinLib.patient.grid import Grid, bounding_box
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 
+LEFT_OUT = "left out. "
 NO_CONTOURS = "It has no closed contours."
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _TARGET_TYPES = ("PTV", "CTV", "GTV", "TREATED_VOLUME", "IRRAD_VOLUME", "BOLUS_TARGET")
@@ -67,11 +68,12 @@ def read_rois(file: IndexedFile) -> list[Roi]:
         number = one.whole("ReferencedROINumber", -(2**31), 2**31)
         repeated |= {number} & sequences.keys()
         sequences[number] = one
-    types = {}
+    types: dict[int, str] = {}
     for one in item.items("RTROIObservationsSequence"):
         if one.has("ReferencedROINumber"):
             number = one.whole("ReferencedROINumber", -(2**31), 2**31)
-            types[number] = one.text("RTROIInterpretedType", "").upper()
+            kind = one.text("RTROIInterpretedType", "").upper()
+            types[number] = kind if types.get(number, kind) == kind else ""  # of two that differ neither counts
     rois = []
     for one in item.items("StructureSetROISequence"):
         number = one.whole("ROINumber", -(2**31), 2**31)
@@ -167,6 +169,11 @@ def _points(contour: DicomItem) -> NDArray[np.float64]:
     if values.size % 3 or not np.isfinite(values).all() or (np.abs(values) > _FARTHEST_MM).any():
         raise contour.error("(3006,0050) ContourData holds no valid triples of coordinates.", "Export it anew.")
     points = values.reshape(-1, 3)
+    if contour.has("ContourOffsetVector") and contour.numbers("ContourOffsetVector", 3).any():
+        raise contour.error(
+            "(3006,0045) ContourOffsetVector moves a contour, which was retired and is read in several ways.",
+            "Export the structures anew.",
+        )
     if contour.has("NumberOfContourPoints"):
         told = contour.whole("NumberOfContourPoints", 0, 2**31)
         if told != len(points):
@@ -225,5 +232,5 @@ def occupancies(rois: Sequence[Roi], grid: Grid, remarks: dict[int, str]) -> dic
         try:
             drawn[roi.number] = roi_structure(roi, grid, remarks)
         except GeometryError as error:
-            remarks[roi.number] = f"left out. {error.what}"
+            remarks[roi.number] = f"{LEFT_OUT}{error.what}"
     return drawn

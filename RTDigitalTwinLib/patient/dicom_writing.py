@@ -25,12 +25,21 @@ PREDICTED_NOTICE = "Predicted, not calculated. Research use only, not for treatm
 # Of doses that are not known everywhere: DICOM has no word for it.
 PARTLY_UNKNOWN_NOTICE = "Research use only, not for clinical use. 0 Gy where not known."
 PARTLY_UNKNOWN_PREDICTED_NOTICE = "Predicted, not calculated; 0 Gy if unknown. Not for treatment."
+# Of predictions that simulated deliveries or measurements are behind.
+SIMULATED_NOTICE = "Predicted from simulated measurements. Not for treatment."
+PARTLY_UNKNOWN_SIMULATED_NOTICE = "Predicted of simulated data; 0 Gy if unknown. Not for treatment."
 WIDTH_NOTICE = "Half width of calibrated 95 % band of predicted dose; research"
 STD_NOTICE = "Standard deviation of samples of predicted dose; research"
 DIFFERENCE_NOTICE = "Difference of doses; research"
+SIMULATED_NOTICES = (SIMULATED_NOTICE, PARTLY_UNKNOWN_SIMULATED_NOTICE)
+PREDICTED_NOTICES = (PREDICTED_NOTICE, PARTLY_UNKNOWN_PREDICTED_NOTICE, *SIMULATED_NOTICES)
+PARTLY_UNKNOWN_NOTICES = (
+    PARTLY_UNKNOWN_NOTICE,
+    PARTLY_UNKNOWN_PREDICTED_NOTICE,
+    PARTLY_UNKNOWN_SIMULATED_NOTICE,
+)
 DOSE_NOTICES = (
-    NOTICE, PREDICTED_NOTICE, PARTLY_UNKNOWN_NOTICE, PARTLY_UNKNOWN_PREDICTED_NOTICE, WIDTH_NOTICE, STD_NOTICE,
-    DIFFERENCE_NOTICE,
+    NOTICE, *PREDICTED_NOTICES, PARTLY_UNKNOWN_NOTICE, WIDTH_NOTICE, STD_NOTICE, DIFFERENCE_NOTICE,
 )  # fmt: skip
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
@@ -39,6 +48,7 @@ PLAN_CLASS = "1.2.840.10008.5.1.4.1.1.481.5"
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # detached study management, retired, as RTSTRUCT wants it
+_LONGEST_TEXT = 64
 _DATE, _TIME = "%Y%m%d", "%H%M%S"
 
 
@@ -84,7 +94,7 @@ def fresh_origin(patient: Patient) -> Origin:
 def common_elements(
     origin: Origin, sop_class: str, sop_uid: str, modality: str, series_uid: str, description: str
 ) -> Dataset:
-    """Elements of patient, study, series and equipment."""
+    """Elements of patient, study, series and equipment; a description too long for DICOM is cut, what we say is not."""
     from pydicom import Dataset
 
     now = datetime.now()
@@ -98,7 +108,8 @@ def common_elements(
     ds.OperatorsName = ""
     ds.Manufacturer = ds.ManufacturerModelName = SOFTWARE
     ds.SoftwareVersions, ds.DeviceSerialNumber = __version__, "0"
-    ds.SeriesDescription = f"{description} ({SOFTWARE}, research)"[:64]
+    ours = f" ({SOFTWARE}, research)"
+    ds.SeriesDescription = f"{description[: _LONGEST_TEXT - len(ours)].rstrip()}{ours}"
     ds.PatientName, ds.PatientID = origin.patient_name, origin.patient_id
     ds.PatientBirthDate, ds.PatientSex = origin.birth_date, origin.sex
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SeriesNumber = origin.study_uid, series_uid, 1

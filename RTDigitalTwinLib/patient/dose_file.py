@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from RTDigitalTwinLib.errors import PatientDataError
-from RTDigitalTwinLib.patient.dicom_dose import PREDICTION_REMARK, WHOLE_PLAN, range_problem, read_dose
+from RTDigitalTwinLib.patient.dicom_dose import (
+    PREDICTION_REMARK,
+    SIMULATION_REMARK,
+    WHOLE_PLAN,
+    range_problem,
+    read_dose,
+)
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import RTDOSE, index_file
 from RTDigitalTwinLib.patient.grid import Grid
@@ -31,7 +37,6 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 UNITS_GY = {"Gy": 1.0, "cGy": 0.01}
-SIMULATION_REMARK = "Simulated deliveries or measurements are behind this dose: they stand in for real ones."
 OTHER_PLAN_REMARK = "The dose refers to another plan than the folder's, whose prescription and goals are used."
 
 

@@ -29,16 +29,26 @@ REGION_NOTE = (
 )
 BODY_NOTE = (
     "There is no outline of the body; it was found by its CT values, so a couch, mask or cushion that touches the "
-    "patient counts as body. Where the structure set has an outline, confirm it as External."
+    "patient counts as body unless it is thin. Where the structure set has an outline, confirm it as External."
 )
 _SMALLEST_BODY_CC = 500.0
+# Walls of couches are thinner than twice this; so are ears and noses, but these are smaller than the volume.
+_WALL_REACH_MM = 8.0
+_SMALLEST_COUCH_CC = 150.0
 
 
 def body_of(ct: Volume) -> Structure:
-    """The body by its CT values: the largest connected region above -300 HU, holes filled slice by slice.
+    """``body_and_couch``'s body."""
+    return body_and_couch(ct)[0]
 
-    What touches the patient, such as a couch, is taken for body: CT values alone do not tell them apart.
-    Raises PatientDataError where that is smaller than half a litre.
+
+def body_and_couch(ct: Volume) -> tuple[Structure, float]:
+    """The body by its CT values, and how many cc of thin walls were taken off it, such as those of a couch it touches.
+
+    The body is the largest connected region above -300 HU, holes filled slice by slice. Of that, what lies beyond
+    the ends of the body in a slice and goes away when walls thinner than 16 mm are is taken off, where it is more
+    than 150 cc. Thicker things that touch the patient count as body: CT values alone do not tell them apart.
+    Raises PatientDataError where the body is smaller than half a litre.
     """
     import SimpleITK as sitk  # here, since training does without it
 
@@ -47,10 +57,43 @@ def body_of(ct: Volume) -> Structure:
     largest = sitk.GetArrayFromImage(parts) == 1
     if largest.sum() * ct.grid.voxel_volume_mm3 / 1000 < _SMALLEST_BODY_CC:
         raise PatientDataError("No body is to be seen in the CT.", remedy="Check its rescale slope and intercept.")
-    for k, section in enumerate(largest):
-        filled = sitk.BinaryFillhole(sitk.GetImageFromArray(section.astype(np.uint8)))
-        largest[k] = sitk.GetArrayFromImage(filled) > 0
-    return Structure.from_array(EXTERNAL, largest, ct.grid, StructureKind.REGION)
+    body, without = _filled(largest), _filled(largest & ~_thin_beyond(largest, ct))
+    couch_cc = float((body.sum() - without.sum()) * ct.grid.voxel_volume_mm3 / 1000)
+    if couch_cc < _SMALLEST_COUCH_CC:
+        couch_cc = 0.0
+    else:
+        body = without
+    return Structure.from_array(EXTERNAL, body, ct.grid, StructureKind.REGION), couch_cc
+
+
+def couch_note(couch_cc: float) -> str:
+    """What to tell of the walls that were taken off."""
+    return f"{couch_cc:.0f} cc of thin walls that touch the body, such as a couch's, were taken off it."
+
+
+def _filled(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """With its holes, slice by slice."""
+    import SimpleITK as sitk
+
+    holes = (sitk.BinaryFillhole(sitk.GetImageFromArray(section.astype(np.uint8))) for section in region)
+    return np.stack([sitk.GetArrayFromImage(section) > 0 for section in holes])
+
+
+def _thin_beyond(region: NDArray[np.bool_], ct: Volume) -> NDArray[np.bool_]:
+    """Where, in its slices, a region's thick part ends and only thin walls and what they enclose can follow."""
+    import SimpleITK as sitk
+
+    whole = sitk.GetImageFromArray(region.astype(np.uint8))
+    reach = [max(1, round(_WALL_REACH_MM / mm)) for mm in ct.grid.spacing_mm[:2]] + [0]
+    opened = sitk.BinaryMorphologicalOpening(whole, reach, sitk.sitkBall)
+    thick = sitk.RelabelComponent(sitk.ConnectedComponent(opened)) == 1
+    near = sitk.GetArrayFromImage(sitk.BinaryDilate(thick, reach, sitk.sitkBall)) > 0
+    beyond = ~near
+    for k, section in enumerate(sitk.GetArrayViewFromImage(thick) > 0):
+        rows, columns = np.flatnonzero(section.any(axis=1)), np.flatnonzero(section.any(axis=0))
+        if rows.size:
+            beyond[k, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = False
+    return beyond
 
 
 def dose_region(body: Structure, targets: Sequence[Structure]) -> Structure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from RTDigitalTwinLib.patient.overrides import Overrides
@@ -27,14 +28,20 @@ class Identity:
 
     def contradicts(self, other: Identity) -> bool:
         """Whether names or birth dates that both files give differ."""
-        mine, others = self._plain_name, other._plain_name
-        if mine and others and mine != others:
+        pairs = zip(self._writings, other._writings, strict=False)
+        if any(mine and others and mine != others for mine, others in pairs):
             return True
         return bool(self.birth_date and other.birth_date and self.birth_date != other.birth_date)
 
     @property
+    def _writings(self) -> list[str]:
+        """The name in Latin letters, ideographs and phonetic signs, as far as each is given; many systems drop some."""
+        name = unicodedata.normalize("NFC", self.name)
+        return [" ".join(part.replace("^", " ").casefold().split()) for part in name.split("=")]
+
+    @property
     def _plain_name(self) -> str:
-        return " ".join(self.name.replace("^", " ").replace("=", " ").casefold().split())
+        return " ".join(" ".join(self._writings).split())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from RTDigitalTwinLib.errors import PatientDataError
 
-OVERRIDES = {
+OF_FILES = {
     "identity": "files of one patient that contradict each other, and other sources that are another patient's",
     "copies": "files of one object that differ in content, of which the first by name is taken",
     "plan": "a plan that refers to another structure set than the one used",
@@ -14,9 +14,12 @@ OVERRIDES = {
     "series": "structures that name another CT series than the one that is here",
     "study": "studies that differ without a reference between the files",
     "gaps": "missing CT slices, filled by interpolation",
+}
+OF_SUMS = {
     "fractions": "more fractions summed than prescribed, or a dose said to be of others than its plan's",
     "registration": "a registration that looks failed",
 }
+OVERRIDES = OF_FILES | OF_SUMS
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ from functools import cached_property
 from RTDigitalTwinLib.patient.structure_matching import KNOWN_NAMES, level_of, vocabulary_words, words_of
 
 _SHORTEST_WORD, _SHORTEST_WORD_OF_OTHER_SCRIPTS = 3, 2
-_SHORTEST_INSIDE, _SHORTEST_NAME_PART, _SHORTEST_NUMBER_PART = 4, 5, 3
+_SHORTEST_NAME_PART, _SHORTEST_NUMBER_PART = 5, 3  # shorter names are in many words: Tina in retina
+# Beginnings of letters' names in Unicode of scripts that put no space between words.
+_UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI")
+_TARGET_PREFIX = re.compile(r"^[pcgi]tv")
 # Words in names that say nothing of a person.
 _COMMON_WORDS = frozenset({"anonymous", "anonymized", "patient", "research", "unknown", "none", "sample", "test"})
 _LETTERS = str.maketrans({
@@ -68,8 +71,8 @@ class PersonalWords:
     def appear_in(self, text: str) -> bool:
         """Whether a text names one of them, or holds any UID, or a date of 1900 to 2099 in a customary order.
 
-        Names count as a word, from four letters on inside of one, and in parts of five letters; numbers in parts of
-        three characters with a digit. Names of the model's structures hold none.
+        Names count as a word, also one put behind GTV, CTV, ITV or PTV, and in parts of five letters; numbers in parts
+        of three characters with a digit. Names of the model's structures hold none.
         """
         if text in KNOWN_NAMES or level_of(text) is not None:
             return False
@@ -79,10 +82,13 @@ class PersonalWords:
 
     def _in_writing(self, plain: str, text: str) -> bool:
         tokens = {*re.split(r"[\W_]+", plain), *(word for w in words_of(text) for word in _plain_writings(w))}
+        tokens |= {_TARGET_PREFIX.sub("", token) for token in tokens}
         if tokens & self._words:
             return True
         joined = _joined(plain)
-        if any(word in joined for word in self._words if len(word) >= _SHORTEST_INSIDE or not word.isascii()):
+        if any(word in joined for word in self._words if _is_unspaced(word)):
+            return True
+        if any(place in joined for place in self._places if len(place) >= _SHORTEST_NAME_PART):
             return True
         rest = _without_vocabulary(plain, text)
         return any(part in rest for part in self._name_parts) or any(
@@ -92,7 +98,7 @@ class PersonalWords:
     @cached_property
     def _words(self) -> frozenset[str]:
         """In the writings they are compared in, whole."""
-        words = {_joined(plain) for word in self.names | self.numbers | self.places for plain in _plain_writings(word)}
+        words = _joined_writings(self.names | self.numbers | self.places)
         return frozenset(
             word
             for word in words
@@ -101,16 +107,19 @@ class PersonalWords:
         )
 
     @cached_property
+    def _places(self) -> frozenset[str]:
+        return _joined_writings(self.places) - _COMMON_WORDS
+
+    @cached_property
     def _name_parts(self) -> frozenset[str]:
-        names = {_joined(plain) for name in self.names for plain in _plain_writings(name)} - _COMMON_WORDS
+        names = _joined_writings(self.names) - _COMMON_WORDS
         return frozenset(part for name in names for part in _parts(name, _SHORTEST_NAME_PART))
 
     @cached_property
     def _number_parts(self) -> frozenset[str]:
-        numbers = {_joined(plain) for number in self.numbers for plain in _plain_writings(number)}
         return frozenset(
             part
-            for number in numbers
+            for number in _joined_writings(self.numbers)
             for part in _parts(number, _SHORTEST_NUMBER_PART)
             if any(c.isdigit() for c in part)
         )
@@ -150,6 +159,15 @@ def _plain_writings(text: str) -> set[str]:
 def _joined(plain: str) -> str:
     """Without separators."""
     return "".join(c for c in plain if c.isalnum() or c == _BARRIER)
+
+
+def _joined_writings(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(_joined(plain) for word in words for plain in _plain_writings(word))
+
+
+def _is_unspaced(word: str) -> bool:
+    """Whether it is of a script without spaces, where a word has no bounds to be found by."""
+    return any(unicodedata.name(c, "").startswith(_UNSPACED_SCRIPTS) for c in word)
 
 
 def _without_vocabulary(plain: str, text: str) -> str:

@@ -9,6 +9,7 @@ from RTDigitalTwinLib.patient.volume import Volume
 
 # Of every OpenKBP plan, and so of the sample patient's.
 OPENKBP_FRACTIONS = 35
+MOST_FRACTIONS = 100  # of a course; more is a slip
 OPENKBP_GANTRY_ANGLES_DEG = tuple(float(angle) for angle in range(0, 360, 40))
 
 

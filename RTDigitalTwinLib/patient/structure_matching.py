@@ -28,7 +28,7 @@ LEVEL_TOLERANCE_GY, SAME_DOSE_GY = 0.5, 0.01
 SMALLEST_NAMED_GY = 1.0  # a name of less is a slip
 LOWEST_LEVEL_GY, HIGHEST_LEVEL_GY = 20.0, 99.0
 # A number after a stroke, as in PTV60/30, is one of fractions unless there are too many.
-MOST_FRACTIONS = 45
+MOST_NAMED_FRACTIONS = 45
 _NUMBER = re.compile(r"(?P<over>/\s*)?(?P<value>\d+(?:[.,]\d+)?)\s*(?P<unit>c?gy|fx|fr|#|x)?")
 # What comes after these is cut away from a structure: Parotid_L-PTV is no target.
 _CUT_AWAY = re.compile(r"(-|\b(minus|sub|not)\b|_(minus|sub|not)_)\s*(ptv|ctv|gtv).*$", re.DOTALL)
@@ -212,7 +212,7 @@ def _written_levels(source: str) -> set[float]:
     with_unit = [(value, n["unit"]) for value, n in numbers if n["unit"] in ("gy", "cgy")]
     if with_unit:
         return {value / (100 if unit == "cgy" else 1) for value, unit in with_unit}
-    bare = [value for value, n in numbers if not n["unit"] and not (n["over"] and value <= MOST_FRACTIONS)]
+    bare = [value for value, n in numbers if not n["unit"] and not (n["over"] and value <= MOST_NAMED_FRACTIONS)]
     return {level for value in bare if (level := _level(value)) is not None}
 
 
