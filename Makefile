@@ -20,8 +20,8 @@ demo: $(READY) ## predict the built-in sample patient's dose; results in out/dem
 test: $(READY) ## run the tests (ARGS="-k dvh")
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-bench: $(READY) ## run the benchmarks
-	$(VENV)/bin/python -m Testing.Benchmarks
+bench: $(READY) ## run the benchmarks; table in out/bench (ARGS="--quick")
+	$(VENV)/bin/python -m Testing.Benchmarks $(ARGS)
 
 # The pictures that lie there already, by their names among a run's results.
 screenshots: $(READY) ## draw the README's pictures of the sample patient anew
