@@ -13,7 +13,7 @@ from RTDigitalTwinLib.errors import RTDigitalTwinError, SceneError
 from RTDigitalTwinLib.words import counted
 
 NEEDED_PACKAGES = (
-    "torch", "numpy", "scipy", "SimpleITK", "safetensors", "pymedphys", "jinja2", "matplotlib", "rich",
+    "torch", "monai", "numpy", "scipy", "SimpleITK", "safetensors", "pymedphys", "jinja2", "matplotlib", "rich",
     "pydicom", "contourpy",
 )  # fmt: skip
 SCENE_PACKAGES = ("slicer-core", "vtk")

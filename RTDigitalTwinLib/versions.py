@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-LIBRARIES = ("torch", "numpy", "SimpleITK")
+LIBRARIES = ("torch", "monai", "numpy", "SimpleITK")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

@@ -37,26 +37,24 @@ class CpuDecoder:
 
     def doses_gy(self, factors: Sequence[Tensor] | None = None) -> Tensor:
         """Doses in Gy (samples, voxels of the mask), never negative; without factors one, deterministic."""
+        count = 1 if factors is None else len(factors[0])
         rows: Rows = iter([None] * len(self._network._dropouts) if factors is None else factors)
-        values = self._bottleneck(rows)
+        values = self._bottleneck(count, rows)
         *stages, last = self._network.decoder
         *shares, last_share = self._encoded.skips
         for stage, share in zip(stages, shares, strict=True):
             values = _residual_unit(stage, _raised(stage, share, values, next(rows)), next(rows))
         return torch.stack([self._dose(last, _raised(last, last_share, one[None], None)) for one in values])
 
-    def _bottleneck(self, rows: Rows) -> Tensor:
-        first, *others = self._network.bottleneck.conv
+    def _bottleneck(self, count: int, rows: Rows) -> Tensor:
+        first, second = self._network.bottleneck.conv
         dropped = next(rows)
         values = self._first if dropped is None else self._first * dropped[:, :, None, None, None]
-        if dropped is None:
-            values = values.clone()
-        values = functional.leaky_relu_(values, float(first.adn.A.weight))
-        for unit in others:
-            values = unit.conv(values)
-            _normalise(values, next(rows))
-            values = functional.leaky_relu_(values, float(unit.adn.A.weight))
-        return values.add_(self._residual)
+        if values is self._first or len(values) < count:
+            values = values.repeat(count, 1, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
+        values = second.conv(functional.leaky_relu_(values, float(first.adn.A.weight)))
+        _normalise(values, next(rows))
+        return functional.leaky_relu_(values, float(second.adn.A.weight)).add_(self._residual)
 
     def _dose(self, stage: UpStage, raised: Tensor) -> Tensor:
         """The dose (voxels of the mask,) behind the last up-sampling (1, width, ...)."""

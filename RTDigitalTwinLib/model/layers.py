@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -56,3 +57,20 @@ class _SharedPReLU(torch.autograd.Function):
         of_values = torch.ops.aten.leaky_relu_backward(gradient, values, float(slope), False)
         of_slope = (gradient * values.clamp(max=0)).sum(dtype=slope.dtype).reshape(slope.shape)
         return of_values, of_slope
+
+
+def own_layers(parts: nn.Module) -> None:
+    """Replace MONAI's norms and activations throughout ``parts`` by the ones here."""
+    for holder, name, layer in list(_children(parts)):
+        if isinstance(layer, nn.InstanceNorm3d) and not layer.affine:
+            setattr(holder, name, InstanceNorm())
+        elif type(layer) is nn.PReLU and layer.num_parameters == 1:
+            own = SharedPReLU(layer.num_parameters)
+            own.weight = layer.weight
+            setattr(holder, name, own)
+
+
+def _children(parts: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    for holder in parts.modules():
+        for name, layer in holder.named_children():
+            yield holder, name, layer

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from monai.networks.blocks import Convolution, ResidualUnit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from RTDigitalTwinLib.model.blocks import Convolution, ResidualUnit
 from RTDigitalTwinLib.model.features import (
     ANATOMY_CHANNELS,
     CHANNELS,
@@ -27,7 +27,7 @@ from RTDigitalTwinLib.model.features import (
     MASK_CHANNEL,
     PRESCRIPTION_SCALE_GY,
 )
-from RTDigitalTwinLib.model.layers import ChannelDropout
+from RTDigitalTwinLib.model.layers import ChannelDropout, own_layers
 
 # The mask shows in the fitted beams' dose, and 16 inputs make a training step a fifth faster on a CPU than 17.
 DEFAULT_CHANNELS = tuple(name for name in CHANNELS if name != MASK_CHANNEL)
@@ -90,11 +90,13 @@ class Encoded:
 class UpStage(nn.Module):
     """Transposed convolution of (skip, below), then residual units; without activation at the end if ``is_dose``."""
 
-    def __init__(self, skip_width: int, below_width: int, width: int, drops: bool, is_dose: bool) -> None:
+    def __init__(self, skip_width: int, below_width: int, width: int, dropout: float | None, is_dose: bool) -> None:
         super().__init__()
         self.skip_width = skip_width
-        self.up = Convolution(skip_width + below_width, width, 2, drops=drops, transposed=True)
-        self.unit = ResidualUnit(width, width, units=1, drops=drops, ends_bare=is_dose)
+        blocks: dict[str, Any] = {"act": "PRELU", "norm": "instance", "dropout": dropout, "dropout_dim": 3}
+        both = skip_width + below_width
+        self.up = Convolution(3, both, width, strides=2, kernel_size=3, is_transposed=True, **blocks)
+        self.unit = ResidualUnit(3, width, width, subunits=1, last_conv_only=is_dose, **blocks)
 
     def _transposed(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = self.up.conv
@@ -121,22 +123,45 @@ class DoseUNet(nn.Module):
     def __init__(self, configuration: NetworkConfiguration | None = None) -> None:
         super().__init__()
         self.configuration = configuration or NetworkConfiguration()
-        widths, units = self.configuration.widths, self.configuration.residual_units
+        widths, dropout = self.configuration.widths, self.configuration.dropout_ratio
         inputs = (len(self.configuration.channels), *widths[:-2])
-        self.encoder = nn.ModuleList(ResidualUnit(a, b, 2, units) for a, b in zip(inputs, widths[:-1], strict=True))
-        self.bottleneck = ResidualUnit(widths[-2], widths[-1], units=units, drops=True)
+        self.encoder = nn.ModuleList(
+            ResidualUnit(3, a, b, strides=2, subunits=self.configuration.residual_units, act="PRELU", norm="instance")
+            for a, b in zip(inputs, widths[:-1], strict=True)
+        )
+        self.bottleneck = ResidualUnit(
+            3,
+            widths[-2],
+            widths[-1],
+            subunits=self.configuration.residual_units,
+            act="PRELU",
+            norm="instance",
+            dropout=dropout,
+            dropout_dim=3,
+        )
         below = (widths[-1], *widths[-3::-1])
         fine = self.configuration.fine_width
         stages = [
-            UpStage(skip, deep, out, drops=True, is_dose=False)
+            UpStage(skip, deep, out, dropout, is_dose=False)
             for skip, deep, out in zip(widths[-2:0:-1], below, widths[-3::-1], strict=False)
         ]
-        self.decoder = nn.ModuleList([*stages, UpStage(widths[0], below[-1], fine or 1, False, is_dose=not fine)])
+        self.decoder = nn.ModuleList([*stages, UpStage(widths[0], below[-1], fine or 1, None, is_dose=not fine)])
         if fine:
-            self.fine = nn.Sequential(Convolution(inputs[0], fine), nn.Conv3d(fine, fine, 3, padding=1))
+            self.fine = nn.Sequential(
+                Convolution(3, inputs[0], fine, act="PRELU", norm="instance"), nn.Conv3d(fine, fine, 3, padding=1)
+            )
             self.last = nn.Conv3d(fine, 1, 1)
-        behind = (self.bottleneck, *self.decoder)
-        self._dropouts = [m for part in behind for m in part.modules() if isinstance(m, ChannelDropout)]
+        own_layers(self)
+        self._own_the_dropout()
+
+    def _own_the_dropout(self) -> None:
+        """Put ChannelDropout where MONAI put its random one, so that masks are explicit."""
+        self._dropouts: list[ChannelDropout] = []
+        for part in (self.bottleneck, *self.decoder):
+            for module in part.modules():
+                if isinstance(module, Convolution) and hasattr(module, "adn") and hasattr(module.adn, "D"):
+                    module.adn.D = ChannelDropout(module.conv.out_channels)
+                    self._dropouts.append(module.adn.D)
 
     @torch.no_grad()
     def begin_from(self, other: DoseUNet) -> None:
