@@ -7,7 +7,7 @@ stretch of fractions and never averages over a change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,8 +16,14 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES
-from RTDigitalTwinLib.calibration.change_fit import ChangeFit, FittedDose, fit_change, moved_dose, moved_unscaled
-from RTDigitalTwinLib.calibration.fraction_readings import FractionReadings, along_axes_mm, in_lps_mm
+from RTDigitalTwinLib.calibration.change_fit import FittedDose, fit_change
+from RTDigitalTwinLib.calibration.fraction_readings import (
+    FractionReadings,
+    along_axes_mm,
+    blurred_by_setup,
+    in_lps_mm,
+    moved_unscaled,
+)
 from RTDigitalTwinLib.calibration.gaussian_process import spread_for
 from RTDigitalTwinLib.calibration.measuring import measure_volume
 from RTDigitalTwinLib.calibration.readings import voxel_std
@@ -28,9 +34,9 @@ from RTDigitalTwinLib.course_projection import Endpoint, OnRemaining, Part, endp
 from RTDigitalTwinLib.decision.actions import Action, ActionKind, Situation
 from RTDigitalTwinLib.decision.policies import Decider, Policy, Triggered
 from RTDigitalTwinLib.dosimetry.delivery import Change
-from RTDigitalTwinLib.dosimetry.fraction_delivery import VOLUME, READINGS, Deliveries, SetupErrors, Treatment
+from RTDigitalTwinLib.dosimetry.fraction_delivery import READINGS, VOLUME, Deliveries, SetupErrors, Treatment
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
-from RTDigitalTwinLib.patient.observation import Moment, NoiseModel, Observation
+from RTDigitalTwinLib.patient.observation import Moment, NoiseModel
 from RTDigitalTwinLib.patient.volume import Quantity
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
@@ -53,7 +59,7 @@ class CourseSettings:
     change : of anatomy and machine.
     noise : of the readings of a fraction, in Gy of it.
     volume_noise, blur_mm : of a dose volume, which an image comes with.
-    action_level_mm : an estimated shift beyond it calls for an image.
+    action_level_mm : an estimated shift at or beyond it calls for an image.
     most_unexplained_ratio : chi-square over its degrees of freedom of what a recalibration leaves; more calls for one.
     seed : of all chance in the delivery; the dropout's is 0.
     samples : of the belief.
@@ -69,7 +75,7 @@ class CourseSettings:
     blur_mm: float = BLUR_MM
     watch: WatchSettings = WatchSettings()
     policy: Policy = Triggered()
-    action_level_mm: float = 3.0
+    action_level_mm: float = 2.0
     most_unexplained_ratio: float = 3.0
     seed: int = 0
     samples: int = SAMPLES
@@ -130,6 +136,12 @@ class FractionRecord:
         plain = asdict(self)
         return plain | {k: list(v) for k, v in plain.items() if isinstance(v, tuple)}
 
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> FractionRecord:
+        """The record that ``as_dict`` told of."""
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**plain | {"endpoints": tuple(Endpoint(**e) for e in stored["endpoints"])})
+
 
 @dataclass(frozen=True)
 class DecisionRecord:
@@ -180,9 +192,10 @@ class CourseResult:
 
     @property
     def false_alarms(self) -> int:
-        """Recalibrations before there was a change, or without one."""
-        start = self.settings.shift_at
-        return sum(start is None or f < start for f in self.fractions_with(RECALIBRATED))
+        """Alarms that were acted on before there was a change, or without one."""
+        start, threshold = self.settings.shift_at, self.settings.watch.threshold
+        acted = [r for r in self.records if RECALIBRATED in r.events and r.alarm_sum >= threshold]
+        return sum(start is None or r.fraction < start for r in acted)
 
 
 @dataclass(eq=False)
@@ -192,8 +205,7 @@ class Course:
     Attributes
     ----------
     prior : the network's belief of the patient.
-    drawn : its samples, ``settings.samples`` of seed 0.
-    known : how its fractions are read (``readings_for``), alike for all courses of the patient with one noise.
+    drawn, known : of its samples, as ``prepared`` makes them.
     actions : what may be done besides going on, whenever the twin recalibrated; needs a ``decider``.
     """
 
@@ -225,12 +237,14 @@ class Course:
                                  + self.known.lasting(self.known.mean_gy, self.settings.setup.systematic_mm))  # fmt: skip
         self.shift_mm: tuple[float, float, float] | None = None
         self.images = 0
+        # Where the anatomy lies against the plan, along slices, rows, columns, as believed.
+        self.lay_mm, self.lay_covariance = np.zeros(3), np.zeros((3, 3))
         self._widths: dict[int, float] = {}
 
-    def fractions(self) -> Iterator[FractionRecord]:
-        """Fraction after fraction, each told when it is over."""
+    def fractions(self, known_until: int = 0) -> Iterator[FractionRecord]:
+        """Fraction after fraction, each told when it is over; up to ``known_until`` without a projection."""
         for fraction in range(1, self.settings.fractions + 1):
-            yield self._live(fraction)
+            yield self._live(fraction, fraction > known_until)
 
     def result(self, records: Sequence[FractionRecord]) -> CourseResult:
         return CourseResult(self.settings, tuple(records), tuple(self.decisions), self.projection,
@@ -261,7 +275,7 @@ class Course:
         rest = self.truth.expected_gy(max(len(self.of_fraction), 1), treatment or self.treatment)
         return known_dose(self.drawn, (self.true_gy + self.remaining_ratio * rest).astype(np.float32))
 
-    def _live(self, fraction: int) -> FractionRecord:
+    def _live(self, fraction: int, projected: bool) -> FractionRecord:
         self._deliver(fraction)
         lay = self.truth.lasting_mm(fraction) + self.treatment.couch_mm
         events: list[str] = []
@@ -271,7 +285,8 @@ class Course:
         if why:
             self._recalibrate(fraction, why, events, reasons)
             self._decide(fraction, events, reasons)
-        wanted = events or fraction % self.settings.project_every == 0 or fraction == self.settings.fractions
+        is_last = fraction == self.settings.fractions
+        wanted = projected and (events or is_last or fraction % self.settings.project_every == 0)
         endpoints = endpoints_of(self.projection, self.true_outlook()) if wanted else ()
         x, y, z = (round(float(v), 3) for v in lay)
         width = self._width() * self.watch.inflation_ratio
@@ -313,11 +328,12 @@ class Course:
             self.reference = before
         self.recent = [(k, r) for k, r in self.recent if k >= since]
         self.shift_mm = in_lps_mm(self.drawn.patient.ct.grid, fit.change[:3]) if after else None
+        self.lay_mm, self.lay_covariance = fit.change[:3], fit.change_covariance[:3, :3]
         away = float(np.linalg.norm(fit.change[:3]))
         reasons.append(f"{why}; shift {away:.1f} mm and output {fit.change[3]:+.1%} estimated" if after else why)
         self.watch = self._watch(self._expected(), fit.covariance)
-        if away > self.settings.action_level_mm:
-            reasons.append(f"the shift is beyond {self.settings.action_level_mm:g} mm")
+        if away >= self.settings.action_level_mm:
+            reasons.append(f"the shift reaches {self.settings.action_level_mm:g} mm")
             self._image(fraction, since, events)
         elif fit.unexplained_ratio > self.settings.most_unexplained_ratio:
             reasons.append(f"the readings stay unexplained ({fit.unexplained_ratio:.1f} times their variance)")
@@ -345,24 +361,33 @@ class Course:
         imaged = update.after.applied(self.drawn)
         self._adopt(imaged, [k for k, _ in self.recent if k >= since] or [fraction])
         seen = self.truth.seen_mm(fraction, self.treatment)
-        self.treatment = self.truth.corrected(self.treatment, seen)
+        self.treatment = self.truth.corrected(self.treatment, self._lasting(seen))
         self._adopt(self._moved_back(imaged, seen), ())
         self.images += 1
         events.append(RE_IMAGED)
         self._begin_anew()
 
+    def _lasting(self, seen_mm: Sequence[float]) -> tuple[float, float, float]:
+        """What of a shift that was seen is likely to stay: it is weighed with what the readings told, for days differ."""
+        setup, grid = self.settings.setup, self.drawn.patient.ct.grid
+        before = self.lay_covariance + setup.systematic_mm**2 * np.eye(3)
+        day = (setup.random_mm**2 + setup.registration_mm**2) * np.eye(3)
+        gain = np.linalg.solve(before + day, before).T
+        stays = self.lay_mm + gain @ (along_axes_mm(grid, seen_mm) - self.lay_mm)
+        self.lay_mm, self.lay_covariance = np.zeros(3), before - gain @ before
+        return in_lps_mm(grid, stays)
+
     def _moved_back(self, imaged: DoseEnsemble, seen_mm: Sequence[float]) -> DoseEnsemble:
         """The dose of an image's fraction as it is at tissue that was moved back by the shift that was seen."""
         back = -along_axes_mm(self.drawn.patient.ct.grid, seen_mm)
         mean, ratio = imaged.mean.values.reshape(-1)[self.drawn.crop.mask_indices], imaged.floor_ratio
-        inside = moved_unscaled(self.known, np.ones_like(mean), back) > 0.999
+        inside = moved_unscaled(self.known.box, np.ones_like(mean), back) > 0.999
         instead = self.known.mean_gy if self.planned is None else self.known.mean_gy + self.planned.shift_gy
-        moved = np.where(inside, moved_unscaled(self.known, mean, back), instead)
+        moved = np.where(inside, moved_unscaled(self.known.box, mean, back), instead)
         spread = voxel_std(self.drawn) * (1.0 if ratio is None else ratio)
-        variance = np.square(np.where(inside, moved_unscaled(self.known, spread, back), voxel_std(self.drawn)))
-        # One image cannot tell the day's error from what stays.
-        left = np.hypot(self.settings.setup.random_mm, self.settings.setup.registration_mm)
-        variance = variance + np.square(left * self.known.box.slopes(moved)).sum(axis=0)
+        variance = np.square(np.where(inside, moved_unscaled(self.known.box, spread, back), voxel_std(self.drawn)))
+        slopes = self.known.box.slopes(moved).astype(float)
+        variance = variance + np.einsum("kx,kl,lx->x", slopes, self.lay_covariance, slopes, optimize=True)
         belief = RecalibratedBelief(
             self.prior, METHOD, (), (moved - self.known.mean_gy).astype(np.float32), spread_for(self.drawn, variance)
         )
@@ -371,11 +396,9 @@ class Course:
     def _begin_anew(self) -> None:
         """Watch from here on: the anatomy was put back, or another dose is given."""
         self.recent = []
-        left = np.hypot(self.settings.setup.random_mm, self.settings.setup.registration_mm)
-        mean = self.known.mean_gy
-        self.watch = self._watch(
-            self._expected(), AFTER_IMAGE_RATIO * self.known.between + self.known.lasting(mean, float(left))
-        )
+        left = self.known.slopes.astype(float) @ self.known.box.slopes(self.known.mean_gy).T.astype(float)
+        covariance = AFTER_IMAGE_RATIO * self.known.between + left @ self.lay_covariance @ left.T
+        self.watch = self._watch(self._expected(), covariance)
 
     def _decide(self, fraction: int, events: list[str], reasons: list[str]) -> None:
         if self.decider is None or not self.actions or not self.remaining_ratio:
@@ -461,7 +484,9 @@ class Course:
         if key not in self._widths:
             present = self.beliefs[key]
             shown = present.half_width(LEVEL) if present.is_calibrated else present.std
-            inside = np.any([s.mask for s in present.patient.structures.values()], axis=0) & present.patient.dose_mask.mask
+            inside = (
+                np.any([s.mask for s in present.patient.structures.values()], axis=0) & present.patient.dose_mask.mask
+            )
             self._widths[key] = float(shown.values[inside].mean())
         return self._widths[key]
 
@@ -469,11 +494,16 @@ class Course:
 LEVEL = 0.95
 
 
-def readings_for(drawn: DoseEnsemble, settings: CourseSettings) -> FractionReadings:
-    """How a patient's fractions are read: the mean of every structure and three points."""
+def prepared(drawn: DoseEnsemble, settings: CourseSettings) -> tuple[DoseEnsemble, FractionReadings]:
+    """The dose that the mean of many days gives, and how fractions are read: means of structures, three points.
+
+    Both are alike for all courses of a patient with one set-up and one noise. ``drawn`` are samples of the network's
+    own belief. Raises PatientDataError where the plan has no dose to deliver.
+    """
     if drawn.patient.plans and drawn.patient.plan.dose is None:
         raise PatientDataError("There is no reference dose to deliver.", remedy="Use a patient whose plan has a dose.")
-    return FractionReadings.of(drawn, customary_scalars(drawn.patient), settings.noise, settings.setup)
+    given = blurred_by_setup(drawn, settings.setup)
+    return given, FractionReadings.of(given, customary_scalars(drawn.patient), settings.noise, settings.setup)
 
 
 def _factor(before: DoseEnsemble, after: DoseEnsemble) -> NDArray[np.float32]:

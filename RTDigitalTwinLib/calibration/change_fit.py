@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.calibration.fraction_readings import FractionReadings, change_std
-from RTDigitalTwinLib.dosimetry.delivery import interpolated
+from RTDigitalTwinLib.calibration.fraction_readings import FractionReadings, change_std, moved_unscaled
 
 LOCAL_RATIO = 0.4  # of the network's error, chosen
 GAUSS_NEWTON_STEPS = 5
@@ -36,6 +35,7 @@ class ChangeFit:
     ----------
     before, after : the doses; the same one where nothing was read after.
     change : (4,) shift along slices, rows, columns in mm; share of the output.
+    change_covariance : (4, 4) of it.
     unexplained_ratio : chi-square of all mean readings over its degrees of freedom; about 1 where the model holds.
     covariance : (readings, readings) of the mean readings after, as fitted.
     """
@@ -43,6 +43,7 @@ class ChangeFit:
     before: FittedDose
     after: FittedDose
     change: NDArray[np.float64]
+    change_covariance: NDArray[np.float64]
     unexplained_ratio: float
     covariance: NDArray[np.float64]
 
@@ -61,13 +62,14 @@ def fit_change(known: FractionReadings, before: NDArray[np.float64], after: NDAr
         solved = np.linalg.solve(total, off)
         fitted = FittedDose(_shift(mean, common @ solved), _left(variance, common, total))
         left = shared - shared @ np.linalg.solve(total, shared)
-        return ChangeFit(fitted, fitted, np.zeros(4), float(off @ solved) / off.size, (left + left.T) / 2)
+        none = np.zeros((4, 4))
+        return ChangeFit(fitted, fitted, np.zeros(4), none, float(off @ solved) / off.size, (left + left.T) / 2)
     before_total, before_off = total, off
     prior = np.diag(np.square(change_std()))
     change = np.zeros(4)
     for _ in range(GAUSS_NEWTON_STEPS):
         moved = moved_dose(known, mean, change)
-        changes = known.moving(moved_unscaled(known, mean, change)).astype(float)
+        changes = known.moving(moved_unscaled(known.box, mean, change[:3])).astype(float)
         jacobian = slopes @ changes.T
         of_after = shared + LOCAL_RATIO**2 * between + jacobian @ prior @ jacobian.T
         total = np.block([[before_total, shared], [shared, of_after + known.daily(moved) / len(after)]])
@@ -75,6 +77,7 @@ def fit_change(known: FractionReadings, before: NDArray[np.float64], after: NDAr
         off = np.concatenate([before_off, more])
         solved = np.linalg.solve(total, off)
         change = prior @ jacobian.T @ solved[known.count :]
+    of_change = np.concatenate([np.zeros((4, known.count)), prior @ jacobian.T], axis=1)
     local = LOCAL_RATIO**2 * known.network.astype(float).T
     fields = np.concatenate([common, common], axis=1)
     rest = np.concatenate([common, common + local], axis=1) @ solved  # what is no change
@@ -88,6 +91,7 @@ def fit_change(known: FractionReadings, before: NDArray[np.float64], after: NDAr
             _shift(mean, moved_dose(known, mean, change) - mean + rest), _left(variance + added, fields_after, total)
         ),
         change,
+        prior - of_change @ np.linalg.solve(total, of_change.T),
         float(off @ solved) / off.size,
         (left + left.T) / 2,
     )
@@ -95,15 +99,7 @@ def fit_change(known: FractionReadings, before: NDArray[np.float64], after: NDAr
 
 def moved_dose(known: FractionReadings, dose_gy: NDArray[np.float32], change: NDArray[np.float64]) -> NDArray:
     """(mask voxels,) a dose at tissue that lies ``change`` off, times the output."""
-    return moved_unscaled(known, dose_gy, change) * np.float32(1 + change[3])
-
-
-def moved_unscaled(known: FractionReadings, dose_gy: NDArray, change: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(mask voxels,) a dose at tissue shifted along slices, rows, columns by ``change`` (3 or more,) mm; 0 outside."""
-    box = known.box
-    places = np.stack(np.unravel_index(box.places, box.shape)).astype(float)
-    offset = np.asarray(change[:3]) / np.asarray(box.spacing_mm)
-    return interpolated(box.spread(np.asarray(dose_gy)[None])[0], places + offset[:, None])
+    return moved_unscaled(known.box, dose_gy, change[:3]) * np.float32(1 + change[3])
 
 
 def _shift(mean: NDArray[np.float32], moved: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -8,19 +8,23 @@ All in Gy of a course of such fractions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.calibration.covariance import OUTPUT_STD_RATIO, SHIFT_STD_MM, ErrorCovariance, ScalarErrors
+from RTDigitalTwinLib.calibration.covariance import SHIFT_STD_MM, ErrorCovariance, ScalarErrors
 from RTDigitalTwinLib.calibration.measuring import Wanted, asked
-from RTDigitalTwinLib.calibration.readings import Reading, read_scalars, sampled_doses
+from RTDigitalTwinLib.calibration.readings import Reading, read_scalars, sampled_doses, voxel_std
+from RTDigitalTwinLib.dosimetry.delivery import interpolated
 from RTDigitalTwinLib.dosimetry.fraction_delivery import SetupErrors
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.observation import Moment, NoiseModel
 from RTDigitalTwinLib.solver.correlation import MaskBox
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+
+CHANGE_OUTPUT_RATIO = 0.02  # standard deviation of the output's change, where there is a change
+DAYS = 32  # simulated by the twin itself, each with its mirror image
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,7 @@ class FractionReadings:
     mean_gy, std_gy : (mask voxels,) of the network's belief, before anything was read.
     base_gy : (readings,) what that belief expects.
     network : (readings, mask voxels) covariance of the network's error at each voxel with that of each reading.
+    curved_gy2 : (readings,) variance by a day's set-up beyond what the dose's slopes tell.
     noise_ratio, noise_floor_gy : of a reading of one fraction, the floor times the number of fractions.
     """
 
@@ -43,6 +48,7 @@ class FractionReadings:
     std_gy: NDArray[np.float32]
     base_gy: NDArray[np.float64]
     network: NDArray[np.float32]
+    curved_gy2: NDArray[np.float64]
     noise_ratio: float
     noise_floor_gy: float
     box: MaskBox
@@ -60,8 +66,9 @@ class FractionReadings:
         expected = np.array([float(r.of(mean[None])[0]) for r in readings])
         fractions = drawn.patient.plan.prescription.fractions
         floor = noise.floor * fractions
+        _, curved = _days(covariance.box, mean, setup, errors.slopes)
         return cls(
-            readings, errors.slopes, mean, covariance.std, expected, errors.network, noise.ratio, floor,
+            readings, errors.slopes, mean, covariance.std, expected, errors.network, curved, noise.ratio, floor,
             covariance.box, setup,
         )  # fmt: skip
 
@@ -100,7 +107,7 @@ class FractionReadings:
         expected = self.base_gy + self.slopes.astype(float) @ (dose_gy - self.mean_gy).astype(float)
         moved = self.slopes.astype(float) @ self.moving(dose_gy).T.astype(float)
         moved = moved * ([self.setup.random_mm] * 3 + [self.setup.output_ratio])
-        return moved @ moved.T + np.diag(np.square(self.noise_std(np.maximum(expected, 0))))
+        return moved @ moved.T + np.diag(np.square(self.noise_std(np.maximum(expected, 0))) + self.curved_gy2)
 
     def lasting(self, dose_gy: NDArray[np.float32], std_mm: float) -> NDArray[np.float64]:
         """(readings, readings) covariance by a shift of ``std_mm`` along each axis that stays."""
@@ -108,9 +115,52 @@ class FractionReadings:
         return moved @ moved.T
 
 
+def blurred_by_setup(drawn: DoseEnsemble, setup: SetupErrors) -> DoseEnsemble:
+    """A planned dose as the mean of many days gives it, its bands widened by the lasting error of set-up."""
+    box, mean = MaskBox(drawn.crop), drawn.mean.values.reshape(-1)[drawn.crop.mask_indices].astype(np.float32)
+    blur, _ = _days(box, mean, setup, None)
+    spread = voxel_std(drawn)
+    variance = np.square(spread) + np.square(setup.systematic_mm * box.slopes(mean + blur)).sum(axis=0)
+    ratio = np.sqrt(np.divide(variance, np.square(spread), out=np.ones_like(variance), where=spread > 0))
+    about = drawn.deviations_gy - drawn.deviations_gy.mean(axis=0, dtype=np.float32)
+    return replace(
+        drawn,
+        deterministic_gy=np.maximum(drawn.deterministic_gy + blur, 0).astype(np.float32),
+        deviations_gy=(drawn.deviations_gy + (ratio - 1).astype(np.float32) * about).astype(np.float16),
+        floor_ratio=ratio.astype(np.float32),
+    )
+
+
+def moved_unscaled(box: MaskBox, dose_gy: NDArray, along_axes_mm: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(mask voxels,) a dose at tissue that lies off by (3,) mm along slices, rows, columns; 0 outside the mask."""
+    places = np.stack(np.unravel_index(box.places, box.shape)).astype(float)
+    offset = np.asarray(along_axes_mm) / np.asarray(box.spacing_mm)
+    return interpolated(box.spread(np.asarray(dose_gy)[None])[0], places + offset[:, None])
+
+
+def _days(
+    box: MaskBox, dose_gy: NDArray[np.float32], setup: SetupErrors, slopes: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """(mask voxels,) the mean of days less the dose without errors; (readings,) variance of that over the days.
+
+    Days come with their mirror images, so that what the slopes tell is no part of either.
+    """
+    rng = np.random.default_rng(0)
+    total = np.zeros(dose_gy.shape)
+    read = []
+    for _ in range(DAYS):
+        day = setup.random_mm * rng.standard_normal(3)
+        both = (moved_unscaled(box, dose_gy, day) + moved_unscaled(box, dose_gy, -day)) / 2 - dose_gy
+        total += both
+        if slopes is not None:
+            read.append(slopes @ both)
+    curved = np.var(read, axis=0, ddof=1) if slopes is not None else np.zeros(0)
+    return (total / DAYS).astype(np.float32), curved.astype(float)
+
+
 def change_std() -> NDArray[np.float64]:
     """(4,) of a change of treatment where there is one: mm along slices, rows, columns; share of the output."""
-    return np.array([SHIFT_STD_MM] * 3 + [OUTPUT_STD_RATIO])
+    return np.array([SHIFT_STD_MM] * 3 + [CHANGE_OUTPUT_RATIO])
 
 
 def in_lps_mm(grid: Grid, along_axes_mm: NDArray[np.float64]) -> tuple[float, float, float]:

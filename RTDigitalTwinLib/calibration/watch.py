@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 
-SLACK = 0.5  # standard deviations of chi-square that a fraction may exceed its mean by at no cost
+SLACK = 1.0  # standard deviations of chi-square that a fraction may exceed its mean by at no cost
 THRESHOLD = 9.0
 MOST_A_FRACTION = 0.7  # of the threshold
 MEMORY_RATIO = 0.6  # of the mean chi-square from one fraction to the next

@@ -112,9 +112,7 @@ class Decision:
 class Decider(Protocol):
     """Ranks actions. Predictions are of the whole course's dose: samples, or one dose that is known."""
 
-    def decide(
-        self, prediction: DoseEnsemble, actions: Sequence[Action], uncertainty_weight: float
-    ) -> Decision: ...
+    def decide(self, prediction: DoseEnsemble, actions: Sequence[Action], uncertainty_weight: float) -> Decision: ...
 
     def utility(self, prediction: DoseEnsemble, uncertainty_weight: float) -> float:
         """What a dose is worth; higher is better."""
