@@ -75,7 +75,7 @@ def _fractions(text: str) -> int:
 
 def _course(options: Namespace) -> int:
     from RTDigitalTwinLib.cli_dicom import dicom_choice
-    from RTDigitalTwinLib.course import CourseSettings
+    from RTDigitalTwinLib.course_record import CourseSettings
     from RTDigitalTwinLib.course_run import CourseRunSettings, live_course
     from RTDigitalTwinLib.decision.policies import policy_named
 

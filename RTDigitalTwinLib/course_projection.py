@@ -145,8 +145,8 @@ def endpoints_of(
             if name in target_levels_gy(patient):
                 values = projection.metric(name, COVERAGE, doses)
                 of_truth = float(truth.metric(name, COVERAGE, true).mean)
-                found.append(Endpoint(name, COVERAGE, "", "Gy", float(values.mean), *_band(values.calibrated_samples()
-                             if projection.has_spread else values.samples), of_truth))  # fmt: skip
+                low, high = _band(values.calibrated_samples() if projection.has_spread else values.samples)
+                found.append(Endpoint(name, COVERAGE, "", "Gy", float(values.mean), low, high, of_truth))
             for model in models_for(models, name):
                 eud = model.eud_gy(doses, fractions)
                 if projection.has_spread:
@@ -154,8 +154,9 @@ def endpoints_of(
                     known = projection.metric(name, "mean", doses) if plain else projection.equivalent_dose(name, eud)
                     eud = np.maximum(known.calibrated_samples(), 0)
                 likely = model.probability(eud)
-                found.append(Endpoint(name, model.effect.value, model.endpoint, "", float(likely.mean()), *_band(likely),
-                                      float(model.of(true, fractions)[0])))  # fmt: skip
+                low, high = _band(likely)
+                mean, of_truth = float(likely.mean()), float(model.of(true, fractions)[0])
+                found.append(Endpoint(name, model.effect.value, model.endpoint, "", mean, low, high, of_truth))
         except PatientDataError:
             continue
     return tuple(found)

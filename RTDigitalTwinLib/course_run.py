@@ -1,7 +1,7 @@
 """A patient's course from a folder to a folder: lived through, told to a ledger, gone on with where it was interrupted.
 
-Every fraction is an entry of the ledger. All chance follows from the seed and the fraction, so that a course that goes on
-lives through the fractions before again, without their projections, and they must come out the same.
+Every fraction is an entry of the ledger. All chance follows from the seed and the fraction, so that a course that goes
+on lives through the fractions before again, without their projections, and they must come out the same.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from RTDigitalTwinLib.calibration.belief import prior_of
-from RTDigitalTwinLib.course import (
+from RTDigitalTwinLib.course import Course, prepared
+from RTDigitalTwinLib.course_record import (
     RE_IMAGED,
     RECALIBRATED,
     REPLANNED,
-    Course,
     CourseResult,
     CourseSettings,
     FractionRecord,
-    prepared,
 )
 from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.policies import Decider

@@ -25,7 +25,7 @@ LEVELS = (
     ("calibration",),
     ("decision",),
     ("ledger", "ledger_entries"),
-    ("twin", "course", "course_projection"),
+    ("twin", "course", "course_projection", "course_record"),
     ("report", "run", "scene", "doctor"),
     ("observe", "cohort", "study", "replay", "loop", "course_run", "course_study"),
     ("train",),

@@ -21,7 +21,7 @@ LEAST_GY2 = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class FittedDose:
-    """A dose per course of such fractions: (mask voxels,) its change to the network's mean, and its variance in Gy^2."""
+    """A dose per course of such fractions: (mask voxels,) its change to the network's mean, its variance in Gy^2."""
 
     shift_gy: NDArray[np.float32]
     variance: NDArray[np.float64]

@@ -88,5 +88,5 @@ class Watch:
 
     @property
     def inflation_ratio(self) -> float:
-        """How much wider than it says the belief is, by the innovations of late; at least 1 (Desroziers et al. 2005)."""
+        """How much wider than told the belief is, by the innovations of late; at least 1 (Desroziers et al. 2005)."""
         return float(np.sqrt(max(1.0, self.mean_ratio)))

@@ -1,8 +1,8 @@
 """Fractions as they are delivered: a truth to study courses with, simulated, in which no network takes part.
 
-The planned dose stays in the room (``dosimetry.delivery``). Each fraction the anatomy lies where set-up put it: a lasting
-error of the patient, one of the day, the change from its fraction on, and what the couch was corrected by. All chance is
-drawn from the seed and the number of the fraction, so that a fraction is the same whatever was done before it.
+The planned dose stays in the room (``dosimetry.delivery``). Each fraction the anatomy lies where set-up put it: a
+lasting error of the patient, one of the day, the change from its fraction on, and what the couch was corrected by. All
+chance is drawn from the seed and the number of the fraction, so that a fraction is the same whatever was done before.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Deliveries:
         return self.setup.random_mm * rng.standard_normal(3), self.setup.output_ratio * float(rng.standard_normal())
 
     def seen_mm(self, fraction: int, treatment: Treatment) -> Shift:
-        """What an image of the fraction says of its shift: lasting, couch and day together, which it cannot tell apart."""
+        """What an image of the fraction says of its shift: lasting, couch and day, which it cannot tell apart."""
         off = self.setup.registration_mm * self.chance(REGISTRATION, fraction).standard_normal(3)
         x, y, z = (float(v) for v in self.lasting_mm(fraction) + treatment.couch_mm + self.day(fraction)[0] + off)
         return x, y, z

@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from RTDigitalTwinLib.course import RE_IMAGED, RECALIBRATED, REPLANNED, CourseResult, FractionRecord
 from RTDigitalTwinLib.course_projection import Endpoint
+from RTDigitalTwinLib.course_record import RE_IMAGED, RECALIBRATED, REPLANNED, CourseResult, FractionRecord
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.report.charts import INK
@@ -82,7 +82,9 @@ def _draw_ntcp(axes: Axes, result: CourseResult, shown: Endpoint) -> None:
     )
     axes.plot(at, [100 * e.true for _, e in followed], color=TRUTH, linestyle="--", linewidth=1.8, gid="truth",
               label="simulated truth")  # fmt: skip
-    axes.axhline(100 * NTCP_LIMIT, color=INK, linewidth=1, linestyle=":", gid="limit", label=f"{NTCP_LIMIT:.0%}")
+    axes.axhline(
+        100 * NTCP_LIMIT, color=INK, linewidth=1, linestyle=":", gid="limit", label=f"{100 * NTCP_LIMIT:g} % line"
+    )
     for record in result.records:
         if record.events:
             axes.axvline(record.fraction, color=ACTED, linewidth=1, alpha=0.7)
@@ -114,7 +116,7 @@ def trajectory_rows(records: tuple[FractionRecord, ...]) -> list[dict[str, objec
             "events": "; ".join(r.events), "reasons": "; ".join(r.reasons), "images": r.images,
         }  # fmt: skip
         for axis, estimated, true in zip("lps", shift, r.true_shift_mm, strict=True):
-            row[f"estimated_shift_{axis}_mm"] = estimated if estimated == "" else round(float(estimated), 3)
+            row[f"estimated_shift_{axis}_mm"] = round(estimated, 3) if isinstance(estimated, float) else ""
             row[f"true_shift_{axis}_mm"] = true
         for e in r.endpoints:
             unit = f" {e.unit}" if e.unit else ""

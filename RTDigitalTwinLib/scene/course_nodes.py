@@ -9,8 +9,8 @@ import numpy as np
 import slicer
 from numpy.typing import ArrayLike, NDArray
 
-from RTDigitalTwinLib.course import CourseResult
 from RTDigitalTwinLib.course_projection import Endpoint
+from RTDigitalTwinLib.course_record import CourseResult
 from RTDigitalTwinLib.patient.volume import Quantity
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.course_figure import NTCP_LIMIT, chosen_ntcp

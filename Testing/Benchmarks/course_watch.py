@@ -12,7 +12,8 @@ import numpy as np
 
 from RTDigitalTwinLib.calibration.belief import prior_of
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES
-from RTDigitalTwinLib.course import Course, CourseSettings, prepared
+from RTDigitalTwinLib.course import Course, prepared
+from RTDigitalTwinLib.course_record import CourseSettings
 from RTDigitalTwinLib.decision.policies import Static
 from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.twin import Twin
