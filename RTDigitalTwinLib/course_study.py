@@ -1,7 +1,7 @@
 """The course study: every policy on a cohort, with and without a change, resumable, in several processes or on Dask.
 
-Each case (patient, scenario, policy) is a JSON file of its own, written whole. The chance of a patient's fractions is the
-same in all its cases. Cases made with other weights, bands, code, settings or data are never mixed (``cohort``).
+Each case (patient, scenario, policy) is a JSON file of its own, written whole. The chance of a patient's fractions is
+the same in all its cases. Cases made with other weights, bands, code, settings or data are never mixed (``cohort``).
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def course_markdown(summary: Mapping[str, Any]) -> str:
         lines += [f"### Courses with {scenario}", ""]
         lines += [
             "| policy | patients | true NTCP, mean of endpoints | against static | better in | target D95 (Gy) "
-            "| recalibrations | images | courses with false alarm | delay (fractions) | band of NTCP holds, all | at end |",
+            "| recalibrations | images | courses with false alarm | delay (fractions) | NTCP bands hold | at the end |",
             "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for m in means:
@@ -96,7 +96,9 @@ def course_markdown(summary: Mapping[str, Any]) -> str:
     decided = [m for m in summary["means"] if m["decisions"]]
     if decided:
         lines += [
-            "### Decisions", "", "| courses with | policy | decisions | abstained | regret | constraints violated | 95 % interval |",
+            "### Decisions",
+            "",
+            "| courses with | policy | decisions | abstained | regret | constraints violated | 95 % interval |",
             "|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for m in decided:

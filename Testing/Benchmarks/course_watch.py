@@ -1,6 +1,6 @@
 """How far the watch's cumulative sum goes on courses without any change: what its threshold must be above.
 
-python -m Testing.Benchmarks.course_watch DATA PATIENT... [--seeds 20]
+python -m Testing.Benchmarks.course_watch [DATA PATIENT...] [--seeds 20]
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from RTDigitalTwinLib.twin import Twin
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("patients", nargs="+")
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("patients", nargs="*")
     parser.add_argument("--seeds", type=int, default=20)
     options = parser.parse_args()
+    if options.data is None:
+        print("No patients are given, so nothing is measured.")
+        return
     every: list[float] = []
     for name in options.patients:
         prior = prior_of(Twin(load_patient(options.data / name)).dose_belief)
