@@ -90,7 +90,7 @@ class Course:
         self.recent: list[tuple[int, NDArray]] = []  # those after, or since it was last corrected
         self.planned: FittedDose | None = None  # what ``reference`` says
         lasting = self.known.lasting(self.known.mean_gy, self.settings.setup.systematic_mm)
-        self.watch = self._watch(self.known.base_gy, self.known.between + lasting)
+        self.watch = Watch(self.settings.watch, self.known.base_gy, self.known.between + lasting)
         self.shift_mm: tuple[float, float, float] | None = None
         self.images = 0
         # Where the anatomy lies against the plan, along slices, rows, columns, as believed.
@@ -333,7 +333,9 @@ class Course:
         return self.known.base_gy + self.known.slopes.astype(float) @ (mean - self.known.mean_gy).astype(float)
 
     def _watch(self, expected: NDArray[np.float64], covariance: NDArray[np.float64]) -> Watch:
-        return Watch(self.settings.watch, expected, covariance)
+        """Begun anew, but for what is usual for the patient."""
+        usual = self.watch.usual_ratio, self.watch.usual_weight
+        return Watch(self.settings.watch, expected, covariance, usual_ratio=usual[0], usual_weight=usual[1])
 
     def _width(self) -> float:
         key = len(self.beliefs) - 1

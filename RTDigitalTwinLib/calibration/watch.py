@@ -3,8 +3,10 @@
 What a patient's readings are on average is learned fraction by fraction (a Kalman filter whose state stands still,
 starting from the belief and the calibrated covariance of its error), so that an error of the network, which is the same
 every day, is told from a change. The innovation, a fraction's readings less those expected, gives chi-square over its
-covariance with as many degrees of freedom as there are readings. A cumulative sum of its excess (Page 1954) raises the
-alarm; a single fraction's share in it is limited, so that one bad day is not enough.
+covariance with as many degrees of freedom as there are readings. Where doses fall off steeper than the belief has it,
+that is larger in every fraction; what is usual for the patient is learned on the way and divided by (self-starting
+charts, Hawkins 1987). A cumulative sum of the excess (Page 1954) raises the alarm; a single fraction's share in it is
+limited, so that one bad day is not enough.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from RTDigitalTwinLib.errors import RTDigitalTwinError
 SLACK = 1.0  # standard deviations of chi-square that a fraction may exceed its mean by at no cost
 THRESHOLD = 9.0
 MOST_A_FRACTION = 0.7  # of the threshold
+USUAL_FRACTIONS = 3.0  # that the expectation of 1 counts for in what is usual
+MOST_USUAL = 3.0  # times what is usual: more of a fraction is not learned from
 MEMORY_RATIO = 0.6  # of the mean chi-square from one fraction to the next
 
 
@@ -47,6 +51,7 @@ class Watch:
     since : the first fraction after the sum was last 0; None where it is.
     innovation_ratio : chi-square over its degrees of freedom of the last fraction; 1 is as expected.
     mean_ratio : the same averaged with a fading memory.
+    usual_ratio, usual_weight : the patient's own mean of it, at least 1, and of how many fractions.
     """
 
     settings: WatchSettings
@@ -57,6 +62,8 @@ class Watch:
     since: int | None = None
     innovation_ratio: float = 1.0
     mean_ratio: float = 1.0
+    usual_ratio: float = 1.0
+    usual_weight: float = USUAL_FRACTIONS
 
     def after(self, fraction: int, readings_gy: NDArray[np.float64], daily: NDArray[np.float64]) -> Watch:
         """With a fraction's readings, whose covariance about their mean is ``daily``."""
@@ -65,12 +72,16 @@ class Watch:
         gain = np.linalg.solve(total, self.covariance).T
         count = len(off)
         chi_square = float(off @ np.linalg.solve(total, off))
-        more = (chi_square - count) / np.sqrt(2 * count) - self.settings.slack
+        ratio = chi_square / count
+        more = (ratio / self.usual_ratio - 1) * np.sqrt(count / 2) - self.settings.slack
         more = min(more, MOST_A_FRACTION * self.settings.threshold) if self.learned else 0.0
         sum_now = max(self.total + more, 0.0)
         left = self.covariance - gain @ self.covariance
-        ratio = chi_square / count
-        mean = MEMORY_RATIO * self.mean_ratio + (1 - MEMORY_RATIO) * ratio if self.learned else 1.0
+        mean = MEMORY_RATIO * self.mean_ratio + (1 - MEMORY_RATIO) * ratio / self.usual_ratio if self.learned else 1.0
+        usual, weight = self.usual_ratio, self.usual_weight
+        if self.learned:
+            usual = (weight * usual + min(ratio, MOST_USUAL * usual)) / (weight + 1)
+            weight += 1
         return replace(
             self,
             expected_gy=self.expected_gy + gain @ off,
@@ -80,6 +91,8 @@ class Watch:
             since=(fraction if self.since is None else self.since) if sum_now else None,
             innovation_ratio=ratio,
             mean_ratio=mean,
+            usual_ratio=max(usual, 1.0),
+            usual_weight=weight,
         )
 
     @property
