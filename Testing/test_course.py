@@ -245,7 +245,7 @@ def test_actions_change_what_is_delivered_and_are_judged(case: Case) -> None:
     assert ratio[hot] == pytest.approx(1.05, abs=0.002) and np.array_equal(scaled.daily_gy[5], kept.daily_gy[5])
     first = scaled.decisions[0]
     assert first.action == first.best_action == "scale by 1.05" and first.regret == 0
-    assert kept.decisions[0].regret > 0 and (kept.decisions[0].violated, kept.decisions[0].constraints) == (1, 2)
+    assert (kept.decisions[0].regret or 0) > 0 and (kept.decisions[0].violated, kept.decisions[0].constraints) == (1, 2)
     idle = case.live(asked, decider=Choose(None), actions=actions)
     assert idle.decisions[0].action is None and idle.decisions[0].regret is None
     assert np.array_equal(idle.true_gy, kept.true_gy)
@@ -264,7 +264,7 @@ def test_bad_courses_are_refused(case: Case) -> None:
         ({"action_level_mm": 0.0}, "above 0"),
     ):
         with pytest.raises(RTDigitalTwinError, match=what):
-            settings(**wrong)  # type: ignore[arg-type]
+            settings(**wrong)
     with pytest.raises(RTDigitalTwinError, match="40 fractions are more than the 35 prescribed"):
         case.live(settings(fractions=40))
     with pytest.raises(RTDigitalTwinError, match="no policy 'guess'"):

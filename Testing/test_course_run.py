@@ -212,8 +212,11 @@ def result(data: Path, settings: CourseRunSettings, tmp_path_factory: pytest.Tem
     with pytest.MonkeyPatch.context() as patch:
         import RTDigitalTwinLib.course_run as run
 
-        drawn = figure_file.write_course_figure
-        patch.setattr(run, "write_course_figure", lambda r, path, ntcp: (kept.append(r), drawn(r, path, ntcp)))
+        def keep(found: CourseResult, path: Path, structure: str | None) -> None:
+            kept.append(found)
+            figure_file.write_course_figure(found, path, structure)
+
+        patch.setattr(run, "write_course_figure", keep)
         live_course(data / "pt_1", tmp_path_factory.mktemp("kept") / "out", settings)
     return kept[0]
 
@@ -224,8 +227,8 @@ def test_the_figure_has_its_elements(result: CourseResult) -> None:
     found = {artist.get_gid() for axes in (above, below) for artist in axes.get_children()}
     assert {"uncertainty", "projection", "band", "truth", "limit", "change"} <= found
     lines = {line.get_gid(): line for line in (*above.lines, *below.lines)}
-    assert list(lines["uncertainty"].get_ydata()) == [r.uncertainty_gy for r in result.records]
-    assert lines["limit"].get_ydata()[0] == 15 and lines["change"].get_xdata()[0] == 2.5
+    assert np.asarray(lines["uncertainty"].get_ydata()).tolist() == [r.uncertainty_gy for r in result.records]
+    assert np.asarray(lines["limit"].get_ydata())[0] == 15 and np.asarray(lines["change"].get_xdata())[0] == 2.5
     with pytest.raises(PatientDataError, match="It is of Parotid_L"):
         course_figure(result, "Larynx")
 
