@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 
-SLACK = 1.0  # standard deviations of chi-square that a fraction may exceed its mean by at no cost
-THRESHOLD = 9.0
+SLACK = 1.5  # standard deviations of chi-square that a fraction may exceed its mean by at no cost
+THRESHOLD = 12.0
 MOST_A_FRACTION = 0.7  # of the threshold
 USUAL_FRACTIONS = 3.0  # that the expectation of 1 counts for in what is usual
 MOST_USUAL = 3.0  # times what is usual: more of a fraction is not learned from
