@@ -15,6 +15,7 @@ from rich.text import Text
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.cli_accumulation import add_accumulation_command
+from RTDigitalTwinLib.cli_course import add_course_commands
 from RTDigitalTwinLib.cli_decision import add_decision_commands
 from RTDigitalTwinLib.cli_dicom import add_dicom_commands
 from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(calibrate)
 
     add_study_command(commands)
+    add_course_commands(commands)
 
     train = commands.add_parser("train", help="train the dose network within a time budget")
     train.set_defaults(command=_train)

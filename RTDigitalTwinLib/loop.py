@@ -25,9 +25,9 @@ from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
 from RTDigitalTwinLib.decision.fluence import FluenceSettings
 from RTDigitalTwinLib.decision.optimisation import Optimised, optimised
 from RTDigitalTwinLib.dosimetry.delivery import delivered_dose
-from RTDigitalTwinLib.errors import LedgerError, OutputError, PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.errors import LedgerError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.files import drop_aside, put_back, set_aside, sha256_of, whole_file, whole_folder
-from RTDigitalTwinLib.ledger import LEDGER_FILE, REPAIRED, Entry, Ledger, canonical, read_ledger
+from RTDigitalTwinLib.ledger import LEDGER_FILE, Entry, Ledger, canonical
 from RTDigitalTwinLib.ledger_entries import (
     MEASURED,
     OBSERVED,
@@ -52,7 +52,14 @@ from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.record import record_origin, write_dose_record, write_structures_record
 from RTDigitalTwinLib.report.provenance import collect_provenance
-from RTDigitalTwinLib.run import RunSettings, check_places, is_earlier_result, read_source
+from RTDigitalTwinLib.run import (
+    RunSettings,
+    check_places,
+    has_entries,
+    is_earlier_result,
+    read_source,
+    require_place,
+)
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
@@ -109,7 +116,7 @@ def loop_patient(
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         put_back(out)  # a crash before the ledger was begun
     check_places(source, out, overwrite)
-    _require_place(out, overwrite)
+    require_place(out, LOOP, overwrite)
     origin = None if record is None else record_origin(source, out, record, choice)
     loop = _Loop(out, settings)
     loop.read(source, choice, part(progress, 0.0, 0.1))
@@ -127,40 +134,12 @@ def loop_patient(
                 loop.write_record(record_folder, origin)
             summary = loop.finish()
     except BaseException:
-        if replaces and not _has_results(out):
+        if replaces and not has_entries(out, STAGES):
             put_back(out)
         raise
     drop_aside(out)
     progress(1.0, "done")
     return summary
-
-
-def _require_place(out: Path, overwrite: bool) -> None:
-    """Raises OutputError where the folder holds anything but an interrupted loop, or results to replace."""
-    if overwrite and is_earlier_result(out):
-        return
-    if out.is_file():
-        raise OutputError("The output is a file, not a folder.", where=out.name, remedy="Choose another folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / LEDGER_FILE).is_file():
-        raise OutputError(
-            "The output folder holds something else than an interrupted loop.",
-            where=str(out),
-            remedy="Choose another folder.",
-        )
-    if (out / LEDGER_FILE).is_file():
-        kinds = {entry.kind for entry in read_ledger(out / LEDGER_FILE)} - {OPENED, REPAIRED}
-        if kinds and LOOP not in kinds:
-            raise OutputError(
-                "The ledger in this folder is of no loop.", where=str(out), remedy="Choose another folder."
-            )
-
-
-def _has_results(out: Path) -> bool:
-    """Whether a loop's ledger tells of any stage: then it is worth going on with."""
-    try:
-        return bool({entry.kind for entry in read_ledger(out / LEDGER_FILE)} & STAGES.keys())
-    except LedgerError:
-        return (out / LEDGER_FILE).is_file()
 
 
 @dataclass(eq=False)

@@ -43,7 +43,6 @@ from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
 RECOMMENDED_DOSE, KEPT_DOSE = "dose_recommended.nrrd", "dose_keep.nrrd"
-LONGEST_DESCRIPTION = 38
 NO_RECORD = "Nothing is recommended, so nothing was written as DICOM."
 
 
@@ -140,7 +139,9 @@ def recommend_patient(
                 problems = (*problems, NO_RECORD)
             else:
                 place = opened.enter_context(whole_folder(record))
-                write_dose_record(place, shown, origin, _series(ranking), label="recommended", simulated=simulated)
+                write_dose_record(
+                    place, shown, origin, ranking.recommended.action.name, label="recommended", simulated=simulated
+                )
                 write_structures_record(place, shown.patient, origin)
         summary = _summary(deciding)
         summary["warnings"] = list(dict.fromkeys([*findings.notes, *ranking.notes, *problems]))
@@ -196,12 +197,6 @@ def _write_tables(folder: Path, findings: Findings, deciding: Deciding) -> None:
 
 def _dose_file(ranking: Ranking) -> str:
     return KEPT_DOSE if ranking.abstains else RECOMMENDED_DOSE
-
-
-def _series(ranking: Ranking) -> str:
-    """What the dose is called in DICOM; short, since a notice follows and 64 characters are all there is."""
-    assert ranking.recommended is not None
-    return f"Predicted, {ranking.recommended.action.name}"[:LONGEST_DESCRIPTION]
 
 
 def _summary(deciding: Deciding) -> dict[str, Any]:

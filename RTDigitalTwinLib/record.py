@@ -7,9 +7,9 @@ from pathlib import Path
 
 from RTDigitalTwinLib.errors import OutputError, PatientDataError
 from RTDigitalTwinLib.files import require_apart
-from RTDigitalTwinLib.patient.dicom_export import write_dose, write_structures
+from RTDigitalTwinLib.patient.dicom_export import SIMULATED, write_dose, write_structures
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice, recognises, source_origin
-from RTDigitalTwinLib.patient.dicom_writing import Origin
+from RTDigitalTwinLib.patient.dicom_writing import LONGEST_DESCRIPTION, Origin
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
@@ -76,12 +76,17 @@ def write_dose_record(
         )
     parts: dict[str, tuple[Volume, str]] = {"": (dose, description)} if isinstance(dose, Volume) else {}
     if isinstance(dose, DoseEnsemble):
-        parts["mean"] = dose.mean, f"{description}, mean"
+        room = LONGEST_DESCRIPTION - len(SIMULATED) * simulated
+
+        def of(part: str) -> str:  # what the series is goes before all of what the dose is
+            return f"{description[: room - len(part) - 2].rstrip()}, {part}"
+
+        parts["mean"] = dose.mean, of("mean")
         if dose.is_calibrated:
             percent = f"{100 * level:g}"
-            parts[f"half_width_{percent}"] = dose.half_width(level), f"{description}, half width of {percent} %"
+            parts[f"half_width_{percent}"] = dose.half_width(level), of("half width")
         elif dose.has_spread:
-            parts["std"] = dose.std, f"{description}, standard deviation"
+            parts["std"] = dose.std, of("std")
     paths = tuple(folder / ".".join(["RTDOSE", *filter(None, (label, part)), "dcm"]) for part in parts)
     for path in paths:
         if path.exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +15,10 @@ import torch
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.dosimetry.goals import GoalSet
 from RTDigitalTwinLib.dosimetry.planning import planned
-from RTDigitalTwinLib.errors import OutputError, PatientDataError, SceneError
+from RTDigitalTwinLib.errors import LedgerError, OutputError, PatientDataError, SceneError
 from RTDigitalTwinLib.files import require_apart, whole_folder
-from RTDigitalTwinLib.ledger import LEDGER_FILE, Ledger
+from RTDigitalTwinLib.ledger import LEDGER_FILE, REPAIRED, Ledger, read_ledger
+from RTDigitalTwinLib.ledger_entries import OPENED
 from RTDigitalTwinLib.model.features import assumptions
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.grid import Grid
@@ -169,6 +170,37 @@ def is_earlier_result(folder: Path) -> bool:
         return ours and {path.name for path in folder.iterdir()} <= set(summary["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def require_place(out: Path, kind: str, overwrite: bool) -> None:
+    """Raises OutputError where the folder holds anything but interrupted work of this kind, or results to replace.
+
+    ``kind`` is of an entry that the ledger of such work has.
+    """
+    if overwrite and is_earlier_result(out):
+        return
+    if out.is_file():
+        raise OutputError("The output is a file, not a folder.", where=out.name, remedy="Choose another folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / LEDGER_FILE).is_file():
+        raise OutputError(
+            f"The output folder holds something else than an interrupted {kind}.",
+            where=str(out),
+            remedy="Choose another folder.",
+        )
+    if (out / LEDGER_FILE).is_file():
+        kinds = {entry.kind for entry in read_ledger(out / LEDGER_FILE)} - {OPENED, REPAIRED}
+        if kinds and kind not in kinds:
+            raise OutputError(
+                f"The ledger in this folder is of no {kind}.", where=str(out), remedy="Choose another folder."
+            )
+
+
+def has_entries(out: Path, kinds: Iterable[str]) -> bool:
+    """Whether the ledger of interrupted work tells of any of these: then it is worth going on with."""
+    try:
+        return bool({entry.kind for entry in read_ledger(out / LEDGER_FILE)} & set(kinds))
+    except LedgerError:
+        return (out / LEDGER_FILE).is_file()
 
 
 def write_views(

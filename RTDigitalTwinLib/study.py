@@ -8,10 +8,9 @@ other weights, bands, code, settings or data of a patient are never mixed: such 
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Any
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator
 from RTDigitalTwinLib.calibration.choice import METHODS, calibrator_named
 from RTDigitalTwinLib.calibration.decoder import DecoderMap
-from RTDigitalTwinLib.calibration.evaluation import choose_folders
 from RTDigitalTwinLib.calibration.settings import settings_of
 from RTDigitalTwinLib.calibration.trial import BLUR_MM, NOISE, OBSERVED, POINTS, TREATMENTS, Trial
-from RTDigitalTwinLib.errors import OutputError, PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.cohort import CASES, DATA, adopt_study, chosen_folders, in_processes, require_same_data
+from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.ledger import canonical
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
@@ -37,9 +36,7 @@ from RTDigitalTwinLib.solver.dose_state import DoseState
 from RTDigitalTwinLib.versions import code_sha256
 
 BEFORE, BEST = "before", "best possible"
-SETTINGS_FILE, CASES = "study.json", "cases"
 GROUPS = ("treatments", "calibrators")
-DATA = "patient_sha256"  # in a case: of each part of the patient's data
 
 
 @dataclass(frozen=True)
@@ -121,11 +118,11 @@ def run_study(
     settings = settings or StudySettings()
     require_outside_patients(out)
     surrogate = DoseSurrogate.load(settings.weights, settings.device)
-    folders = _chosen(data, patients, surrogate)
+    folders = chosen_folders(data, patients, surrogate)
     bands = load_calibration(settings.weights, surrogate.weights_sha256)
     about = _about(settings, surrogate.weights_sha256, bands)
-    _adopt(out, about)
-    _require_same_data(out, folders)
+    adopt_study(out, about, GROUPS)
+    require_same_data(out, folders, _done)
     waiting = [folder for folder in folders if _open_cases(out / CASES / folder.name, settings.methods)]
     progress(0.0, f"{len(waiting)} of {len(folders)} patients to do")
     if settings.processes == 1 or len(waiting) < 2:
@@ -133,7 +130,8 @@ def run_study(
             progress(k / len(waiting), f"patient {k + 1} of {len(waiting)}")
             _study_patient(folder, out / CASES / folder.name, settings, surrogate)
     else:
-        _in_processes(waiting, out, settings, progress)
+        each = partial(_study_folder, out=out / CASES, settings=settings)
+        in_processes(each, waiting, settings.processes, progress)
     rows = list(_rows(out, [folder.name for folder in folders]))
     summary = {"simulated": True, "settings": about, "patients": [f.name for f in folders]} | summarise(rows)
     with whole_file(out / "summary.json") as aside:
@@ -145,18 +143,8 @@ def run_study(
     return summary
 
 
-def _in_processes(waiting: Sequence[Path], out: Path, settings: StudySettings, progress: Progress) -> None:
-    # Fresh processes: torch's threads do not outlive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(settings.processes, mp_context=context) as pool:
-        futures = [pool.submit(_study_patient, f, out / CASES / f.name, settings) for f in waiting]
-        try:
-            for k, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                progress(k / len(waiting), f"{k} of {len(waiting)} patients done")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _study_folder(folder: Path, out: Path, settings: StudySettings) -> None:
+    _study_patient(folder, out / folder.name, settings)
 
 
 def _study_patient(folder: Path, out: Path, settings: StudySettings, surrogate: DoseSurrogate | None = None) -> None:
@@ -183,27 +171,6 @@ def _study_patient(folder: Path, out: Path, settings: StudySettings, surrogate: 
             aside.write_text(json.dumps(row, allow_nan=False) + "\n")
 
 
-def _chosen(data: Path, patients: int | Sequence[str], surrogate: DoseSurrogate) -> list[Path]:
-    named = [] if isinstance(patients, int) else list(patients)
-    folders = choose_folders(data, named)
-    trained = [folder.name for folder in folders if folder.name in surrogate.trained_on]
-    if named and trained:
-        raise PatientDataError(
-            f"The network was trained on {', '.join(trained)}, so its error there says nothing of others.",
-            remedy="Choose patients that were kept apart, such as validation-pats.",
-        )
-    if not isinstance(patients, int):
-        return folders
-    apart = [folder for folder in folders if folder.name not in surrogate.trained_on]
-    if not 1 <= patients <= len(apart):
-        raise PatientDataError(
-            f"Asked for are {patients} patients; {len(apart)} of the folder's {len(folders)} were kept apart from "
-            "training.",
-            where=data.name,
-        )
-    return [apart[k * len(apart) // patients] for k in range(patients)]
-
-
 def _about(settings: StudySettings, weights_sha256: str, bands: StoredCalibration | None) -> dict[str, Any]:
     """All that a case depends on but the patient; every method's settings, since a study may grow by methods."""
     return {
@@ -220,58 +187,6 @@ def _about(settings: StudySettings, weights_sha256: str, bands: StoredCalibratio
         "noise_floor_gy_a_fraction": NOISE.floor,
         "blur_mm": BLUR_MM,
     }
-
-
-def _adopt(out: Path, about: dict[str, Any]) -> None:
-    """Begin a study in a new or empty folder, or go on with one of the same settings. Raises OutputError."""
-    path = out / SETTINGS_FILE
-    if path.is_file():
-        try:
-            known = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise OutputError("The earlier study cannot be read.", where=SETTINGS_FILE) from error
-        if differing := _differing(known, about):
-            raise OutputError(
-                f"The folder holds a study with other settings ({', '.join(differing)}).",
-                where=out.name,
-                remedy="Choose another folder, or the weights, bands, software and settings it was begun with.",
-            )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError("The output exists and is no study.", where=out.name, remedy="Choose another folder.")
-    with whole_file(path) as aside:
-        aside.write_text(json.dumps(about, indent=1) + "\n")
-
-
-def _differing(known: Any, now: dict[str, Any]) -> list[str]:
-    """Keys whose values are not the same; of ``GROUPS``, which of it: "treatments: as planned"."""
-    if not isinstance(known, dict):
-        return sorted(now)
-    found = []
-    for key in sorted({*known, *now}):
-        there, here = known.get(key), now.get(key)
-        if canonical(there) == canonical(here):
-            continue
-        inner = _differing(there, here) if key in GROUPS and isinstance(there, dict) and isinstance(here, dict) else []
-        found.append(f"{key}: {', '.join(inner)}" if inner else key)
-    return found
-
-
-def _require_same_data(out: Path, folders: Sequence[Path]) -> None:
-    """Raises OutputError where cases were made of other data of a patient than its folder holds now."""
-    for folder in folders:
-        done = list(_done(out, folder.name))
-        if not done:
-            continue
-        now: dict[str, Any] = fingerprint(load_patient(folder))
-        differing = sorted({part for row in done for part in _differing(row.get(DATA), now)})
-        if differing:
-            raise OutputError(
-                f"The folder holds cases of {folder.name} with other data of it: "
-                f"{', '.join(part.replace('_', ' ') for part in differing)}.",
-                where=out.name,
-                remedy="Choose another folder, or the data it was begun with.",
-            )
 
 
 def _open_cases(folder: Path, methods: Sequence[str]) -> list[Case]:

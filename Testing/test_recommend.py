@@ -289,7 +289,7 @@ def test_the_recommended_dose_goes_back_to_the_record(
     more = [*maps(), "--protocol", str(files / "lax.toml"), "--actions", str(files / "actions.toml")]
     assert recommend(clinical_set, narrow_weights, tmp_path / "out", *more, "--dicom-out", str(record)) == 0
     dose = pydicom.dcmread(record / "RTDOSE.recommended.mean.dcm")
-    assert dose.SeriesDescription == "Predicted, scale by 1.02 (RTDigitalTwin, research)"
+    assert dose.SeriesDescription == "scale by 1.02, mean (RTDigitalTwin, research)"
     assert "not" in dose.DoseComment.lower() and dose.DoseUnits == "GY"
     best = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "dose_recommended.nrrd")))
     assert dose.pixel_array.max() * float(dose.DoseGridScaling) == pytest.approx(best.max(), rel=1e-3)

@@ -38,12 +38,12 @@ def measure_scalars(
     """
     crop = crop_around(patient)
     share = np.float32(moment.fractions / patient.plan.prescription.fractions)
-    asked = [_asked(one, moment, noise, change) for one in wanted]
-    readings = read_scalars(asked, patient, crop)
+    empty = asked(wanted, moment, noise, change)
+    readings = read_scalars(empty, patient, crop)
     dose = delivered.values.reshape(-1)[crop.mask_indices].astype(np.float32)
     rng = np.random.default_rng(seed)
     measured: list[ScalarObservation] = []
-    for observation, reading in zip(asked, readings, strict=True):
+    for observation, reading in zip(empty, readings, strict=True):
         true = float(reading.of(dose[None])[0]) * (1.0 if observation.unit == "%" else float(share))
         value = max(true + float(noise.std(true)) * rng.standard_normal(), 0.0)
         value = min(value, 100.0) if observation.unit == "%" else value
@@ -83,7 +83,15 @@ def measure_volume(
     return DoseObservation(dose, moment, noise, change.words, simulated=True, blur_mm=blur_mm)
 
 
-def _asked(one: Wanted, moment: Moment, noise: NoiseModel, change: Change) -> ScalarObservation:
-    if len(one) == 2:
-        return MetricObservation(one[0], one[1], 0.0, moment, noise, change.words, True)
-    return PointObservation(one, 0.0, moment, noise, change.words, True)
+def asked(
+    wanted: Sequence[Wanted], moment: Moment, noise: NoiseModel, change: Change | None = None
+) -> list[ScalarObservation]:
+    """Observations of 0 in place of those that are wanted."""
+    words = (change or Change()).words
+    found: list[ScalarObservation] = []
+    for one in wanted:
+        if len(one) == 2:
+            found.append(MetricObservation(one[0], one[1], 0.0, moment, noise, words, True))
+        else:
+            found.append(PointObservation(one, 0.0, moment, noise, words, True))
+    return found

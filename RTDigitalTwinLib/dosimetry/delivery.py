@@ -95,14 +95,13 @@ def delivered_dose(patient: Patient, change: Change) -> Volume:
         raise PatientDataError("There is no reference dose to deliver.", remedy="Use a patient whose plan has a dose.")
     grid, planned = patient.ct.grid, patient.plan.dose.values.astype(np.float32)
     moved = displacement_mm(patient, change)
-    values = planned
-    if moved.any():
-        # As an offset in voxels: adding positions first would lose the last digits of whole shifts.
-        axes = np.reshape(grid.direction, (3, 3)) * grid.spacing_mm
-        offsets = (moved @ np.linalg.inv(axes).T)[..., ::-1]
-        values = _interpolated(planned, offsets)
+    inside = patient.dose_mask.mask
+    values = np.zeros_like(planned)
+    # As an offset in voxels: adding positions first would lose the last digits of whole shifts.
+    at = np.argwhere(inside) + offsets_in_voxels(grid, moved[inside])
+    values[inside] = interpolated(planned, at.T) if moved.any() else planned[inside]
     factor = np.float32(1 + change.output_error_ratio)
-    return Volume(np.where(patient.dose_mask.mask, factor * values, 0), grid, Quantity.DOSE_GY)
+    return Volume(factor * values, grid, Quantity.DOSE_GY)
 
 
 def _positions_mm(grid: Grid) -> NDArray[np.float64]:
@@ -136,19 +135,19 @@ def _body(patient: Patient) -> NDArray[np.bool_]:
     return sitk.GetArrayFromImage(sitk.JoinSeries(slices)).astype(bool)
 
 
-def _interpolated(values: NDArray[np.float32], offsets: NDArray[np.float64]) -> NDArray[np.float32]:
-    """``values`` at each voxel plus an offset in voxels (..., 3), linearly; 0 beyond the array."""
-    shape = np.array(values.shape)
-    at = np.moveaxis(np.indices(values.shape), 0, -1)
-    # A billionth of a voxel is rounding of the geometry, not a displacement.
-    offsets = np.where(np.abs(offsets - np.round(offsets)) < 1e-9, np.round(offsets), offsets)
-    below = np.floor(offsets).astype(int)
-    share = offsets - below
-    result = np.zeros(values.shape)
-    for corner in np.ndindex(2, 2, 2):
-        weight = np.prod(np.where(corner, share, 1 - share), axis=-1)
-        index = at + below + corner
-        inside = ((index >= 0) & (index < shape)).all(axis=-1)
-        index = np.clip(index, 0, shape - 1)
-        result += np.where(inside, weight * values[tuple(np.moveaxis(index, -1, 0))], 0)
-    return result.astype(np.float32)
+def interpolated(values: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.float32]:
+    """``values`` at places (3, points), index coordinates (slice, row, column), linearly; 0 beyond the array.
+
+    A billionth of a voxel is rounding of the geometry: whole voxels are met exactly.
+    """
+    from scipy.ndimage import map_coordinates
+
+    rounded = np.round(at)
+    at = np.where(np.abs(at - rounded) < 1e-9, rounded, at)
+    return map_coordinates(values, at, output=np.float32, order=1, mode="grid-constant", cval=0.0)
+
+
+def offsets_in_voxels(grid: Grid, moved_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Displacements (..., 3) in mm, LPS, as index offsets (slice, row, column)."""
+    axes = np.reshape(grid.direction, (3, 3)) * grid.spacing_mm
+    return (moved_mm @ np.linalg.inv(axes).T)[..., ::-1]

@@ -50,6 +50,7 @@ from RTDigitalTwinLib.progress import Progress, silent
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+SIMULATED = "Simulated: "  # before the description of a series
 _HIGHEST_STORED = 2**16 - 1
 # DICOM has no type of dose for a spread: ERROR, a difference of doses, keeps a reader from taking it for a dose.
 _SPREADS = {
@@ -116,7 +117,7 @@ def write_dose(
     stored = np.minimum(np.round(gy / float(scaling)), _HIGHEST_STORED).astype("<u2")
     grid = dose.grid
     ds = common_elements(
-        origin, DOSE_CLASS, new_uid(), "RTDOSE", new_uid(), f"Simulated: {description}" if simulated else description
+        origin, DOSE_CLASS, new_uid(), "RTDOSE", new_uid(), f"{SIMULATED}{description}" if simulated else description
     )
     place_on(ds, grid, origin)
     ds.SliceThickness = decimal(grid.spacing_mm[2])

@@ -49,6 +49,8 @@ IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # detached study management, retired, as RTSTRUCT wants it
 _LONGEST_TEXT = 64
+_OURS = f" ({SOFTWARE}, research)"
+LONGEST_DESCRIPTION = _LONGEST_TEXT - len(_OURS)
 _DATE, _TIME = "%Y%m%d", "%H%M%S"
 
 
@@ -108,8 +110,7 @@ def common_elements(
     ds.OperatorsName = ""
     ds.Manufacturer = ds.ManufacturerModelName = SOFTWARE
     ds.SoftwareVersions, ds.DeviceSerialNumber = __version__, "0"
-    ours = f" ({SOFTWARE}, research)"
-    ds.SeriesDescription = f"{description[: _LONGEST_TEXT - len(ours)].rstrip()}{ours}"
+    ds.SeriesDescription = f"{description[:LONGEST_DESCRIPTION].rstrip()}{_OURS}"
     ds.PatientName, ds.PatientID = origin.patient_name, origin.patient_id
     ds.PatientBirthDate, ds.PatientSex = origin.birth_date, origin.sex
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SeriesNumber = origin.study_uid, series_uid, 1

@@ -1,0 +1,172 @@
+"""The dose of a course as the sum of its parts, sample by sample, and what it means: TCP, NTCP and coverage.
+
+Parts are predictions of one patient drawn alike, each of the dose that a whole course of such fractions would give;
+sample k of the sum is that of sample k of every part, so that what is not known of the patient stays the same in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.decision.actions import Action, ActionKind, Outcome, Situation
+from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
+from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.model.biology import DoseResponse, load_biology, models_for
+from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+
+COVERAGE = "D95"
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A share of the course: a prediction, the ratio of the course's fractions, how much wider than told it is."""
+
+    prediction: DoseEnsemble
+    ratio: float
+    inflation_ratio: float = 1.0
+
+
+def summed(parts: Sequence[Part]) -> DoseEnsemble:
+    """The parts' sum; ratios that add up to 1 make it that of the whole course."""
+    first = parts[0].prediction
+    dose = np.zeros(first.deterministic_gy.shape, np.float32)
+    deviations = np.zeros(first.deviations_gy.shape, np.float32)
+    floor = np.zeros_like(dose)
+    for part in parts:
+        drawn, ratio = part.prediction, np.float32(part.ratio)
+        own = drawn.deviations_gy.astype(np.float32)
+        middle = own.mean(axis=0) if drawn.count else np.float32(0)
+        dose += ratio * drawn.deterministic_gy
+        deviations += ratio * (middle + np.float32(part.inflation_ratio) * (own - middle))
+        floor += ratio * np.float32(part.inflation_ratio) * (1.0 if drawn.floor_ratio is None else drawn.floor_ratio)
+    return replace(
+        first,
+        deterministic_gy=dose,
+        deviations_gy=deviations.astype(np.float16),
+        absorbed=max(part.prediction.absorbed for part in parts),
+        floor_ratio=None if np.all(floor == 1) else floor,
+    )
+
+
+def known_dose(like: DoseEnsemble, dose_gy: NDArray[np.float32]) -> DoseEnsemble:
+    """A dose (mask voxels,) that is known, as a prediction without samples."""
+    return replace(
+        like,
+        deterministic_gy=dose_gy.astype(np.float32),
+        deviations_gy=np.empty((0, dose_gy.size), np.float16),
+        seed=None,
+        calibration=None,
+        absorbed=0,
+        floor_ratio=None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class OnRemaining:
+    """An action on the fractions still to come, judged by the dose of the whole course.
+
+    Attributes
+    ----------
+    delivered : the parts given so far.
+    present : what the fractions to come are believed to give without the action, as a whole course.
+    ratio : of the course's fractions that are to come.
+    """
+
+    action: Action
+    delivered: tuple[Part, ...]
+    present: DoseEnsemble
+    ratio: float
+    inflation_ratio: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.action.name
+
+    @property
+    def kind(self) -> ActionKind:
+        return self.action.kind
+
+    def outcome(self, situation: Situation, progress: Progress = silent) -> Outcome:
+        of_remaining = self.action.outcome(replace(situation, prediction=self.present), progress)
+        parts = (*self.delivered, Part(of_remaining.prediction, self.ratio, self.inflation_ratio))
+        return replace(of_remaining, prediction=summed(parts))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A TCP, an NTCP or the coverage of a target at the end of treatment.
+
+    Attributes
+    ----------
+    unit : "" of probabilities, Gy of coverage.
+    mean, low, high : over the samples, with their calibrated 95 % band of the dose; a model's parameters as published.
+    true : of the simulated truth.
+    """
+
+    structure: str
+    effect: str
+    endpoint: str
+    unit: str
+    mean: float
+    low: float
+    high: float
+    true: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.structure} {self.effect}" + (f" ({self.endpoint})" if self.endpoint else "")
+
+    @property
+    def covers(self) -> bool:
+        return self.low <= self.true <= self.high
+
+
+def endpoints_of(
+    projection: DoseEnsemble, truth: DoseEnsemble, models: tuple[DoseResponse, ...] | None = None
+) -> tuple[Endpoint, ...]:
+    """Of every model a structure of the patient has, and of the targets' coverage; truth as one dose that is known.
+
+    Structures that the dose covers too little of have none.
+    """
+    models = load_biology() if models is None else models
+    patient = projection.patient
+    fractions = patient.plan.prescription.fractions
+    found: list[Endpoint] = []
+    for name in ordered(patient):
+        try:
+            doses, true = projection.structure_dose(name), truth.structure_dose(name)
+            if name in target_levels_gy(patient):
+                values = projection.metric(name, COVERAGE, doses)
+                of_truth = float(truth.metric(name, COVERAGE, true).mean)
+                low, high = _band(values.calibrated_samples() if projection.has_spread else values.samples)
+                found.append(Endpoint(name, COVERAGE, "", "Gy", float(values.mean), low, high, of_truth))
+            for model in models_for(models, name):
+                eud = model.eud_gy(doses, fractions)
+                if projection.has_spread:
+                    plain = model.n == 1 and model.alpha_beta_gy is None
+                    known = projection.metric(name, "mean", doses) if plain else projection.equivalent_dose(name, eud)
+                    eud = np.maximum(known.calibrated_samples(), 0)
+                likely = model.probability(eud)
+                low, high = _band(likely)
+                mean, of_truth = float(likely.mean()), float(model.of(true, fractions)[0])
+                found.append(Endpoint(name, model.effect.value, model.endpoint, "", mean, low, high, of_truth))
+        except PatientDataError:
+            continue
+    return tuple(found)
+
+
+def ordered(patient: Patient) -> tuple[str, ...]:
+    """Targets first."""
+    return (*patient.targets, *(name for name in patient.structures if name not in patient.targets))
+
+
+def _band(samples: NDArray) -> tuple[float, float]:
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
