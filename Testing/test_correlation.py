@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, ErrorCovariance, ScalarErrors
-from RTDigitalTwinLib.calibration.gaussian_process import inflation_ratio, posterior
 from RTDigitalTwinLib.calibration.measuring import measure_scalars, measure_volume
 from RTDigitalTwinLib.calibration.outliers import judge
 from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
+from RTDigitalTwinLib.calibration.scalar_posterior import posterior
+from RTDigitalTwinLib.calibration.volume_posterior import inflation_ratio
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.model.crop import Crop, crop_around
 from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, NoiseModel, Observation
@@ -108,7 +109,8 @@ def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
     covariance = ErrorCovariance.of(drawn)
     readings = read_scalars(observed, patient, crop)
     errors = ScalarErrors.of(readings, sampled_doses(drawn), covariance)
-    shift, variance = posterior(errors)
+    found = posterior(errors)
+    shift, variance = found.shift_gy, found.variance_gy2
     places, std = positions_mm(crop), covariance.std.astype(float)
     (reading,) = readings
     mean_of = np.zeros(std.size)

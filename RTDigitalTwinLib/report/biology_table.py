@@ -106,9 +106,11 @@ def _row(
     if prediction.has_spread:
         of_mean_dose = model.n == 1 and model.alpha_beta_gy is None
         samples = (
-            prediction.metric(name, MEAN_DOSE, doses) if of_mean_dose else prediction.equivalent_dose(name, eud_gy)
+            prediction.metric(name, MEAN_DOSE, doses)
+            if of_mean_dose
+            else prediction.equivalent_dose(name, lambda inside: model.eud_gy(inside, fractions), doses)
         )
-        shift_gy = samples.calibrated_samples() - samples.samples
+        shift_gy = samples.calibrated_samples() - eud_gy
         calibrated = of_mean_dose and samples.is_calibrated
     low = high = None
     if prediction.has_spread or model.sd:
