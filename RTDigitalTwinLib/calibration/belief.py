@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.measurements import as_row, from_row
+from RTDigitalTwinLib.calibration.position import Position, moved as moved_to, unsure_of
+from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.model.network import DoseUNet
@@ -125,6 +127,14 @@ class RecalibratedBelief:
 
     def applied(self, drawn: DoseEnsemble) -> DoseEnsemble:
         """Samples of the network (with this belief's decoder) moved by shift and spread."""
+        position = Position.of(self.absorbed)
+        drawn = moved_to(drawn, position.measured_mm)
+        found = moved_to(self._updated(drawn), position.then_mm)
+        variance = np.square(voxel_std(found)) if position.noise_mm and found.has_spread else np.ones(1)
+        return unsure_of(found, position.noise_mm, variance)
+
+    def _updated(self, drawn: DoseEnsemble) -> DoseEnsemble:
+        """Samples at the position where dose was measured."""
         expected, deviations = drawn.deterministic_gy, drawn.deviations_gy
         if self.shift_gy is not None:
             shift = np.where(np.abs(self.shift_gy) < LEAST_SHIFT_GY, 0, self.shift_gy)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 Worked = Callable[[StructureDose], NDArray]  # doses in a structure to values (samples, ...)
+MISFIT_RATIO = 1.25  # errors left are larger than those drawn: measured on three validation patients
 LEAST_RATIO = 0.01  # of a spread: nothing is known exactly
 LEAST_VARIANCE = 1e-8
 SAME_RATIO = 1e-3  # of a variance: a difference of less is rounding
@@ -62,6 +63,10 @@ class Narrowing:
             replace(samples, deterministic_gy=after_gy, deviations_gy=_and_none(paths.after_gy), calibration=None),
         )
 
+    @property
+    def ensembles(self) -> tuple[DoseEnsemble, DoseEnsemble, DoseEnsemble]:
+        return self.samples, self.before, self.after
+
     def narrowed(self, name: str, worked: Worked, now: NDArray, unit: str, scale: BandScale | None) -> Ensemble:
         """Samples ``now`` (samples, ...) of a value of a structure, with the spread and floor that are left.
 
@@ -84,7 +89,7 @@ class Narrowing:
     def _doses(self, name: str) -> tuple[StructureDose, ...]:
         if name not in self._inside:
             self._inside.clear()  # metrics of one structure are asked for together
-            self._inside[name] = tuple(e.structure_dose(name) for e in (self.samples, self.before, self.after))
+            self._inside[name] = tuple(e.structure_dose(name) for e in self.ensembles)
         return self._inside[name]
 
 
@@ -104,7 +109,8 @@ def spread_ratio(variance: NDArray, drawn_before: NDArray, drawn_after: NDArray)
     Where observing made errors larger (a change of treatment became likely), that is added to the variance.
     """
     same = np.abs(drawn_after - drawn_before) < SAME_RATIO * drawn_before
-    learned = np.maximum(1 / np.maximum(drawn_after, LEAST_VARIANCE) - 1 / np.maximum(drawn_before, LEAST_VARIANCE), 0)
+    left_over = MISFIT_RATIO**2 * np.maximum(drawn_after, LEAST_VARIANCE)
+    learned = np.maximum(1 / left_over - 1 / np.maximum(drawn_before, LEAST_VARIANCE), 0)
     left = 1 / (1 / np.maximum(variance, LEAST_VARIANCE) + learned) + np.maximum(drawn_after - drawn_before, 0)
     ratio = np.sqrt(left / np.maximum(variance, LEAST_VARIANCE))
     return np.where(same | (variance <= 0), 1.0, np.maximum(ratio, LEAST_RATIO))
