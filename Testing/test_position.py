@@ -56,7 +56,7 @@ def absorbed(belief: DoseBelief | RecalibratedBelief, drawn: DoseEnsemble, *give
 def test_a_dose_moves_as_a_delivered_one(drawn: DoseEnsemble) -> None:
     """By the simulator's own map, whole voxels, far from the mask's edge where the room's dose is not known."""
     patient = drawn.patient
-    plan = delivered_dose(patient, Change()).values.reshape(-1)[drawn.crop.mask_indices]
+    plan = delivered_dose(patient, Change()).values.reshape(-1)[drawn.crop.mask_indices].astype(np.float32)
     as_planned = replace(drawn, deterministic_gy=plan, deviations_gy=drawn.deviations_gy[:0])
     found = moved(as_planned, SHIFT_MM).deterministic_gy
     true = delivered_dose(patient, Change(shift_mm=SHIFT_MM)).values.reshape(-1)[drawn.crop.mask_indices]
