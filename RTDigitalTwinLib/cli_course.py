@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from RTDigitalTwinLib.cli_dicom import MOST_FRACTIONS
 from RTDigitalTwinLib.cli_options import add_model_options, add_patient_options, sample_count
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
 from RTDigitalTwinLib.train import whole_number
@@ -70,6 +69,8 @@ def _add_change_options(parser: ArgumentParser) -> None:
 
 
 def _fractions(text: str) -> int:
+    from RTDigitalTwinLib.patient.plan import MOST_FRACTIONS
+
     return whole_number(text, MOST_FRACTIONS)
 
 

@@ -39,6 +39,7 @@ def add_patient_commands(commands: Any) -> None:
     observe.add_argument(
         "--absorb-outliers", action="store_true", help="absorb even what the prediction cannot explain"
     )
+    observe.add_argument("--allow-overlap", action="store_true", help="absorb one thing of overlapping fractions twice")
     observe.add_argument("--belief", type=Path, metavar="FILE", help="go on from an earlier belief.npz")
     observe.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     add_model_options(observe)
@@ -124,6 +125,7 @@ def _observe(options: Namespace) -> int:
         options.method,
         options.absorb_outliers,
         options.belief,
+        options.allow_overlap,
     )
     with progress_bar() as shown:
         summary = observe_patient(

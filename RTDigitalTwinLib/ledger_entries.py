@@ -110,6 +110,8 @@ def belief_sha256(belief: Belief) -> str:
             "spread": None if belief.spread_ratio is None else array_sha256(belief.spread_ratio),
             "decoder": None if belief.decoder is None else belief.decoder.sha256,
         }
+        if belief.paths is not None:
+            parts["paths"] = [array_sha256(belief.paths.before_gy), array_sha256(belief.paths.after_gy)]
     return sha256(canonical(parts)).hexdigest()
 
 

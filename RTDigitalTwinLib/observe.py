@@ -51,11 +51,13 @@ class ObserveSettings(RunSettings):
     method : a calibrator's name; None for the default.
     absorb_outliers : take in what the belief cannot explain.
     belief : file to go on from; None begins from the network's own belief.
+    allow_overlap : take in observations of the same thing whose fractions overlap.
     """
 
     method: str | None = None
     absorb_outliers: bool = False
     belief: Path | None = None
+    allow_overlap: bool = False
 
 
 def observe_patient(
@@ -98,6 +100,7 @@ def observe_patient(
                 observations,
                 None if settings.method is None else calibrator_named(settings.method),
                 absorb_outliers=settings.absorb_outliers,
+                allow_overlap=settings.allow_overlap,
                 progress=part(progress, 0.2, 0.55),
             )
         with watch.stage("prediction after"):

@@ -236,7 +236,13 @@ class _Again:
         self.beliefs.setdefault(then["before_sha256"], self.twin.dose_belief)
         calibrator = calibrator_of(then["calibrator"])
         observations = observations_from(then, self.path, self.patient)
-        update = self.twin.observe(observations, calibrator, absorb_outliers=then["absorb_outliers"], progress=progress)
+        update = self.twin.observe(
+            observations,
+            calibrator,
+            absorb_outliers=then["absorb_outliers"],
+            allow_overlap=True,  # it was allowed then
+            progress=progress,
+        )
         self.beliefs[then["after_sha256"]] = update.after
         now, _ = observed(update, calibrator, then["absorb_outliers"])
         differing = []

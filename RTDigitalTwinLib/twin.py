@@ -105,13 +105,15 @@ class Twin:
         calibrator: Calibrator | None = None,
         *,
         absorb_outliers: bool = False,
+        allow_overlap: bool = False,
         progress: Progress = silent,
     ) -> Update:
         """Absorb observations into the belief about the dose, which the twin holds from then on.
 
         Values beyond what the belief can explain are flagged and left out, unless ``absorb_outliers``. Without a
         ``calibrator`` the default one is used. Where nothing is left to absorb the belief stays.
-        Raises PatientDataError for observations that cannot be the patient's or were absorbed before.
+        Raises PatientDataError for observations that cannot be the patient's or were absorbed before, and unless
+        ``allow_overlap`` for such as tell of the same fractions twice.
         """
         calibrator = calibrator or default_calibrator()
         drawn = self._sampled(prior_of(self.dose_belief), SAMPLES, 0, part(progress, 0.0, 0.3))
@@ -122,6 +124,7 @@ class Twin:
             drawn,
             self._sampled(self.dose_belief, SAMPLES, 0, part(progress, 0.3, 0.5)),
             absorb_outliers=absorb_outliers,
+            allow_overlap=allow_overlap,
             progress=part(progress, 0.5, 1.0),
         )
         if update.after is not update.before:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, ErrorCovariance, ScalarErrors
-from RTDigitalTwinLib.calibration.gaussian_process import inflation_ratio, posterior
 from RTDigitalTwinLib.calibration.measuring import measure_scalars, measure_volume
-from RTDigitalTwinLib.calibration.outliers import judge
+from RTDigitalTwinLib.calibration.outliers import Earlier, _joint_probability, judge
 from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
+from RTDigitalTwinLib.calibration.scalar_posterior import posterior
+from RTDigitalTwinLib.calibration.volume_posterior import inflation_ratio
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.model.crop import Crop, crop_around
 from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, NoiseModel, Observation
@@ -108,7 +109,8 @@ def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
     covariance = ErrorCovariance.of(drawn)
     readings = read_scalars(observed, patient, crop)
     errors = ScalarErrors.of(readings, sampled_doses(drawn), covariance)
-    shift, variance = posterior(errors)
+    found = posterior(errors)
+    shift, variance = found.shift_gy, found.variance_gy2
     places, std = positions_mm(crop), covariance.std.astype(float)
     (reading,) = readings
     mean_of = np.zeros(std.size)
@@ -143,8 +145,11 @@ def scaled(drawn: DoseEnsemble, factors: dict[str, float]) -> list[Observation]:
 
 def test_values_that_agree_are_a_change_and_one_alone_is_an_outlier(drawn: DoseEnsemble) -> None:
     metrics = ("D50", "mean", "D95", "D2")
-    together = judge(drawn, scaled(drawn, dict.fromkeys(metrics, 1.25)))
+    together = judge(drawn, scaled(drawn, dict.fromkeys(metrics, 1.1)))
     assert not any(judgement.is_outlier for judgement in together)
+    wrong = judge(drawn, scaled(drawn, dict.fromkeys(metrics, 1.25)))  # no treatment changes all by a quarter
+    assert all(judgement.is_outlier and "together" in judgement.words for judgement in wrong)
+    assert {judgement.joint_probability for judgement in wrong} == {wrong[0].joint_probability}
     alone = judge(drawn, scaled(drawn, {metric: 1.25 if metric == "D50" else 1.0 for metric in metrics}))
     assert [judgement.is_outlier for judgement in alone] == [True, False, False, False]
 
@@ -172,3 +177,22 @@ def test_a_volume_says_how_much_larger_errors_are(drawn: DoseEnsemble) -> None:
     mean = volume.values + 3 * np.random.default_rng(0).standard_normal(volume.values.size).astype(np.float32)
     assert inflation_ratio([volume], mean, np.ones(mean.size)) == pytest.approx(9.0, rel=0.05)
     assert inflation_ratio([volume], mean, np.full(mean.size, 100.0)) == 1.0
+
+
+def test_the_joint_probability_is_that_of_a_chi_square(drawn: DoseEnsemble) -> None:
+    """Two values off by one standard deviation each, independent: exp(-(1 + 1) / 2) for two degrees of freedom."""
+    assert _joint_probability(np.array([2.0, 3.0]), np.diag([4.0, 9.0])) == pytest.approx(np.exp(-1.0), rel=1e-5)
+    assert _joint_probability(np.array([2.0]), np.eye(1)) is None
+    assert not any(j.is_outlier for j in judge(replace(drawn, calibration=None), scaled(drawn, {"D50": 2, "D95": 2})))
+
+
+def test_later_values_are_judged_given_earlier_ones(drawn: DoseEnsemble) -> None:
+    """A mean 5 Gy above an earlier one that agreed with the belief is odd; alone the belief could explain it."""
+    (first,) = scaled(drawn, {"mean": 1.0})
+    (later,) = (replace(o, moment=Moment(1.0, 2)) for o in scaled(drawn, {"mean": 1.0 + 5 / 70}))
+    assert isinstance(first, MetricObservation)
+    (alone,) = judge(drawn, [later])
+    (given,) = judge(drawn, [later], Earlier.of([first], drawn))
+    assert given.reach < 0.8 * alone.reach
+    assert given.expected == pytest.approx(alone.expected, abs=0.2)  # the first said what was expected
+    assert Earlier.of([], drawn) is None

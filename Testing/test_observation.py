@@ -18,6 +18,7 @@ from RTDigitalTwinLib.patient.observation import (
     Moment,
     NoiseModel,
     PointObservation,
+    require_apart,
     require_fit,
     same_observation,
 )
@@ -213,3 +214,19 @@ def test_dose_files_are_checked(patient: Patient, tmp_path: Path, name: str, sai
 def test_rows_are_values(point: PointObservation) -> None:
     assert from_row(as_row(point)) == point
     assert from_row(as_row(D95)) == D95
+
+
+def test_the_same_fractions_do_not_count_twice(patient: Patient) -> None:
+    whole = replace(MEAN, moment=Moment(6.0, 5, 5))
+    third, sixth = replace(MEAN, moment=Moment(2.0, 3)), replace(MEAN, moment=Moment(7.0, 6))
+    require_apart([whole, sixth])
+    with pytest.raises(PatientDataError, match="Fractions 3 overlap with fractions 1 to 5"):
+        require_apart([third], absorbed=[whole])
+    with pytest.raises(PatientDataError, match="count twice"):
+        require_apart([whole, third])
+    require_apart([whole, replace(third, metric="D2")])  # another value of the same fractions tells more
+    dose = Volume(np.ones(patient.ct.grid.shape, np.float32), patient.ct.grid, Quantity.DOSE_GY)
+    volume = DoseObservation(dose, Moment(2.0, 3), MEAN.noise, "log files")
+    with pytest.raises(PatientDataError, match="overlap"):
+        require_apart([volume, replace(third, source="log files")])
+    require_apart([volume, replace(third, source="diode")])

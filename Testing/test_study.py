@@ -23,7 +23,7 @@ from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Volume
-from RTDigitalTwinLib.report.study_tables import study_markdown, summarise
+from RTDigitalTwinLib.report.study_tables import BANDS, study_markdown, summarise
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration, calibration_path, save_calibration
 from RTDigitalTwinLib.study import StudySettings, cases_of, run_study
 from Testing.builders import hand_made_calibration, small_patient
@@ -178,8 +178,8 @@ def row(patient: str, method: str, mask_gy: float, narrow: float = 1.0) -> dict:
     coverage = [min(1.0, 0.95 * width / narrow) for width in WIDTHS]
     errors = {"mask_gy": mask_gy, "inside_gy": 1.0, "elsewhere_gy": 2 * mask_gy, "structure_mean_gy": mask_gy / 2}
     case = {"patient": patient, "treatment": "as planned", "observed": "volume", "method": method}
-    more = {"coverage_ratio": 0.95 / narrow, "coverage_mean_ratio": 1.0, "width_gy": 3.0, "seconds": 1.0, "left_out": 0}
-    return case | errors | more | {"coverage_by_width": coverage}
+    more = {"coverage_ratio": 0.95 / narrow, "width_gy": 3.0, "seconds": 1.0, "left_out": 0}
+    return case | errors | more | dict.fromkeys(BANDS, 1.0) | {"coverage_by_width": coverage}
 
 
 def test_tables_by_hand() -> None:
@@ -194,4 +194,5 @@ def test_tables_by_hand() -> None:
     expected = np.mean([0.95 * 1.5 / 2.0, *[min(1.0, 0.95 * both / 1.5)] * 2])
     assert mean["coverage_refitted_ratio"] == pytest.approx(expected, abs=0.01)  # widths are a tenth apart
     text = study_markdown(summary)
+    assert "| 100.0 %, 1.0 Gy |" in text
     assert "| x | 3 | 1.50 (-50 %) |" in text and "+10.0 %" in text

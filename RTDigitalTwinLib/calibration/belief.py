@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.measurements import as_row, from_row
+from RTDigitalTwinLib.calibration.position import Position, moved as moved_to, unsure_of
+from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.model.network import DoseUNet
@@ -30,6 +32,7 @@ from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
+from RTDigitalTwinLib.solver.narrowing import ErrorPaths, Narrowing
 
 SUFFIX = ".belief.npz"
 FORMAT = 1
@@ -87,6 +90,8 @@ class RecalibratedBelief:
     spread_ratio : (mask voxels,) multiplies the samples' deviations from their mean and the floor under them, and so
         the bands of voxels; None for 1.
     decoder : change of its weights; None for none.
+    paths : errors before observing and what is left of them, for the bands of what is worked out of the dose; None
+        where the method does not tell, and these bands then follow the samples' spread.
     """
 
     prior: DoseBelief
@@ -95,6 +100,7 @@ class RecalibratedBelief:
     shift_gy: NDArray[np.float32] | None = None
     spread_ratio: NDArray[np.float32] | None = None
     decoder: DecoderChange | None = None
+    paths: ErrorPaths | None = None
     _surrogates: list[DoseSurrogate] = field(default_factory=list, repr=False, init=False)
 
     @property
@@ -121,6 +127,14 @@ class RecalibratedBelief:
 
     def applied(self, drawn: DoseEnsemble) -> DoseEnsemble:
         """Samples of the network (with this belief's decoder) moved by shift and spread."""
+        position = Position.of(self.absorbed)
+        drawn = moved_to(drawn, position.measured_mm)
+        found = moved_to(self._updated(drawn), position.then_mm)
+        variance = np.square(voxel_std(found)) if position.noise_mm and found.has_spread else np.ones(1)
+        return unsure_of(found, position.noise_mm, variance)
+
+    def _updated(self, drawn: DoseEnsemble) -> DoseEnsemble:
+        """Samples at the position where dose was measured."""
         expected, deviations = drawn.deterministic_gy, drawn.deviations_gy
         if self.shift_gy is not None:
             shift = np.where(np.abs(self.shift_gy) < LEAST_SHIFT_GY, 0, self.shift_gy)
@@ -128,13 +142,17 @@ class RecalibratedBelief:
         if self.spread_ratio is not None and drawn.count:
             about = deviations - deviations.mean(axis=0, dtype=np.float32)
             deviations = (deviations + (self.spread_ratio - 1) * about).astype(np.float16)
-        return replace(
+        moved = replace(
             drawn,
             deterministic_gy=expected,
             deviations_gy=deviations,
             absorbed=len(self.absorbed),
             floor_ratio=self.spread_ratio,
         )
+        if self.paths is None or not drawn.has_spread:
+            return moved
+        mean_gy = moved.mean.values.reshape(-1)[drawn.crop.mask_indices].astype(np.float32)
+        return replace(moved, narrowing=Narrowing.of(drawn, self.paths, mean_gy))
 
     def same_as(self, other: object) -> bool:
         """Whether two beliefs are the same value: prior weights, patient, observations and all numbers."""
@@ -148,6 +166,7 @@ class RecalibratedBelief:
             and all(same_observation(a, b) for a, b in zip(self.absorbed, other.absorbed, strict=True))
             and _same(self.shift_gy, other.shift_gy)
             and _same(self.spread_ratio, other.spread_ratio)
+            and all(_same(a, b) for a, b in zip(_arrays(self.paths), _arrays(other.paths), strict=True))
             and (self.decoder is None) == (other.decoder is None)
             and (self.decoder is None or other.decoder is None or self.decoder.sha256 == other.decoder.sha256)
         )
@@ -182,6 +201,8 @@ def save_belief(belief: RecalibratedBelief, path: Path) -> None:
     for name in ("shift_gy", "spread_ratio"):
         if (values := getattr(belief, name)) is not None:
             arrays[name] = values
+    if belief.paths is not None:
+        arrays |= {"paths before_gy": belief.paths.before_gy, "paths after_gy": belief.paths.after_gy}
     about: dict[str, Any] = {
         "format": FORMAT,
         "patient": belief.patient.pseudonym,
@@ -233,6 +254,7 @@ def load_belief(path: Path, prior: DoseBelief) -> RecalibratedBelief:
             arrays.get("shift_gy"),
             arrays.get("spread_ratio"),
             decoder,
+            ErrorPaths(arrays["paths before_gy"], arrays["paths after_gy"]) if "paths before_gy" in arrays else None,
         )
     except (OSError, ValueError, KeyError, TypeError, BadZipFile, EOFError) as error:
         raise ModelError("The belief cannot be read.", where=path.name, remedy="Make it again.") from error
@@ -244,6 +266,10 @@ def load_belief(path: Path, prior: DoseBelief) -> RecalibratedBelief:
 
 def _dose(values: NDArray | None, prior: DoseBelief) -> Volume | None:
     return None if values is None else Volume(values, prior.patient.ct.grid, Quantity.DOSE_GY)
+
+
+def _arrays(paths: ErrorPaths | None) -> tuple[NDArray | None, NDArray | None]:
+    return (None, None) if paths is None else (paths.before_gy, paths.after_gy)
 
 
 def _same(one: NDArray | None, other: NDArray | None) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, absorbed_by, in_time, prior_of
+from RTDigitalTwinLib.calibration.position import Position, moved
 from RTDigitalTwinLib.calibration.readings import Reading, VolumeReading, read_scalars, read_volumes, sampled_doses
 from RTDigitalTwinLib.patient.observation import Observation, require_fit
 from RTDigitalTwinLib.progress import Progress, silent
@@ -27,7 +28,7 @@ class Evidence:
     ----------
     prior : the network's own belief.
     observations : absorbed before and now, in order of time.
-    drawn : samples of the prior.
+    drawn : samples of the prior, where the patient lay when dose was measured.
     """
 
     prior: DoseBelief
@@ -56,6 +57,7 @@ def gather(
     if drawn is None:
         drawn = prior.sample(SAMPLES, 0, progress)
     together = in_time([*before, *observations])
+    drawn = moved(drawn, Position.of(together).measured_mm)
     scalars = read_scalars(together, prior.patient, drawn.crop)
     volumes = read_volumes(together, prior.patient, drawn.crop)
     return Evidence(prior, together, drawn, tuple(scalars), tuple(volumes))

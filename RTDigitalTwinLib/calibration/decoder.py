@@ -27,6 +27,7 @@ from torch import Tensor
 from RTDigitalTwinLib.calibration.belief import DecoderChange, RecalibratedBelief
 from RTDigitalTwinLib.calibration.calibrator import Evidence
 from RTDigitalTwinLib.calibration.linear import CORRELATED_CC
+from RTDigitalTwinLib.calibration.position import Position
 from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.model.features import Features
@@ -84,6 +85,15 @@ class DecoderMap:
                 where=evidence.prior.patient.pseudonym,
                 remedy="Choose another method.",
             )
+        if any(Position.of(evidence.observations).measured_mm):
+            raise RTDigitalTwinError(
+                "The decoder cannot be recalibrated to dose that was measured after a couch shift.",
+                where=evidence.prior.patient.pseudonym,
+                remedy="Choose another method.",
+            )
+        if not evidence.scalars and not evidence.volumes and evidence.observations:
+            self.fits.append(DecoderFit((0.0,), "no dose was observed"))
+            return RecalibratedBelief(evidence.prior, self.name, evidence.observations)
         if not evidence.observations:
             self.fits.append(DecoderFit((0.0,), "there is nothing to absorb"))
             return RecalibratedBelief(evidence.prior, self.name, ())

@@ -19,6 +19,7 @@ from RTDigitalTwinLib.patient.dicom_index import RTDOSE, index_file
 from RTDigitalTwinLib.patient.dose_file import require_physical_dose
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.observation import (
+    CouchShiftObservation,
     DoseObservation,
     MetricObservation,
     Moment,
@@ -39,8 +40,14 @@ NEEDED = {
     "metric": ("structure", "metric", "value", *ALWAYS),
     "point": (*POSITION, "value", *ALWAYS),
     "dose": ("file", *ALWAYS),
+    "couch shift": (*POSITION, *ALWAYS),
 }
-OPTIONAL = {"metric": ("simulated",), "point": ("simulated",), "dose": ("simulated", "blur_mm")}
+OPTIONAL = {
+    "metric": ("simulated",),
+    "point": ("simulated",),
+    "dose": ("simulated", "blur_mm"),
+    "couch shift": ("simulated",),
+}
 COLUMNS = (
     *("patient", "kind", "structure", "metric", *POSITION, "file", "value", "unit", *WHEN, *NOISE),
     *("blur_mm", "source", "simulated"),
@@ -105,6 +112,8 @@ def as_row(observation: Observation) -> dict[str, Any]:
     }
     if isinstance(observation, DoseObservation):
         return {"kind": "dose", **row, "blur_mm": observation.blur_mm}
+    if isinstance(observation, CouchShiftObservation):
+        return {"kind": "couch shift", **dict(zip(POSITION, observation.shift_mm, strict=True)), **row}
     if isinstance(observation, PointObservation):
         return {
             "kind": "point",
@@ -134,7 +143,8 @@ def from_row(row: Mapping[str, Any], dose: Volume | None = None) -> Observation:
     if alien:
         raise PatientDataError(f"A {kind} has no {', '.join(alien)}.", remedy="Leave it empty, or correct the name.")
     metric = str(row.get("metric", ""))
-    _require_unit(str(row["unit"]), "%" if metric.startswith("V") else "Gy")
+    of_dose = "%" if metric.startswith("V") else "Gy"
+    _require_unit(str(row["unit"]), "mm" if kind == "couch shift" else of_dose)
     moment = Moment(_number(row, "days"), _whole(row, "fraction"), _whole(row, "fractions"))
     noise = NoiseModel(_number(row, "noise_ratio"), _number(row, "noise_floor"))
     simulated = WORDS.get(str(row.get("simulated", "false")).lower())
@@ -144,6 +154,9 @@ def from_row(row: Mapping[str, Any], dose: Volume | None = None) -> Observation:
     if kind == "metric":
         DvhMetric.parse(metric)
         return MetricObservation(str(row["structure"]), metric, _number(row, "value"), moment, noise, source, simulated)
+    if kind == "couch shift":
+        x, y, z = (_number(row, name) for name in POSITION)
+        return CouchShiftObservation((x, y, z), moment, noise, source, simulated)
     if kind == "point":
         x, y, z = (_number(row, name) for name in POSITION)
         return PointObservation((x, y, z), _number(row, "value"), moment, noise, source, simulated)

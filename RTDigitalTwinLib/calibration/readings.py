@@ -19,6 +19,7 @@ from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, DvhMetricKind, StructureDo
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.model.crop import Crop
 from RTDigitalTwinLib.patient.observation import (
+    CouchShiftObservation,
     DoseObservation,
     MetricObservation,
     Observation,
@@ -155,7 +156,7 @@ def read_scalars(observations: Sequence[Observation], patient: Patient, crop: Cr
     voxel_cc = crop.grid.voxel_volume_mm3 / 1000
     readings = []
     for observation in observations:
-        if isinstance(observation, DoseObservation):
+        if isinstance(observation, DoseObservation | CouchShiftObservation):
             continue
         times = 1 / course_ratio(observation, patient)
         metric: DvhMetric | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, absorbed_by, prior_of
+from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, absorbed_by, in_time, prior_of
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator, gather
 from RTDigitalTwinLib.calibration.choice import default_calibrator
-from RTDigitalTwinLib.calibration.outliers import Judgement, judge
-from RTDigitalTwinLib.patient.observation import Observation, require_fit
+from RTDigitalTwinLib.calibration.outliers import Earlier, Judgement, judge, judged_shift
+from RTDigitalTwinLib.calibration.position import Position, moved
+from RTDigitalTwinLib.patient.observation import CouchShiftObservation, Observation, require_apart, require_fit
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
@@ -40,6 +41,7 @@ def recalibrate(
     seen: DoseEnsemble | None = None,
     *,
     absorb_outliers: bool = False,
+    allow_overlap: bool = False,
     progress: Progress = silent,
 ) -> Update:
     """A belief with observations absorbed besides what it holds already; ``belief`` stays as it is.
@@ -53,15 +55,25 @@ def recalibrate(
     drawn : ``SAMPLES`` samples of the network's own belief with seed 0, where they are at hand.
     seen : as many of ``belief``, likewise.
 
-    Raises PatientDataError for observations that cannot be the patient's or were absorbed before.
+    Raises PatientDataError for observations that cannot be the patient's or were absorbed before, and unless
+    ``allow_overlap`` for such that share fractions with others of the same thing: they would count twice.
     """
     prior = prior_of(belief)
     require_fit(observations, prior.patient, absorbed_by(belief))
+    if not allow_overlap:
+        require_apart(observations, absorbed_by(belief))
     if drawn is None:
         drawn = prior.sample(SAMPLES, 0, part(progress, 0.0, 0.3))
+    shifts = [o for o in observations if isinstance(o, CouchShiftObservation)]
+    positioned = belief
+    if shifts and (held := [o for o in shifts if absorb_outliers or not judged_shift(o).is_outlier]):
+        # Doses are judged where the patient lay, so that shifts come first.
+        started = belief if isinstance(belief, RecalibratedBelief) else RecalibratedBelief(belief, "", ())
+        positioned, seen = replace(started, absorbed=in_time([*started.absorbed, *held])), None
     if seen is None:
-        seen = _seen(belief, drawn, part(progress, 0.3, 0.5))
-    judgements = judge(seen, observations)
+        seen = _seen(positioned, drawn, part(progress, 0.3, 0.5))
+    there = Position.of(absorbed_by(positioned)).measured_mm
+    judgements = judge(seen, observations, Earlier.of(absorbed_by(belief), moved(drawn, there)))
     left_out = () if absorb_outliers else tuple(j.observation for j in judgements if j.is_outlier)
     absorbed = tuple(o for o in observations if not any(o is other for other in left_out))
     after: Belief = belief

@@ -19,7 +19,9 @@ from RTDigitalTwinLib.calibration.calibrator import Calibrator, Evidence, gather
 from RTDigitalTwinLib.calibration.covariance import ErrorCovariance, ScalarErrors
 from RTDigitalTwinLib.calibration.measuring import Wanted, measure_scalars, measure_volume
 from RTDigitalTwinLib.calibration.recalibration import recalibrate
+from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, DvhMetricKind
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.patient.observation import Moment, NoiseModel, Observation
 from RTDigitalTwinLib.patient.patient import Patient
@@ -27,6 +29,7 @@ from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
+from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS
 
 NOISE = NoiseModel(0.02, 0.005)  # 2 % of the local dose and 0.005 Gy a fraction
 BLUR_MM = 3.0
@@ -124,16 +127,38 @@ class Trial:
         low, high = (limit.values.reshape(-1)[indices] for limit in drawn.band(0.95))
         half = high - mean  # the lower limit is cut at 0, below which no truth lies
         needed = np.abs(true - mean) / np.maximum(half, 1e-6)
-        hits = []
+        return (
+            self._errors(mean)
+            | self._derived(drawn)
+            | {
+                "coverage_ratio": round(float((needed <= 1).mean()), 4),
+                "width_gy": round(float((high - low).mean()), 3),
+                "coverage_by_width": [round(float((needed <= width).mean()), 4) for width in WIDTHS],
+            }
+        )
+
+    def _derived(self, drawn: DoseEnsemble) -> dict[str, float]:
+        """Bands of what is worked out of the dose: shares that hold the truth, and mean full widths of those in Gy."""
+        levels = target_levels_gy(self.belief.patient)
+        found: dict[str, list[tuple[float, float]]] = {"mean": [], "metric": [], "dvh": []}
         for name, structure in observable(self.belief.patient).items():
-            a, b = drawn.metric(name, "mean").band(0.95)
-            hits.append(bool(a <= structure_dose_of(self.truth, structure).mean_gy()[0] <= b))
-        return self._errors(mean) | {
-            "coverage_ratio": round(float((needed <= 1).mean()), 4),
-            "coverage_mean_ratio": round(float(np.mean(hits)), 4),
-            "width_gy": round(float((high - low).mean()), 3),
-            "coverage_by_width": [round(float((needed <= width).mean()), 4) for width in WIDTHS],
-        }
+            truth, inside = structure_dose_of(self.truth, structure), drawn.structure_dose(name)
+            for metric in metrics_of(structure, levels.get(name)):
+                parsed = DvhMetric.parse(metric)
+                low, high = drawn.metric(name, metric, inside).band(0.95)
+                hit = float(low <= truth.metric(parsed)[0] <= high)
+                kind = "mean" if parsed.kind is DvhMetricKind.MEAN else "metric"
+                found[kind].append((hit, float(high - low) if parsed.unit == "Gy" else np.nan))
+            low_gy, high_gy = drawn.dvh(name).dose_at_volume.band(0.95)
+            true_gy = truth.doses_at_volume_gy(VOLUME_RATIOS)[0]
+            hit = float(((low_gy <= true_gy) & (true_gy <= high_gy)).mean())
+            found["dvh"].append((hit, float((high_gy - low_gy).mean())))
+        scores: dict[str, float] = {}
+        for kind, rows in found.items():
+            covered, width = np.array(rows).T
+            scores[f"coverage_{kind}_ratio"] = round(float(covered.mean()), 4)
+            scores[f"width_{kind}_gy"] = round(float(np.nanmean(width)), 3)
+        return scores
 
 
 def observable(patient: Patient) -> dict[str, Structure]:

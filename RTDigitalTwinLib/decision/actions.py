@@ -204,15 +204,24 @@ def added(prediction: DoseEnsemble, change_gy: NDArray, *, calibrated: bool = Tr
     The samples' deviations stay: the dose is linear in the fluence, so what a change of the fluence adds is the same
     whatever the present dose turns out to be. A factor on each sample would be a change that no one fluence makes.
     """
-    changed = np.maximum(prediction.deterministic_gy + np.asarray(change_gy, np.float32), 0)
+
+    def changed(one: DoseEnsemble) -> DoseEnsemble:
+        return replace(one, deterministic_gy=np.maximum(one.deterministic_gy + np.asarray(change_gy, np.float32), 0))
+
+    learned = prediction.narrowing.of_changed(changed) if prediction.narrowing else None
     calibration = prediction.calibration if calibrated else None
-    return replace(prediction, deterministic_gy=changed, calibration=calibration)
+    return replace(changed(prediction), calibration=calibration, narrowing=learned)
 
 
 def scaled(prediction: DoseEnsemble, factor: np.ndarray | np.float32) -> DoseEnsemble:
     """A prediction with every sample times a factor, one or (mask voxels,)."""
-    return replace(
-        prediction,
-        deterministic_gy=(prediction.deterministic_gy * factor).astype(np.float32),
-        deviations_gy=(prediction.deviations_gy * factor).astype(np.float16),
-    )
+
+    def changed(one: DoseEnsemble) -> DoseEnsemble:
+        return replace(
+            one,
+            deterministic_gy=(one.deterministic_gy * factor).astype(np.float32),
+            deviations_gy=(one.deviations_gy * factor).astype(np.float16),
+        )
+
+    learned = prediction.narrowing.of_changed(changed) if prediction.narrowing else None
+    return replace(changed(prediction), narrowing=learned)

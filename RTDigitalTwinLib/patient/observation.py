@@ -13,6 +13,7 @@ from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
+WIDEST_SHIFT_MM = 50.0
 MOST_OF_PRESCRIPTION = 5.0  # beyond so many times the prescribed dose a value is taken for another unit
 LEAST_COVERED_RATIO = 0.5
 
@@ -166,8 +167,51 @@ class DoseObservation:
         return ("dose", self.moment.fraction, self.moment.fractions)
 
 
+@dataclass(frozen=True)
+class CouchShiftObservation:
+    """Where the patient lies in the room against the plan, from a fraction on: LPS in mm.
+
+    Attributes
+    ----------
+    shift_mm : of the patient, left, to the back and up to the head positive.
+    noise : its floor in mm along each axis.
+    """
+
+    shift_mm: tuple[float, float, float]
+    moment: Moment
+    noise: NoiseModel
+    source: str
+    simulated: bool = False
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.shift_mm).all() or max(map(abs, self.shift_mm)) > WIDEST_SHIFT_MM:
+            raise PatientDataError(
+                "A couch shift of {:g}, {:g}, {:g} mm cannot be".format(*self.shift_mm)
+                + f": along each axis it is at most {WIDEST_SHIFT_MM:g} mm.",
+                where=self.source,
+                remedy="Give mm, in patient coordinates (LPS), against the planned position.",
+            )
+
+    @property
+    def label(self) -> str:
+        return "couch shift {:g}, {:g}, {:g} mm".format(*self.shift_mm)
+
+    @property
+    def value(self) -> float:
+        """Its length in mm."""
+        return float(np.linalg.norm(self.shift_mm))
+
+    @property
+    def unit(self) -> str:
+        return "mm"
+
+    @property
+    def key(self) -> tuple:
+        return ("couch shift", self.moment.fraction, self.moment.fractions)
+
+
 ScalarObservation: TypeAlias = MetricObservation | PointObservation
-Observation: TypeAlias = MetricObservation | PointObservation | DoseObservation
+Observation: TypeAlias = MetricObservation | PointObservation | DoseObservation | CouchShiftObservation
 
 
 def same_observation(one: Observation, other: Observation) -> bool:
@@ -209,6 +253,8 @@ def require_fit(observations: Sequence[Observation], patient: Patient, absorbed:
                 f"There is no fraction {observation.moment.fraction}: {prescribed.fractions} are prescribed.",
                 where=where,
             )
+        if isinstance(observation, CouchShiftObservation):
+            continue
         limit_gy = MOST_OF_PRESCRIPTION * prescribed.highest_gy * course_ratio(observation, patient)
         if isinstance(observation, DoseObservation):
             _require_volume_fits(observation, patient, limit_gy)
@@ -227,6 +273,42 @@ def require_fit(observations: Sequence[Observation], patient: Patient, absorbed:
             patient.structure(observation.structure)
         else:
             _require_inside(observation, patient)
+
+
+def require_apart(observations: Sequence[Observation], absorbed: Iterable[Observation] = ()) -> None:
+    """Raise PatientDataError where two observations tell of the same fractions in a way that would count twice.
+
+    That is: the same metric, point or dose volume over fractions that overlap; a metric or point beside a dose volume
+    of overlapping fractions and the same source, of which it was surely read off.
+    """
+    known = list(absorbed)
+    for observation in observations:
+        for other in known:
+            if _overlap(observation.moment, other.moment) and _alike(observation, other):
+                raise PatientDataError(
+                    f"Fractions {_span(observation.moment)} overlap with fractions {_span(other.moment)} of "
+                    f"{other.label}, so that what they share would count twice.",
+                    where=observation.label,
+                    remedy="Give one of the two, or allow the overlap where their errors are independent.",
+                )
+        known.append(observation)
+
+
+def _overlap(one: Moment, other: Moment) -> bool:
+    latest_start = max(one.fraction - one.fractions, other.fraction - other.fractions)
+    return latest_start < min(one.fraction, other.fraction)
+
+
+def _alike(one: Observation, other: Observation) -> bool:
+    if one.key[:-2] == other.key[:-2]:
+        return True
+    has_volume = isinstance(one, DoseObservation) != isinstance(other, DoseObservation)
+    return has_volume and bool(one.source) and one.source == other.source and not one.simulated
+
+
+def _span(moment: Moment) -> str:
+    first = moment.fraction - moment.fractions + 1
+    return str(first) if moment.fractions == 1 else f"{first} to {moment.fraction}"
 
 
 def _require_inside(observation: PointObservation, patient: Patient) -> None:

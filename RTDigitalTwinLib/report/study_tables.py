@@ -13,6 +13,8 @@ Row: TypeAlias = dict[str, Any]
 BEFORE = "before"
 ERRORS = ("mask_gy", "inside_gy", "elsewhere_gy", "structure_mean_gy")
 LEVEL = 0.95
+DERIVED = ("mean", "metric", "dvh")  # structures' means, their other metrics, points of their DVHs
+BANDS = tuple(key for kind in DERIVED for key in (f"coverage_{kind}_ratio", f"width_{kind}_gy"))
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         mean["left_out"] = sum(r["left_out"] for r in group)
         mean["seconds"] = round(float(np.median([r["seconds"] for r in group])), 2)
         if all("coverage_ratio" in r for r in group):
-            for key in ("coverage_ratio", "coverage_mean_ratio", "width_gy"):
+            for key in ("coverage_ratio", "width_gy", *BANDS):
                 mean[key] = round(float(np.mean([r[key] for r in group])), 4)
             again = [refitted[r["patient"], treatment, observed, method] for r in group]
             mean["coverage_refitted_ratio"] = round(float(np.mean(again)), 4)
@@ -84,15 +86,16 @@ def study_markdown(summary: Mapping[str, Any]) -> str:
         lines += [f"### From {observed}, {treatment}", ""]
         lines += [
             "| method | patients | whole mask (Gy) | elsewhere (Gy) | structure means (Gy) | worst patient, mask "
-            "| 95 % band holds | refitted | of means | width (Gy) | left out | s |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "| 95 % band holds | refitted | width (Gy) | bands of means | of metrics | of DVHs | left out | s |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for m in means:
             changes = [_with_change(m, key) for key in ("mask_gy", "elsewhere_gy", "structure_mean_gy")]
-            covered = [_percent(m.get(k)) for k in ("coverage_ratio", "coverage_refitted_ratio", "coverage_mean_ratio")]
+            covered = [_percent(m.get(k)) for k in ("coverage_ratio", "coverage_refitted_ratio")]
+            derived = [_band(m, kind) for kind in DERIVED]
             worst = "" if m["method"] == BEFORE else f"{m['worst_patient_mask_change_percent']:+.1f} %"
             width = f"{m['width_gy']:.1f}" if "width_gy" in m else ""
-            cells = [m["method"], str(m["patients"]), *changes, worst, *covered, width, str(m["left_out"])]
+            cells = [m["method"], str(m["patients"]), *changes, worst, *covered, width, *derived, str(m["left_out"])]
             lines.append(f"| {' | '.join(cells)} | {m['seconds']:.1f} |")
         lines.append("")
     lines += ["### Whole-mask error of each patient (Gy)", ""]
@@ -111,6 +114,13 @@ def _with_change(mean: Row, key: str) -> str:
     if mean["method"] == BEFORE:
         return f"{mean[key]:.2f}"
     return f"{mean[key]:.2f} ({mean[key.replace('_gy', '_change_percent')]:+.0f} %)"
+
+
+def _band(mean: Row, kind: str) -> str:
+    """Coverage and mean full width."""
+    if f"width_{kind}_gy" not in mean:
+        return ""
+    return f"{_percent(mean[f'coverage_{kind}_ratio'])}, {mean[f'width_{kind}_gy']:.1f} Gy"
 
 
 def _percent(ratio: float | None) -> str:

@@ -31,17 +31,24 @@ class BandScale:
     Attributes
     ----------
     factors : one for each of ``LEVELS``, or fewer where the patients were too few for the highest.
-    floor : in the unit of the value.
+    floor : in the unit of the value; an array for each of several values.
     highest : the value's upper limit, such as 100 %; the lower is 0.
     """
 
     factors: tuple[float, ...]
-    floor: float
+    floor: float | NDArray[np.float64]
     highest: float = np.inf
 
     def factor(self, level: float) -> float:
         """Factor at a level, linear between those measured. Raises RTDigitalTwinError beyond them."""
         return float(factors_at(np.asarray(self.factors), level))
+
+    @property
+    def std_factor(self) -> float:
+        """Standard deviations of the value to one of the spread, by the 95 % band or the widest known."""
+        level = min(0.95, LEVELS[len(self.factors) - 1])
+        normal = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
+        return self.factor(level) / normal
 
     def times(self, unit: float) -> BandScale:
         """For the same value in another unit, ``unit`` times as large."""

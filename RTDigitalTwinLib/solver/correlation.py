@@ -48,6 +48,31 @@ class MaskBox:
                 total += share * along
         return total.reshape(len(values), -1).numpy()[:, self.places]
 
+    def drawn(self, shares: Sequence[float], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """(count, mask voxels) Gaussian fields of variance 1 with the mixture's correlation, exact on the box."""
+        total = torch.zeros(count, *self.shape)
+        for share, (slices, rows, columns) in zip(shares, self._roots, strict=True):
+            if share:
+                noise = torch.from_numpy(rng.standard_normal((count, *self.shape), dtype=np.float32))
+                along = torch.einsum("ij,kjyx->kiyx", slices, rows @ (noise @ columns))
+                total += float(np.sqrt(share)) * along
+        return total.reshape(count, -1).numpy()[:, self.places]
+
+    def blurred(self, values: NDArray, blur_mm: float) -> NDArray[np.float32]:
+        """(fields, mask voxels) after a Gaussian of standard deviation ``blur_mm``; 0 outside the mask."""
+        if not blur_mm:
+            return values
+        kernels = []
+        for n, h in zip(self.shape, self.spacing_mm, strict=True):
+            reach = np.arange(-n, n + 1)
+            weights = np.exp(-0.5 * np.square(reach * h / blur_mm))
+            kernel = weights[n + np.arange(n)[:, None] - np.arange(n)] / weights.sum()
+            kernels.append(torch.from_numpy(kernel.astype(np.float32)))
+        slices, rows, columns = kernels
+        fields = torch.from_numpy(self.spread(values))
+        along = torch.einsum("ij,kjyx->kiyx", slices, rows @ (fields @ columns))
+        return along.reshape(len(values), -1).numpy()[:, self.places]
+
     def slopes(self, dose_gy: NDArray) -> NDArray[np.float32]:
         """(3, mask voxels) change of a dose per mm along slices, rows and columns; outside the mask it is 0 Gy."""
         full = self.spread(dose_gy[None])[0]
@@ -65,6 +90,16 @@ class MaskBox:
             [torch.from_numpy(np.exp(-0.5 * np.square(away / length)).astype(np.float32)) for away in axes]
             for length in LENGTHS_MM
         ]
+
+    @cached_property
+    def _roots(self) -> list[list[torch.Tensor]]:
+        """Symmetric square roots of ``_weights``."""
+        return [[_root(weights) for weights in of_length] for of_length in self._weights]
+
+
+def _root(weights: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(weights.double())
+    return ((vectors * values.clamp(min=0).sqrt()) @ vectors.T).float()
 
 
 def correlation_by_distance(scores: NDArray, crop: Crop) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, REMAINDER, BandCalibration, BandScale
 from RTDigitalTwinLib.solver.correlation import CUSTOMARY_SHARES
 from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS, DvhEnsemble, Ensemble, band_quantiles
+from RTDigitalTwinLib.solver.narrowing import Narrowing, Worked
 from RTDigitalTwinLib.words import counted
 
 BAND_REACH_GY = 5.0  # calibrated bands go beyond the highest sample
@@ -43,6 +44,7 @@ class DoseEnsemble:
     absorbed : number of observations in it; the bands' factors were measured without any.
     floor_ratio : (voxels,) times which the floor under the sampled spread counts where observations were absorbed;
         None for 1.
+    narrowing : how much surer values worked out of the dose are than before observing; None where that is not known.
     """
 
     patient: Patient
@@ -54,6 +56,7 @@ class DoseEnsemble:
     calibration: BandCalibration | None = None
     absorbed: int = 0
     floor_ratio: NDArray[np.float32] | None = None
+    narrowing: Narrowing | None = None
     _curves: dict[str, DvhEnsemble] = field(default_factory=dict, repr=False, init=False)
 
     @property
@@ -180,6 +183,9 @@ class DoseEnsemble:
             curves, doses = inside.volume_at_dose_ratio(axis), inside.doses_at_volume_gy(VOLUME_RATIOS)
             kind = self.patient.structure(name).kind
             scale = self._bands.curve_scale(name, kind) if self._bands else None
+            if self.narrowing is not None and self.has_spread:
+                left = self.narrowing.narrowed(name, _doses_at_volume, doses, "Gy", scale)
+                doses, scale = left.samples, left.scale
             self._curves[name] = DvhEnsemble(curves, "ratio", scale, name, axis, doses)
         return self._curves[name]
 
@@ -190,7 +196,9 @@ class DoseEnsemble:
         """
         parsed = DvhMetric.parse(metric)
         samples = (inside or self.structure_dose(name)).metric(parsed)
-        return Ensemble(samples, parsed.unit, self._metric_scale(name, parsed))
+        return self._known(
+            name, lambda doses: doses.metric(parsed), samples, parsed.unit, self._metric_scale(name, parsed)
+        )
 
     def metric_samples(self, name: str, metric: DvhMetric, inside: StructureDose | None = None) -> MetricSamples:
         """A metric with its samples, calibrated where that was measured, as clinical goals are judged on."""
@@ -198,15 +206,21 @@ class DoseEnsemble:
         samples = values.calibrated_samples() if self.has_spread else values.samples
         return MetricSamples(float(values.mean), samples, values.is_calibrated)
 
-    def equivalent_dose(self, name: str, samples_gy: NDArray) -> Ensemble:
-        """Samples (samples,) of an equivalent uniform dose of a structure, with the spread of its doses calibrated.
+    def equivalent_dose(self, name: str, eud_gy: Worked, inside: StructureDose | None = None) -> Ensemble:
+        """An equivalent uniform dose of a structure, with the spread of its doses calibrated.
 
-        The factors are those of doses of its kind of structure that were not measured by themselves: what they hold of
-        an equivalent dose was not measured.
+        ``eud_gy`` gives it in Gy (samples,) from doses in the structure. The factors are those of doses of its kind of
+        structure that were not measured by themselves: what they hold of an equivalent dose was not measured.
         """
         kind = self.patient.structure(name).kind
         scale = None if self._bands is None else self._bands.metric_scale(name, kind, "EUD", "Gy")
-        return Ensemble(samples_gy, "Gy", scale)
+        return self._known(name, eud_gy, eud_gy(inside or self.structure_dose(name)), "Gy", scale)
+
+    def _known(self, name: str, worked: Worked, samples: NDArray, unit: str, scale: BandScale | None) -> Ensemble:
+        """Samples of a value of a structure as an ensemble, with what observing taught of it."""
+        if self.narrowing is None or not self.has_spread:
+            return Ensemble(samples, unit, scale)
+        return self.narrowing.narrowed(name, worked, samples, unit, scale)
 
     def _metric_scale(self, name: str, metric: DvhMetric) -> BandScale | None:
         if self._bands is None:
@@ -247,6 +261,10 @@ class DoseEnsemble:
             return (deterministic + torch.from_numpy(self.deviations_gy[rows][:, needed])).clamp_min_(0)
 
         return doses_in_structure(structure, self._place_in_mask, max(self.count, 1), gy)
+
+
+def _doses_at_volume(inside: StructureDose) -> NDArray:
+    return inside.doses_at_volume_gy(VOLUME_RATIOS)
 
 
 def doses_in_structure(

@@ -66,7 +66,7 @@ class Reading:
             if of_mean_dose:
                 samples = self.prediction.metric(name, MEAN_DOSE, doses)
             else:
-                samples = self.prediction.equivalent_dose(name, eud_gy)
-            shift_gy = samples.calibrated_samples() - samples.samples
+                samples = self.prediction.equivalent_dose(name, lambda inside: model.eud_gy(inside, fractions), doses)
+            shift_gy = samples.calibrated_samples() - eud_gy
             calibrated = of_mean_dose and samples.is_calibrated
         return ResponseSamples(eud_gy, shift_gy, model.probability(np.maximum(eud_gy + shift_gy, 0)), calibrated)

@@ -1,0 +1,131 @@
+"""What dose volumes say of a dose: the change of treatment that explains them, then every voxel's own error.
+
+Errors of voxels are taken as independent, larger than their variance where the volumes show so. From what each voxel
+tells by itself, a few steps of conjugate gradients go on to undo the blur: few, for more would sharpen the noise with
+the dose (Hanke 1995).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from RTDigitalTwinLib.calibration.covariance import ErrorCovariance
+from RTDigitalTwinLib.calibration.readings import VolumeReading
+from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.solver.correlation import MaskBox, unseen_ratio
+
+
+def from_volumes(
+    volumes: Sequence[VolumeReading],
+    mean_gy: NDArray[np.float32],
+    variance: NDArray[np.float64],
+    steps: int,
+    progress: Progress = silent,
+) -> NDArray[np.float64]:
+    """(mask voxels,) what dose volumes say of the error of a dose, in Gy."""
+
+    def seen(volume: VolumeReading, values: NDArray) -> NDArray:
+        return volume.of(values[0].astype(np.float32)).astype(float)[None]
+
+    off = [np.where(v.known, v.values - v.of(mean_gy), 0)[None] for v in volumes]
+    return _deblurred(volumes, off, seen, variance, steps, progress)[0]
+
+
+def left_by_volumes(
+    volumes: Sequence[VolumeReading],
+    box: MaskBox,
+    variance: NDArray[np.float64],
+    errors: NDArray[np.float32],
+    steps: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """(draws, mask voxels) what is left of errors when volumes are measured of them and taken for what they say."""
+
+    def seen(volume: VolumeReading, values: NDArray) -> NDArray:
+        return box.blurred(values, volume.blur_mm)
+
+    off = []
+    for volume in volumes:
+        noise = volume.std * rng.standard_normal(errors.shape, dtype=np.float32)
+        off.append(np.where(volume.known, seen(volume, errors) + noise, 0))
+    return (errors - _deblurred(volumes, off, seen, variance, steps)).astype(np.float32)
+
+
+def _deblurred(
+    volumes: Sequence[VolumeReading],
+    off: Sequence[NDArray],
+    seen: Callable[[VolumeReading, NDArray], NDArray],
+    variance: NDArray[np.float64],
+    steps: int,
+    progress: Progress = silent,
+) -> NDArray:
+    """(fields, mask voxels) x of (1 / variance + sum B' R^-1 B) x = sum B' R^-1 d, B the blur (Shewchuk 1994, B2).
+
+    ``off`` are the d of each volume (fields, mask voxels), ``seen`` is B.
+    """
+    precisions = [np.where(v.known, 1 / np.square(v.std.astype(float)), 0) for v in volumes]
+
+    def matrix(values: NDArray) -> NDArray:
+        parts = (seen(v, p * seen(v, values)) for v, p in zip(volumes, precisions, strict=True))
+        return values / variance + sum(parts, np.zeros_like(values))
+
+    def dot(one: NDArray, other: NDArray) -> NDArray[np.float64]:
+        return np.einsum("kx,kx->k", one, other)[:, None]
+
+    scale = 1 / (1 / variance + np.sum(precisions, axis=0))
+    wanted, found = np.zeros(off[0].shape), np.zeros(off[0].shape)
+    for volume, precision, d in zip(volumes, precisions, off, strict=True):
+        wanted += seen(volume, precision * d)
+        found += scale * precision * d  # each voxel by itself, to begin with
+    left = wanted - matrix(found)
+    along = scale * left
+    size = dot(left, along)
+    for step in range(steps):
+        progress(step / steps, f"step {step + 1} of {steps}")
+        if not (size > 0).all():
+            break
+        moved = matrix(along)
+        length = size / dot(along, moved)
+        found += length * along
+        left -= length * moved
+        before, size = size, dot(left, scale * left)
+        along = scale * left + size / before * along
+    return found
+
+
+def inflation_ratio(
+    volumes: Sequence[VolumeReading], mean_gy: NDArray[np.float32], variance: NDArray[np.float64]
+) -> float:
+    """How much larger errors are than their variance says, by dose volumes; at least 1.
+
+    The mean square of what was observed minus expected, over its expectation (adaptive inflation; Desroziers et al.
+    2005): larger than 1 where treatment differs from the plan.
+    """
+    found, expected = 0.0, 0.0
+    for volume in volumes:
+        known = volume.known
+        off = (volume.values - volume.of(mean_gy))[known].astype(float)
+        noise = np.square(volume.std[known].astype(float))
+        weight = 1 / (variance[known] + noise)
+        found += float((weight * (np.square(off) - noise)).sum())
+        expected += float((weight * variance[known]).sum())
+    return max(1.0, found / expected) if expected else 1.0
+
+
+def seen_variance(
+    volumes: Sequence[VolumeReading], covariance: ErrorCovariance, spread: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(mask voxels,) after dose volumes, each voxel by itself: what is seen is as sure as the noise lets it be.
+
+    What the blur hides stays as unsure as it was. Voxels that none saw keep their variance.
+    """
+    hidden = np.ones_like(spread)
+    precision = np.zeros_like(spread)
+    for volume in volumes:
+        hidden[volume.known] = np.minimum(hidden, unseen_ratio(covariance.shares, volume.blur_mm))[volume.known]
+        precision[volume.known] += 1 / np.square(volume.std[volume.known].astype(float))
+    seen = (1 - hidden) * spread
+    return hidden * spread + seen / (1 + seen * precision)
