@@ -19,6 +19,7 @@ from RTDigitalTwinLib.model.biology import DoseResponse, load_biology, models_fo
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.reading import Reading
 
 COVERAGE = "D95"
 LEVEL = 0.95
@@ -139,21 +140,17 @@ def endpoints_of(
     patient = projection.patient
     fractions = patient.plan.prescription.fractions
     found: list[Endpoint] = []
+    reading = Reading(projection)
     for name in ordered(patient):
         try:
-            doses, true = projection.structure_dose(name), truth.structure_dose(name)
+            doses, true = reading.inside(name), truth.structure_dose(name)
             if name in target_levels_gy(patient):
                 values = projection.metric(name, COVERAGE, doses)
                 of_truth = float(truth.metric(name, COVERAGE, true).mean)
                 low, high = _band(values.calibrated_samples() if projection.has_spread else values.samples)
                 found.append(Endpoint(name, COVERAGE, "", "Gy", float(values.mean), low, high, of_truth))
             for model in models_for(models, name):
-                eud = model.eud_gy(doses, fractions)
-                if projection.has_spread:
-                    plain = model.n == 1 and model.alpha_beta_gy is None
-                    known = projection.metric(name, "mean", doses) if plain else projection.equivalent_dose(name, eud)
-                    eud = np.maximum(known.calibrated_samples(), 0)
-                likely = model.probability(eud)
+                likely = reading.response(name, model, fractions).probability
                 low, high = _band(likely)
                 mean, of_truth = float(likely.mean()), float(model.of(true, fractions)[0])
                 found.append(Endpoint(name, model.effect.value, model.endpoint, "", mean, low, high, of_truth))
