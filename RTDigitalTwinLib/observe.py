@@ -39,6 +39,7 @@ from RTDigitalTwinLib.twin import Twin
 
 FEWEST_SAMPLES = 2
 BELIEF_FILE = "belief.npz"
+SIMULATED_NOTE = "Observations in this are simulated: they stand in for measurements."
 COLUMNS = ("structure", "metric", "unit", "before", "after", "low_after", "high_after", "reference")
 
 
@@ -105,7 +106,7 @@ def observe_patient(
         with watch.stage("tables and volumes"):
             progress(0.65, "tables and volumes")
             observing = observing_of(update, before, after)
-            findings = Findings(after, more_notes=(*_notes(update), *remarks(twin)), observing=observing)
+            findings = Findings(after, more_notes=(*update_notes(update), *remarks(twin)), observing=observing)
             write_tables(folder, findings)
             change = after.mean.minus(before.mean, Quantity.DOSE_DIFFERENCE_GY)
             write_nrrd(change, str(folder / "dose_change.nrrd"), simulated=observing.simulated)
@@ -145,10 +146,11 @@ def _ledger(folder: Path, belief_file: Path | None, earlier: RecalibratedBelief 
     return Ledger(folder / LEDGER_FILE)
 
 
-def _notes(update: Update) -> tuple[str, ...]:
+def update_notes(update: Update) -> tuple[str, ...]:
+    """What the user must see of an update: simulated measurements, and outliers."""
     notes = []
     if isinstance(update.after, RecalibratedBelief) and update.after.is_simulated:
-        notes.append("Observations in this are simulated: they stand in for measurements.")
+        notes.append(SIMULATED_NOTE)
     for judgement in update.judgements:
         if judgement.is_outlier:
             left_out = any(judgement.observation is o for o in update.left_out)
