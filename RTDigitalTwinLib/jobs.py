@@ -110,10 +110,11 @@ class Observe:
 
 @dataclass(frozen=True)
 class Report:
-    """Report, tables, volumes, pictures of what is believed of ``patient.npz`` now, in the new folder ``out``; "" for none.
+    """Report, tables, volumes and pictures of what is believed of ``patient.npz`` now.
 
     Attributes
     ----------
+    out : new folder for them; "" for none.
     dicom_out : new folder for the dose as RTDOSE; "" for none.
     source : DICOM folder that the patient came from, whose record the RTDOSE belongs to.
     """
@@ -240,7 +241,7 @@ def _twin(job: Computing, folder: Path, device: str, progress: Progress) -> Twin
 
 def _belief_notes(belief: Belief) -> tuple[str, ...]:
     from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
-    from RTDigitalTwinLib.observe import SIMULATED_NOTE
+    from RTDigitalTwinLib.report.observing import SIMULATED_NOTE
 
     return (SIMULATED_NOTE,) if isinstance(belief, RecalibratedBelief) and belief.is_simulated else ()
 
@@ -265,9 +266,8 @@ def _observe(job: Observe, folder: Path, device: str, notes: tuple[str, ...], pr
     from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, save_belief
     from RTDigitalTwinLib.calibration.choice import calibrator_named
     from RTDigitalTwinLib.calibration.measurements import read_measurements
-    from RTDigitalTwinLib.observe import update_notes
     from RTDigitalTwinLib.outcome import save_outcome
-    from RTDigitalTwinLib.report.observing import observing_of
+    from RTDigitalTwinLib.report.observing import observing_of, update_notes
     from RTDigitalTwinLib.report.outcomes import outcome_of
     from RTDigitalTwinLib.report.tables import Findings
     from RTDigitalTwinLib.run import remarks

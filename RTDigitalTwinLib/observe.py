@@ -22,7 +22,7 @@ from RTDigitalTwinLib.ledger_entries import ADOPTED, OBSERVED, UNDONE, belief_sh
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
-from RTDigitalTwinLib.report.observing import observing_of
+from RTDigitalTwinLib.report.observing import observing_of, update_notes
 from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.run import (
     RunSettings,
@@ -39,7 +39,6 @@ from RTDigitalTwinLib.twin import Twin
 
 FEWEST_SAMPLES = 2
 BELIEF_FILE = "belief.npz"
-SIMULATED_NOTE = "Observations in this are simulated: they stand in for measurements."
 COLUMNS = ("structure", "metric", "unit", "before", "after", "low_after", "high_after", "reference")
 
 
@@ -144,18 +143,6 @@ def _ledger(folder: Path, belief_file: Path | None, earlier: RecalibratedBelief 
         for path in ledger_files(before):
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, folder / path.name)
     return Ledger(folder / LEDGER_FILE)
-
-
-def update_notes(update: Update) -> tuple[str, ...]:
-    """What the user must see of an update: simulated measurements, and outliers."""
-    notes = []
-    if isinstance(update.after, RecalibratedBelief) and update.after.is_simulated:
-        notes.append(SIMULATED_NOTE)
-    for judgement in update.judgements:
-        if judgement.is_outlier:
-            left_out = any(judgement.observation is o for o in update.left_out)
-            notes.append(f"Outlier, {'left out' if left_out else 'absorbed as told'}. {judgement.words}.")
-    return tuple(notes)
 
 
 def _compared(findings: Findings) -> list[dict[str, Any]]:
