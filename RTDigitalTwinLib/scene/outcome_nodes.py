@@ -22,10 +22,13 @@ from RTDigitalTwinLib.scene.table_nodes import GOALS_ATTRIBUTE, add_table
 OVERLAY_OPACITY = 0.5
 _PROVENANCE = {"seed": "RTDigitalTwin.Seed", "samples": "RTDigitalTwin.Samples", "weights": "RTDigitalTwin.Weights"}
 _PREFIX = "RTDigitalTwin."
-_CHART, _METRICS, _GOALS, _OBSERVATIONS, _COMPARED, _SERIES, _CT, _REFERENCE_DOSE = (
+_CHART, _METRICS, _GOALS, _OBSERVATIONS, _COMPARED, _SERIES, _CT, _SEGMENTATION, _REFERENCE_DOSE = (
     f"{_PREFIX}{role}"
-    for role in ("chart", "metrics", "goals", "observations", "compared", "series", "ct", "plannedDose")
-)
+    for role in (
+        "chart", "metrics", "goals", "observations", "compared", "series", "ct", "structures", "plannedDose",
+    )
+)  # fmt: skip
+MEASUREMENTS_REFERENCE, PREVIOUS_REFERENCE = "RTDigitalTwin.measurements", "RTDigitalTwin.previous"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,8 @@ class OutcomeNodes:
     Attributes
     ----------
     volumes : by role, ``outcome.MEAN`` first.
-    ct, reference_dose : of its patient.
+    ct, segmentation, reference_dose : of its patient.
+    measurements : table of what there is to observe; None where there is none.
     series : every curve, shown in the chart or not.
     goals, metrics : tables.
     observations, compared : tables; None where nothing was observed.
@@ -44,7 +48,9 @@ class OutcomeNodes:
 
     volumes: dict[str, Any]
     ct: Any | None
+    segmentation: Any | None
     reference_dose: Any | None
+    measurements: Any | None
     chart: Any | None
     series: tuple[Any, ...]
     goals: Any | None
@@ -122,7 +128,7 @@ def _added(
     for node in tables:
         node.SetNodeReferenceID(names.DVH_DOSE_VOLUME_REFERENCE, mean.GetID())
     referred = {_CHART: dvh.chart, _METRICS: dvh.metrics, _GOALS: goals, _OBSERVATIONS: observations}
-    referred |= {_COMPARED: compared, _CT: ct, _REFERENCE_DOSE: reference_dose}
+    referred |= {_COMPARED: compared, _CT: ct, _SEGMENTATION: segmentation, _REFERENCE_DOSE: reference_dose}
     for role, node in referred.items():
         if node is not None:
             mean.SetNodeReferenceID(role, node.GetID())
@@ -133,9 +139,7 @@ def _added(
     )  # fmt: skip
     progress(0.8, "Showing the isodoses")
     isodoses = show_isodoses(scene, outcome.highest_gy, outcome.mean, mean, shown=True)
-    nodes = OutcomeNodes(
-        volumes, ct, reference_dose, dvh.chart, dvh.series, goals, dvh.metrics, observations, compared, isodoses.models
-    )
+    nodes = find_outcome(scene, mean)
     progress(1.0, "Dose shown")
     return AddedOutcome(nodes, dvh, isodoses, folder)
 
@@ -166,23 +170,29 @@ def find_outcome(scene: Any, mean: Any) -> OutcomeNodes:
         if node is not None:
             volumes[role] = node
     series = [mean.GetNthNodeReference(_SERIES, k) for k in range(mean.GetNumberOfNodeReferences(_SERIES))]
-    referred = [
-        mean.GetNodeReference(role)
-        for role in (_CT, _REFERENCE_DOSE, _CHART, _GOALS, _METRICS, _OBSERVATIONS, _COMPARED)
-    ]
-    ct, reference, chart, goals, metrics, observations, compared = referred
     return OutcomeNodes(
         volumes,
-        ct,
-        reference,
-        chart,
+        mean.GetNodeReference(_CT),
+        mean.GetNodeReference(_SEGMENTATION),
+        mean.GetNodeReference(_REFERENCE_DOSE),
+        mean.GetNodeReference(MEASUREMENTS_REFERENCE),
+        mean.GetNodeReference(_CHART),
         tuple(node for node in series if node is not None),
-        goals,
-        metrics,
-        observations,
-        compared,
+        mean.GetNodeReference(_GOALS),
+        mean.GetNodeReference(_METRICS),
+        mean.GetNodeReference(_OBSERVATIONS),
+        mean.GetNodeReference(_COMPARED),
         tuple(isodoses_of(scene, mean)),
     )
+
+
+def is_latest_outcome(scene: Any, node: Any) -> bool:
+    """Whether a volume node is the mean dose of a prediction that no observing followed."""
+    if node.GetAttribute(_PROVENANCE["samples"]) is None:
+        return False
+    count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
+    others = (scene.GetNthNodeByClass(k, "vtkMRMLScalarVolumeNode") for k in range(count))
+    return all(other.GetNodeReference(PREVIOUS_REFERENCE) is not node for other in others)
 
 
 def remove_outcome(scene: Any, mean: Any) -> None:

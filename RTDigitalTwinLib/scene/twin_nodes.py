@@ -28,10 +28,10 @@ from RTDigitalTwinLib.outcome import load_outcome
 from RTDigitalTwinLib.patient.patient_file import save_patient
 from RTDigitalTwinLib.scene.hierarchy import hierarchy, put_under, study_item
 from RTDigitalTwinLib.scene.measurement_nodes import forget_outcomes, keep_outcomes, measurements, write_waiting
-from RTDigitalTwinLib.scene.outcome_nodes import add_outcome, find_outcome, remove_outcome
+from RTDigitalTwinLib.scene.outcome_nodes import MEASUREMENTS_REFERENCE, PREVIOUS_REFERENCE, add_outcome, remove_outcome
 from RTDigitalTwinLib.scene.twin_patient import patient_in_scene, pseudonym_of
 
-_BELIEF, _PREVIOUS = "RTDigitalTwin.belief", "RTDigitalTwin.previous"
+_BELIEF = "RTDigitalTwin.belief"
 _STEP = "RTDigitalTwin.Step"
 
 
@@ -51,11 +51,6 @@ class TwinNodes:
     mean: Any | None = None
     measurements: Any | None = None
     fractions: int | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Ids of the nodes that must still be there when the answer comes."""
-        return tuple(node.GetID() for node in (self.ct, self.segmentation) if node is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +99,7 @@ def show_answer(scene: Any, told: Told, folder: Path) -> Any:
         if fresh.is_file():
             belief = _keep_belief(scene, fresh, added.folder)
         if earlier is not None:
-            mean.SetNodeReferenceID(_PREVIOUS, earlier.GetID())
+            mean.SetNodeReferenceID(PREVIOUS_REFERENCE, earlier.GetID())
         mean.SetAttribute(_STEP, str(step_of(earlier) + 1))
         if twin.measurements is not None and scene.IsNodePresent(twin.measurements):
             keep_outcomes(twin.measurements, told.positions, outcome.outcomes, step_of(mean))
@@ -113,6 +108,8 @@ def show_answer(scene: Any, told: Told, folder: Path) -> Any:
         remove_outcome(scene, earlier)
     if belief is not None:
         mean.SetNodeReferenceID(_BELIEF, belief.GetID())
+    if twin.measurements is not None and scene.IsNodePresent(twin.measurements):
+        mean.SetNodeReferenceID(MEASUREMENTS_REFERENCE, twin.measurements.GetID())
     return mean
 
 
@@ -145,17 +142,12 @@ def clear(scene: Any, mean: Any, measurement_node: Any | None = None) -> None:
 
 def previous_of(mean: Any | None) -> Any | None:
     """The mean dose before the last observing; None where there was none."""
-    return None if mean is None else mean.GetNodeReference(_PREVIOUS)
+    return None if mean is None else mean.GetNodeReference(PREVIOUS_REFERENCE)
 
 
 def step_of(mean: Any | None) -> int:
     """How many times was observed before this prediction."""
     return 0 if mean is None else int(mean.GetAttribute(_STEP) or 0)
-
-
-def outcome_nodes(scene: Any, mean: Any | None) -> Any | None:
-    """The nodes of a prediction by its mean dose; None where that is not there any more."""
-    return find_outcome(scene, mean) if mean is not None and scene.IsNodePresent(mean) else None
 
 
 def _require_present(scene: Any, twin: TwinNodes) -> None:
@@ -171,7 +163,7 @@ def _take_place(earlier: Any, mean: Any) -> None:
     """A prediction drawn anew keeps its place in the order of observing."""
     previous = previous_of(earlier)
     if previous is not None:
-        mean.SetNodeReferenceID(_PREVIOUS, previous.GetID())
+        mean.SetNodeReferenceID(PREVIOUS_REFERENCE, previous.GetID())
         mean.SetName(earlier.GetName())
     if earlier.GetAttribute(_STEP):
         mean.SetAttribute(_STEP, earlier.GetAttribute(_STEP))
