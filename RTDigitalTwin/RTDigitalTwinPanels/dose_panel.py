@@ -6,7 +6,6 @@ from slicer.i18n import tr as _
 from RTDigitalTwinLib.outcome import ABSOLUTE, BEFORE, CHANGE, DIFFERENCE, MEAN, STD, WIDTH
 from RTDigitalTwinLib.scene.outcome_nodes import show_overlay
 from RTDigitalTwinLib.scene.scene_twin import overlays
-from RTDigitalTwinLib.scene.twin_patient import stored_plan
 from RTDigitalTwinLib.scene.volume_nodes import hide_below, show_legend
 from RTDigitalTwinPanels.layout import showLayout
 
@@ -98,10 +97,4 @@ class DosePanel:
             return ""
         if WIDTH in nodes.volumes:
             return _("Calibrated: their coverage was measured on patients with known dose.")
-        plan = stored_plan(nodes.ct) if nodes.ct is not None else None
-        more = (
-            ""
-            if plan is None
-            else _(" Take more samples where they are few: from 16 on the weights' calibration holds.")
-        )
-        return _("Sampled only, not calibrated: too narrow as an error bar.") + more
+        return _("Sampled only, not calibrated: too narrow as an error bar. More samples may help.")

@@ -59,10 +59,8 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
         if chosen.measurements is None:
             chosen.measurements = measurement_table(slicer.mrmlScene)
         unit = "%" if metric.startswith("V") else "Gy"
-        more = {name: str(entry) for name, entry in columns.items()}
-        add_measurement(
-            chosen.measurements, structure=structure, metric=metric, value=str(value), **{"unit": unit} | more
-        )
+        row = {"structure": structure, "metric": metric, "value": value, "unit": unit} | columns
+        add_measurement(chosen.measurements, **{name: str(entry) for name, entry in row.items()})
 
     def observe(self, file=None, method=None, absorbOutliers=None):
         """Absorb the measurements that wait, and those of a CSV file; returns the mean dose node after it."""

@@ -158,7 +158,7 @@ class RecalibratePanel:
         return list(dict.fromkeys(structure_of_series(one) for one in outcome.series)) if outcome else []
 
     def _selected(self):
-        return sorted({index.row() for index in self.ui.measurementsTable.selectionModel().selectedIndexes})
+        return sorted({item.row() for item in self.ui.measurementsTable.selectedItems()})
 
     def _refreshRemove(self):
         if self.shell.parameters is None:
