@@ -201,7 +201,6 @@ def slicer_application() -> Iterator[Host]:
             observing.stop_all()
             layout = slicer.app.layoutManager()
             if layout is not None:
-                session.scene.Clear(True)  # while the layout's logic is there to hear of it
                 layout.close()
             _restore(slicer, attributes_before, modules_before, path_before)
 
