@@ -166,10 +166,9 @@ def test_a_folder_is_loaded_by_clicks(host: Host, module: Any, target_folder: Pa
     assert host.dialogs.messages == [] and host.uncaught == []
     assert module.ui.patientNotesLabel.text.startswith("Patient pt_1")
     assert module.widget.parameters.referenceDose is not None and module.ui.predictButton.enabled
-    assert (
-        str(target_folder)
-        not in host.scene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode").GetParameterNamesAsCommaSeparatedList()
-    )
+    host.scene.SetSaveToXMLString(1)
+    host.scene.Commit()
+    assert str(target_folder) not in host.scene.GetSceneXMLString()
 
 
 def test_dicom_names_are_confirmed_before_reading(host: Host, module: Any, clinical_set: Path) -> None:
