@@ -26,6 +26,7 @@ bench: $(READY) ## run the benchmarks
 # The pictures that lie there already, by their names among a run's results.
 screenshots: $(READY) ## draw the README's pictures of the sample patient anew
 	$(VENV)/bin/rt-digital-twin run sample --out out/screenshots --overwrite
+	$(VENV)/bin/python -m Testing.host.screenshots out/screenshots
 	cp $(addprefix out/screenshots/,$(notdir $(wildcard Resources/Screenshots/*.png))) Resources/Screenshots/
 
 train: $(READY) ## train the dose network: DATA=openkbp-folder [MINUTES=60]

@@ -203,6 +203,28 @@ def test_resources_are_found_in_an_installed_extension(extension: Path) -> None:
     )
 
 
+OPEN_INSTALLED = """
+import sys
+from pathlib import Path
+modules = Path(sys.argv[1])
+sys.path[:0] = [str(modules), sys.argv[2]]  # Testing comes from the checkout, all else from the extension
+from Testing.host.session import slicer_application
+with slicer_application() as host:
+    module = host.load_module(modules / "RTDigitalTwin.py")
+    import RTDigitalTwinLib
+    print(Path(RTDigitalTwinLib.__file__).is_relative_to(modules), module.ui.applyButton.enabled, host.uncaught)
+"""
+
+
+def test_the_installed_module_opens_in_the_test_host(extension: Path) -> None:
+    pytest.importorskip("slicer", reason="slicer-core is not installed: the installed module was NOT opened")
+    pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed: the installed module was NOT opened")
+    command = [sys.executable, "-I", "-c", OPEN_INSTALLED, str(extension), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=extension.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True", "[]"]
+
+
 def test_another_modules_resources_are_not_taken_for_ours(extension: Path) -> None:
     code = (
         "from RTDigitalTwinLib.errors import RTDigitalTwinError\n"

@@ -48,22 +48,18 @@ def connector(widget: Any, kind: Kind) -> Connector:
     def by_property(name: str, signal: str) -> Connector:
         return Connector(lambda: getattr(widget, name), lambda v: setattr(widget, name, v), getattr(widget, signal))
 
-    if is_a is bool and of in (qt.QCheckBox, ctk.ctkCheckBox):
-        return by_property("checked", "stateChanged" if hasattr(widget, "stateChanged") else "toggled")
+    if is_a is bool and of is qt.QCheckBox:
+        return by_property("checked", "stateChanged")
     if is_a is bool and of is qt.QPushButton:
         widget.checkable = True
-        return by_property("checked", "toggled")
-    if is_a is bool and of is ctk.ctkCollapsibleButton:
         return by_property("checked", "toggled")
     if is_a is int and of in (qt.QSlider, qt.QSpinBox):
         _bounds(widget, kind, -(2**31), 2**31 - 1, must=of is qt.QSlider)
         return by_property("value", "valueChanged")
-    if is_a is float and of in (
-        qt.QDoubleSpinBox, ctk.ctkSliderWidget, slicer.qMRMLSliderWidget, ctk.ctkDoubleSpinBox, slicer.qMRMLSpinBox
-    ):  # fmt: skip
-        _bounds(widget, kind, -1e300, 1e300, must=of in (ctk.ctkSliderWidget, slicer.qMRMLSliderWidget))
+    if is_a is float and of in (qt.QDoubleSpinBox, ctk.ctkSliderWidget):
+        _bounds(widget, kind, -1e300, 1e300, must=of is ctk.ctkSliderWidget)
         return by_property("value", "valueChanged")
-    if is_a is FloatRange and of in (ctk.ctkRangeWidget, slicer.qMRMLRangeWidget):
+    if is_a is FloatRange and of is ctk.ctkRangeWidget:
         return _range(widget, kind)
     if of is qt.QComboBox and is_a in (int, float, str, bool):
         choice = next((note for note in kind.annotations if isinstance(note, Choice)), None)
@@ -75,7 +71,7 @@ def connector(widget: Any, kind: Kind) -> Connector:
         return _list(widget, [(words(value), value) for value in is_a])
     if is_a is str and of is qt.QLineEdit:
         return by_property("text", "textChanged")
-    if is_a is str and of in (qt.QTextEdit, qt.QPlainTextEdit):
+    if is_a is str and of is qt.QTextEdit:
         return Connector(widget.toPlainText, widget.setPlainText, widget.textChanged)
     if issubclass(is_a, pathlib.PurePath) and of in (ctk.ctkPathLineEdit, ctk.ctkDirectoryButton):
         name = "currentPath" if of is ctk.ctkPathLineEdit else "directory"

@@ -2,7 +2,7 @@
 
 Numbers, truth values, texts, paths, choices of an enumeration and ranges are texts of the node; nodes are node
 references; lists, tuples, dictionaries and packs are many of these. The texts' names differ from desktop Slicer's for
-containers, so a scene written here is not promised to give back lists there (with ``RTDT_SLICER_PYTHON`` it is Slicer's).
+containers, so a scene written here is not promised to give back lists there.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ class Kind:
         if self.is_nodes:
             return node.GetNodeReference(name)
         if self.is_pack:
-            return self.type(**{part: kind.read(node, f"{name}.{part}") for part, kind in self.type._pack_kinds.items()})
+            return self.type(
+                **{part: kind.read(node, f"{name}.{part}") for part, kind in self.type._pack_kinds.items()}
+            )
         return self.value(node.GetParameter(name))
 
     def is_in(self, node: Any, name: str) -> bool:

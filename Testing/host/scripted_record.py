@@ -67,8 +67,8 @@ class qSlicerScriptedLoadableModule:
     """A module as the module manager knows it; refuses what desktop Slicer's record does not have."""
 
     _FIELDS = (
-        "path", "name", "title", "categories", "dependencies", "contributors", "helpText", "acknowledgementText", "icon",
-        "hidden", "widgetRepresentationCreationEnabled", "index", "associatedNodeTypes", "isBuiltIn",
+        "path", "name", "title", "categories", "dependencies", "contributors", "helpText", "acknowledgementText",
+        "icon", "hidden", "widgetRepresentationCreationEnabled", "index", "associatedNodeTypes", "isBuiltIn",
     )  # fmt: skip
 
     def __init__(self, name: str, path: str) -> None:

@@ -40,8 +40,12 @@ def make_loader(modules: tuple[ModuleType, ...]) -> type:
             known: list[str] = []
             before = QtCore.qInstallMessageHandler(lambda kind, context, text: known.append(text))
             LOADING.append(True)
+            panel = None
             try:
                 panel = super().load(file, parent)
+            except RuntimeError:
+                if not self._missing:
+                    raise
             finally:
                 LOADING.pop()
                 QtCore.qInstallMessageHandler(before)
