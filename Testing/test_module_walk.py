@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import slicer
 
 from RTDigitalTwinLib.outcome import BEFORE, CHANGE, DIFFERENCE, MEAN, STD
 from RTDigitalTwinLib.scene.dvh_nodes import structure_of_series
 from RTDigitalTwinLib.scene.table_nodes import words_of_column
-from Testing.host.session import Host, slicer_application
+from Testing.host.fixtures import running_application, skip_where_missing
 from Testing.module_walk import (
     column,
     count_nodes,
@@ -27,6 +26,10 @@ from Testing.module_walk import (
     texts,
 )
 
+skip_where_missing()
+
+import slicer  # noqa: E402
+
 pytestmark = pytest.mark.slow
 CSV = """patient,kind,structure,metric,value,unit,days,fraction,fractions,noise_ratio,noise_floor,source
 small-patient,metric,SpinalCord,mean,2.0,Gy,0,1,1,0.02,0.02,film
@@ -34,18 +37,18 @@ small-patient,metric,SpinalCord,mean,2.0,Gy,0,1,1,0.02,0.02,film
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with slicer_application() as running:
+def host() -> Iterator[Any]:
+    with running_application() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def module(host: Host) -> Any:
+def module(host: Any) -> Any:
     return host.load_module()
 
 
 @pytest.fixture(autouse=True)
-def nothing_goes_unseen(host: Host) -> Iterator[None]:
+def nothing_goes_unseen(host: Any) -> Iterator[None]:
     """No exception left a slot, and no box was shown that the test did not expect."""
     host.dialogs.messages.clear()
     yield
@@ -79,7 +82,7 @@ def test_every_button_that_cannot_be_used_says_why(module: Any) -> None:
         assert not button.enabled and button.toolTip == reason
 
 
-def test_nodes_of_the_scene_are_a_patient(host: Host, module: Any) -> None:
+def test_nodes_of_the_scene_are_a_patient(host: Any, module: Any) -> None:
     nodes = show_small_patient(host, module)
     ui = module.ui
     assert module.widget.parameters.ct is nodes.ct and module.widget.parameters.referenceDose is nodes.reference_dose
@@ -90,7 +93,7 @@ def test_nodes_of_the_scene_are_a_patient(host: Host, module: Any) -> None:
     assert ui.predictButton.enabled
 
 
-def test_a_prediction_lands_in_the_scene(host: Host, module: Any) -> None:
+def test_a_prediction_lands_in_the_scene(host: Any, module: Any) -> None:
     ui, scene = module.ui, host.scene
     ui.samplesSpinBox.value = 4
     ui.predictButton.click()
@@ -120,7 +123,7 @@ def test_a_prediction_lands_in_the_scene(host: Host, module: Any) -> None:
     assert (layout.threeDViewCount, layout.plotViewCount, layout.tableViewCount) == (1, 1, 1)
 
 
-def test_overlays_are_switched_and_dressed(host: Host, module: Any) -> None:
+def test_overlays_are_switched_and_dressed(host: Any, module: Any) -> None:
     ui, scene, nodes = module.ui, host.scene, module.widget.twin.outcome
     offered = texts(ui.overlayComboBox)
     assert offered[0] == "Predicted dose (mean)" and "Reference dose" in offered and "Sampled spread" in offered[1]
@@ -146,7 +149,7 @@ def test_overlays_are_switched_and_dressed(host: Host, module: Any) -> None:
     ui.thresholdSlider.value = 10
 
 
-def test_the_chart_shows_what_is_checked(host: Host, module: Any) -> None:
+def test_the_chart_shows_what_is_checked(host: Any, module: Any) -> None:
     ui, nodes = module.ui, module.widget.twin.outcome
     assert shown_structures(nodes.chart) == {"PTV_7000", "SpinalCord", "Parotid_R", "Parotid_L"}
     item = ui.dvhStructuresList.item(1)
@@ -166,7 +169,7 @@ def test_the_chart_shows_what_is_checked(host: Host, module: Any) -> None:
     assert low.GetYColumnName() == "Volume band low" and "95 % band" in nodes.chart.GetTitle()
 
 
-def test_goals_have_probabilities_and_tables_are_chosen(host: Host, module: Any) -> None:
+def test_goals_have_probabilities_and_tables_are_chosen(host: Any, module: Any) -> None:
     ui, nodes = module.ui, module.widget.twin.outcome
     outcomes = words_of_column(nodes.goals, "Outcome")
     assert len(words_of_column(nodes.goals, "Probability")) == len(outcomes) > 3
@@ -178,7 +181,7 @@ def test_goals_have_probabilities_and_tables_are_chosen(host: Host, module: Any)
     assert words_of_column(nodes.metrics, "Structure")[0] == "PTV_7000"
 
 
-def test_measurements_are_entered_imported_and_removed(host: Host, module: Any, kept: Path) -> None:
+def test_measurements_are_entered_imported_and_removed(host: Any, module: Any, kept: Path) -> None:
     ui = module.ui
     ui.addMeasurementButton.click()
     mean_gy = column(module.widget.twin.outcome.metrics, "Mean dose (Gy)")[0]
@@ -200,7 +203,7 @@ def test_measurements_are_entered_imported_and_removed(host: Host, module: Any, 
     assert "somebody" in box.text and ui.measurementsTable.rowCount == 2
 
 
-def test_observing_changes_the_dose_and_flags_the_outlier(host: Host, module: Any) -> None:
+def test_observing_changes_the_dose_and_flags_the_outlier(host: Any, module: Any) -> None:
     ui, scene = module.ui, host.scene
     first = module.widget.parameters.prediction
     metrics = column(module.widget.twin.outcome.metrics, "Mean dose (Gy)")
@@ -222,7 +225,7 @@ def test_observing_changes_the_dose_and_flags_the_outlier(host: Host, module: An
     assert (column(curve, "Volume before") <= column(curve, "Volume") + 1e-6).mean() > 0.9
 
 
-def test_a_saved_scene_goes_on_where_it_was(host: Host, module: Any, kept: Path) -> None:
+def test_a_saved_scene_goes_on_where_it_was(host: Any, module: Any, kept: Path) -> None:
     ui, scene = module.ui, host.scene
     ui.outputFolderLineEdit.setCurrentPath(str(kept))
     assert not ui.exportDoseButton.enabled and "DICOM folder" in ui.exportDoseButton.toolTip
@@ -244,7 +247,7 @@ def test_a_saved_scene_goes_on_where_it_was(host: Host, module: Any, kept: Path)
     assert scene.IsNodePresent(again) and ui.undoButton.enabled
 
 
-def test_undoing_goes_back(host: Host, module: Any) -> None:
+def test_undoing_goes_back(host: Any, module: Any) -> None:
     ui = module.ui
     before = np.array(slicer.util.arrayFromVolume(module.widget.twin.outcome.mean))
     ui.undoButton.click()
@@ -257,7 +260,7 @@ def test_undoing_goes_back(host: Host, module: Any) -> None:
     assert foregrounds(host.scene) == {"Predicted dose"}
 
 
-def test_a_report_is_written(host: Host, module: Any, kept: Path) -> None:
+def test_a_report_is_written(host: Any, module: Any, kept: Path) -> None:
     ui = module.ui
     ui.writeReportButton.click()
     finish(host, module)
@@ -269,7 +272,7 @@ def test_a_report_is_written(host: Host, module: Any, kept: Path) -> None:
     assert report.name in ui.exportedLabel.text
 
 
-def test_clearing_leaves_the_patient_alone(host: Host, module: Any) -> None:
+def test_clearing_leaves_the_patient_alone(host: Any, module: Any) -> None:
     scene = host.scene
     module.logic.clear()
     host.process_events()

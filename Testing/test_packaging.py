@@ -212,7 +212,7 @@ from Testing.host.session import slicer_application
 with slicer_application() as host:
     module = host.load_module(modules / "RTDigitalTwin.py")
     import RTDigitalTwinLib
-    print(Path(RTDigitalTwinLib.__file__).is_relative_to(modules), module.ui.applyButton.enabled, host.uncaught)
+    print(Path(RTDigitalTwinLib.__file__).is_relative_to(modules), module.ui.loadSampleButton.enabled, host.uncaught)
 """
 
 

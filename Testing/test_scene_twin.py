@@ -112,7 +112,7 @@ def test_a_job_is_read_as_it_was_told(tmp_path: Path) -> None:
         jobs.Observe(4, 1, "cpu", method="gp", absorb_outliers=True),
         jobs.Report(out="o", samples=3),
     ):
-        jobs.write_job(job, tmp_path)  # type: ignore[arg-type]
+        jobs.write_job(job, tmp_path)
         assert jobs.read_job(tmp_path) == job
     (tmp_path / jobs.JOB_FILE).write_text('{"kind": "predict", "strange": 1}')
     with pytest.raises(RTDigitalTwinError, match="tells no job"):

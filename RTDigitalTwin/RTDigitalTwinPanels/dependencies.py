@@ -18,7 +18,14 @@ def missingPackages(requirementsPath):
     with open(requirementsPath, encoding="utf-8") as file:
         lines = [line.split("#")[0].strip() for line in file]
     names = [TORCH, *(re.split(r"[<>=!~ \[]", line)[0] for line in lines if line)]
-    return [name for name in names if importlib.util.find_spec(name) is None]
+    return [name for name in names if not _isThere(name)]
+
+
+def _isThere(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # found and broken
+        return False
 
 
 def install(requirementsPath):
