@@ -47,8 +47,8 @@ def test_the_panel_and_its_parameter_node_follow_each_other(module: Any) -> None
     assert node.samples == 7
     node.samples, node.seed = 9, 4
     assert (module.ui.samplesSpinBox.value, module.ui.seedSpinBox.value) == (9, 4)
-    module.ui.isodosesCheckBox.click()
-    assert node.isodoses is False
+    module.ui.absorbOutliersCheckBox.click()
+    assert node.absorbOutliers is True
     module.ui.deviceComboBox.setCurrentIndex(1)
     assert node.device.value == "cpu"
 
