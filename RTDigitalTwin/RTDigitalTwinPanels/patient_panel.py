@@ -29,7 +29,7 @@ class PatientPanel:
     def __init__(self, ui, shell):
         self.ui, self.shell = ui, shell
         self.content = None  # of the folder that is being chosen from
-        self._listed = None
+        self._listed = self._watched = None
         ui.sourceFolderLineEdit.connect("currentPathChanged(QString)", self.onFolder)
         ui.patientComboBox.connect("currentIndexChanged(int)", self.onPatient)
         ui.loadFolderButton.connect("clicked(bool)", self.onLoadFolder)
@@ -50,6 +50,7 @@ class PatientPanel:
 
     def forget(self):
         """Of a scene that was closed."""
+        self._watch(None)
         self.content = self._listed = None
 
     def refresh(self):
@@ -147,9 +148,24 @@ class PatientPanel:
         centreOn([(bounds[k] + bounds[k + 1]) / 2 for k in (0, 2, 4)])
         self.shell.refresh()
 
+    def _watch(self, segmentation):
+        """Hear of segments that are drawn, renamed or deleted."""
+        inner = segmentation.GetSegmentation() if segmentation else None
+        if inner is self._watched:
+            return
+        events = (slicer.vtkSegmentation.SegmentAdded, slicer.vtkSegmentation.SegmentRemoved)
+        events += (slicer.vtkSegmentation.SegmentModified,)
+        for event in events:
+            if self._watched is not None:
+                self.shell.removeObserver(self._watched, event, self.shell.refresh)
+            if inner is not None:
+                self.shell.addObserver(inner, event, self.shell.refresh)
+        self._watched = inner
+
     def _list(self):
         """Fill the table with the folder's structures while one is chosen from, else with the scene's segments."""
         segmentation = self.shell.parameters.segmentation
+        self._watch(segmentation)
         if self.content is not None:
             chosen = self.content.matches.get(self.ui.patientComboBox.currentText, ())
             signature = ("folder", self.ui.patientComboBox.currentText)

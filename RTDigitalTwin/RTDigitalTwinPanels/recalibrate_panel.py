@@ -4,6 +4,7 @@ from pathlib import Path
 
 import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
@@ -43,7 +44,7 @@ class RecalibratePanel:
 
     def __init__(self, ui, shell):
         self.ui, self.shell = ui, shell
-        self._listed = None
+        self._listed = self._watched = None
         ui.addMeasurementButton.connect("clicked(bool)", self.onAdd)
         ui.importMeasurementsButton.connect("clicked(bool)", self.onImport)
         ui.removeMeasurementsButton.connect("clicked(bool)", self.onRemove)
@@ -61,6 +62,7 @@ class RecalibratePanel:
         ui.measurementsTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
 
     def forget(self):
+        self._watch(None)
         self._listed = None
 
     def refresh(self):
@@ -166,8 +168,19 @@ class RecalibratePanel:
         reason = None if self._selected() else _("Select measurements in the table first.")
         self.shell.enable(self.ui.removeMeasurementsButton, reason, _("Remove the selected measurements."))
 
+    def _watch(self, node):
+        """Hear of changes of the table, by a script or by another module."""
+        if node is self._watched:
+            return
+        if self._watched is not None:
+            self.shell.removeObserver(self._watched, vtk.vtkCommand.ModifiedEvent, self.shell.refresh)
+        if node is not None:
+            self.shell.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.shell.refresh)
+        self._watched = node
+
     def _list(self):
         node = self.shell.parameters.measurements
+        self._watch(node)
         signature = (node.GetID(), node.GetTable().GetMTime(), node.GetMTime()) if node else ("",)
         if signature == self._listed:
             return

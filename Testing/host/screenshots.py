@@ -14,6 +14,7 @@ from Testing.host.session import slicer_application
 
 PATIENCE_S = 600.0
 FEWEST_CALIBRATED = 16
+WIDEST_PIXELS = 1400
 PANELS = ("patient", "dose", "dvh", "recalibrate", "report")
 
 
@@ -27,6 +28,17 @@ def only(module: Any, *names: str) -> None:
     """Open these panels and fold the others."""
     for name in PANELS:
         getattr(module.ui, f"{name}CollapsibleButton").collapsed = name not in names
+
+
+def shrink(path: Path) -> None:
+    """A smaller file: colours from a table of 256, at most 1400 pixels wide."""
+    from PySide6.QtCore import Qt
+    from PySide6.QtGui import QImage
+
+    image = QImage(str(path))
+    if image.width() > WIDEST_PIXELS:
+        image = image.scaledToWidth(WIDEST_PIXELS, Qt.TransformationMode.SmoothTransformation)
+    image.convertToFormat(QImage.Format.Format_Indexed8).save(str(path))
 
 
 def patient(host: Any, module: Any, out: Path) -> None:
@@ -87,6 +99,8 @@ def main(out: Path) -> int:
             step(host, module, out)
             for message in host.dialogs.errors:
                 print(f"{step.__name__}: {message.text}", file=sys.stderr)
+        for path in out.glob("module_*.png"):
+            shrink(path)
         return 1 if host.dialogs.errors or host.uncaught else 0
 
 
