@@ -30,12 +30,12 @@ _SHOWN = (
     "metric",
     "value",
     "unit",
+    OUTCOME,
     "fraction",
     "fractions",
     "days",
     "noise_ratio",
     "noise_floor",
-    OUTCOME,
 )
 
 
@@ -54,8 +54,8 @@ class RecalibratePanel:
         ui.showChangeButton.connect("clicked(bool)", self.onShowChange)
         ui.undoButton.connect("clicked(bool)", self.onUndo)
         titles = [
-            _("Structure"), _("Metric"), _("Value"), _("Unit"), _("Fraction"), _("Fractions"), _("Day"),
-            _("Noise (share)"), _("Noise (floor)"), _("Outcome"),
+            _("Structure"), _("Metric"), _("Value"), _("Unit"), _("Outcome"), _("Fraction"), _("Fractions"), _("Day"),
+            _("Noise (share)"), _("Noise (floor)"),
         ]  # fmt: skip
         ui.measurementsTable.setColumnCount(len(titles))
         ui.measurementsTable.setHorizontalHeaderLabels(titles)

@@ -32,13 +32,14 @@ def only(module: Any, *names: str) -> None:
 
 def shrink(path: Path) -> None:
     """A smaller file: colours from a table of 256, at most 1400 pixels wide."""
-    from PySide6.QtCore import Qt
-    from PySide6.QtGui import QImage
+    from PIL import Image
 
-    image = QImage(str(path))
-    if image.width() > WIDEST_PIXELS:
-        image = image.scaledToWidth(WIDEST_PIXELS, Qt.TransformationMode.SmoothTransformation)
-    image.convertToFormat(QImage.Format.Format_Indexed8).save(str(path))
+    image = Image.open(path).convert("RGB")
+    if image.width > WIDEST_PIXELS:
+        image = image.resize(
+            (WIDEST_PIXELS, round(image.height * WIDEST_PIXELS / image.width)), Image.Resampling.LANCZOS
+        )
+    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def patient(host: Any, module: Any, out: Path) -> None:
