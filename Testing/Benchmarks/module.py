@@ -1,7 +1,8 @@
 """The module's window in the test host: opening, switching overlays, results into the scene, memory over 50 cycles.
 
 On the built-in sample patient; prints one JSON line, wall-clock seconds. Times are under the
-stand-ins of ``Testing/host`` and without drawing, which desktop Slicer adds.
+stand-ins of ``Testing/host`` and without drawing, which desktop Slicer adds; opening is with the library imported
+already (``Testing/test_module.py`` opens in a process of its own).
 """
 
 from __future__ import annotations

@@ -36,9 +36,8 @@ def shrink(path: Path) -> None:
 
     image = Image.open(path).convert("RGB")
     if image.width > WIDEST_PIXELS:
-        image = image.resize(
-            (WIDEST_PIXELS, round(image.height * WIDEST_PIXELS / image.width)), Image.Resampling.LANCZOS
-        )
+        height = round(image.height * WIDEST_PIXELS / image.width)
+        image = image.resize((WIDEST_PIXELS, height), Image.Resampling.LANCZOS)
     image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
