@@ -340,6 +340,16 @@ def test_a_twin_without_prediction_says_so(scene: Any) -> None:
 
 
 @pytest.mark.slow
+def test_the_dose_goes_back_to_its_dicom_record(scene: Any, dicom_set: tuple[Path, Patient], tmp_path: Path) -> None:
+    folder, _ = dicom_set
+    twin = SceneTwin(scene)
+    twin.load(folder)
+    twin.predict(2, device="cpu")
+    out = twin.export_dose(tmp_path / "rtdose", folder)
+    assert {"RTDOSE.mean.dcm", "RTDOSE.std.dcm", "RTSTRUCT.dcm"} == {path.name for path in out.iterdir()}
+
+
+@pytest.mark.slow
 def test_a_batch_goes_on_where_it_was_broken_off(target_folder: Path, tmp_path: Path) -> None:
     patients, out = tmp_path / "patients", tmp_path / "out"
     patients.mkdir()
