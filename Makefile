@@ -26,8 +26,9 @@ bench: $(READY) ## run the benchmarks; table in out/bench (ARGS="--quick")
 # The pictures that lie there already, by their names among a run's results.
 screenshots: $(READY) ## draw the README's pictures of the sample patient anew
 	$(VENV)/bin/rt-digital-twin run sample --out out/screenshots --overwrite
-	$(VENV)/bin/python -m Testing.host.screenshots out/screenshots
-	cp $(addprefix out/screenshots/,$(notdir $(wildcard Resources/Screenshots/*.png))) Resources/Screenshots/
+	rm -rf out/module && $(VENV)/bin/python -m Testing.host.screenshots out/module
+	cp $(addprefix out/screenshots/,$(filter-out module_%,$(notdir $(wildcard Resources/Screenshots/*.png)))) Resources/Screenshots/
+	cp out/module/module_*.png Resources/Screenshots/
 
 train: $(READY) ## train the dose network: DATA=openkbp-folder [MINUTES=60]
 	@test -n "$(DATA)" || { echo "Say where the training data lie: make train DATA=path/to/open-kbp [MINUTES=60]" >&2; exit 2; }

@@ -1,19 +1,15 @@
-"""The module's thin shell in Slicer: what the user chooses goes to the library, what it answers goes to the scene."""
+"""The module's thin shell in Slicer: it holds the panels together; what they do is the library's."""
 
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import qt
 import slicer
 import vtk
-from slicer import packaging
 from slicer.i18n import tr as _, translate
-from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
@@ -22,7 +18,14 @@ from slicer.ScriptedLoadableModule import (
 if importlib.util.find_spec("RTDigitalTwinLib") is None:
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinPanels import dependencies
+from RTDigitalTwinPanels.dose_panel import DosePanel
+from RTDigitalTwinPanels.dvh_panel import DvhPanel
+from RTDigitalTwinPanels.logic import RTDigitalTwinLogic
+from RTDigitalTwinPanels.patient_panel import PatientPanel
+from RTDigitalTwinPanels.recalibrate_panel import RecalibratePanel
+from RTDigitalTwinPanels.report_panel import ReportPanel
+from RTDigitalTwinPanels.task import Task
 
 
 class RTDigitalTwin(ScriptedLoadableModule):
@@ -34,29 +37,36 @@ class RTDigitalTwin(ScriptedLoadableModule):
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Radiotherapy")]
         self.parent.contributors = ["RTDigitalTwin contributors"]
         self.parent.helpText = _(
-            "Predicts the dose of a radiotherapy patient with its uncertainty and shows it in the scene."
+            "Predicts the dose of a radiotherapy patient with its uncertainty, absorbs measurements into it, and shows"
+            " doses, histograms and goals in the scene."
             " <b>For research use only: not a medical device, not for clinical decisions.</b>"
         )
-        self.parent.acknowledgementText = _("Built on 3D Slicer, SlicerRT's conventions, MONAI and PyTorch.")
+        self.parent.acknowledgementText = _(
+            "Built on 3D Slicer, SlicerRT's conventions, MONAI and PyTorch; trained on the public OpenKBP data."
+        )
         if slicer.app.palette().color(qt.QPalette.Window).lightness() < 128:
             self.parent.icon = qt.QIcon(self.resourcePath("Icons/RTDigitalTwin-dark.png"))
+        slicer.app.connect("startupCompleted()", registerSampleData)
 
 
-@parameterNodeWrapper
-class RTDigitalTwinParameterNode:
-    """The user's choices, kept in the scene: hence no folder of a patient among them."""
+def registerSampleData():
+    """Offer the built-in sample patient in the Sample Data module."""
+    import SampleData
 
-    useSample: bool = True
-    samples: Annotated[int, WithinRange(2, 256)] = 32
-    seed: Annotated[int, WithinRange(0, 2**31 - 1)] = 0
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="RTDigitalTwin",
+        sampleName="RTDigitalTwinHeadAndNeck",
+        thumbnailFileName=str(Path(__file__).with_name("Resources") / "Icons" / "RTDigitalTwin.png"),
+        customDownloader=lambda source: RTDigitalTwinLogic().loadSample(),
+    )
 
 
 class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservationMixin):
-    """The module's panel."""
+    """The module's window: binds the choices, runs one task at a time, and lets the panels show what there is."""
 
     # Of the class, for the base class calls setup from its constructor where there is no parent.
-    _parameterNode = _parameterNodeGuiTag = None
-    _shown = None  # nodes of the last prediction
+    parameters = _guiTag = None
+    _isRefreshing = _isRefreshWanted = False
 
     def setup(self):
         super().setup()
@@ -65,11 +75,24 @@ class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservati
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = RTDigitalTwinLogic()
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.exit)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.ui.patientFolderLineEdit.connect("currentPathChanged(QString)", self.updateApplyButton)
-        self.ui.applyButton.connect("clicked(bool)", self.onApply)
-        self.ui.overlayComboBox.connect("currentTextChanged(QString)", self.onOverlay)
+        self.task = Task(self.refresh)
+        self.source = None  # the patient's DICOM folder, for this session alone: no scene keeps a path
+        self.missing = dependencies.missingPackages(self._requirements())
+        self.dose = DosePanel(self.ui, self)
+        self.panels = [
+            PatientPanel(self.ui, self),
+            self.dose,
+            DvhPanel(self.ui, self),
+            RecalibratePanel(self.ui, self),
+            ReportPanel(self.ui, self),
+        ]
+        self.ui.cancelButton.connect("clicked(bool)", self.onCancel)
+        self.ui.installButton.connect("clicked(bool)", self.onInstall)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         self.enter()
 
     def enter(self):
@@ -79,109 +102,106 @@ class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservati
         self.setParameterNode(None)
 
     def cleanup(self):
+        self.task.cancel()
         self.exit()
         self.removeObservers()
 
+    def onSceneStartClose(self, *unused):
+        self.task.cancel()
+        self.exit()
+
     def onSceneEndClose(self, *unused):
-        self.showResult(None)
+        for panel in self.panels:
+            panel.forget()
         if self.parent.isEntered:
             self.enter()
 
+    def onNodeRemoved(self, *unused):
+        if self.parameters is not None and not slicer.mrmlScene.IsClosing():
+            qt.QTimer.singleShot(0, self.refresh)
+
     def setParameterNode(self, node):
         """Bind the panel to a parameter node of the scene, or to none."""
-        if self._parameterNode:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateApplyButton)
-        self._parameterNode = node
-        if node:
-            self._parameterNodeGuiTag = node.connectGui(self.ui)
-            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.updateApplyButton)
-            self.updateApplyButton()
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self._guiTag)
+            self.removeObserver(self.parameters, vtk.vtkCommand.ModifiedEvent, self.refresh)
+        self.parameters = node
+        if node is not None:
+            self._guiTag = node.connectGui(self.ui)
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.refresh)
+            self.refresh()
 
-    def patientFolder(self):
-        """The folder chosen, or None for the built-in sample."""
-        return None if self._parameterNode.useSample else Path(self.ui.patientFolderLineEdit.currentPath)
+    # What the panels ask for
 
-    def updateApplyButton(self, *unused):
-        """Enable the button where the choices suffice; its tooltip says what is missing."""
-        if self._parameterNode is None:
+    @property
+    def twin(self):
+        return self.logic.twin()
+
+    def run(self, errand, landed=None):
+        """Begin an errand in the background; ``landed`` gets its result."""
+        self.task.start(errand, landed)
+
+    def say(self, words):
+        self.ui.taskLabel.setText(words)
+
+    def enable(self, button, reason, tip):
+        """Enable a button, or disable it with the reason in its tooltip."""
+        button.setEnabled(reason is None)
+        button.setToolTip(tip if reason is None else reason)
+
+    def reasonNotToCompute(self):
+        """Why nothing can be computed now; None where it can."""
+        if self.missing:
+            return dependencies.words(self.missing)
+        return _("Wait for the computation under way, or cancel it.") if self.task.isRunning else None
+
+    def reasonNoPatient(self):
+        if self.parameters.ct is None:
+            return _("Choose the planning CT, or load a patient: structures and dose alone are not enough.")
+        if self.parameters.segmentation is None:
+            return _("Choose the segmentation with this CT's structures.")
+        return None
+
+    def refresh(self, *unused):
+        """Let every panel show what there is; asked for meanwhile, once more."""
+        if self.parameters is None:
             return
-        folder = self.patientFolder()
-        self.ui.patientFolderLineEdit.setEnabled(folder is not None)
-        # No path at all would read as the current folder.
-        ready = folder is None or (bool(self.ui.patientFolderLineEdit.currentPath) and folder.is_dir())
-        self.ui.applyButton.setEnabled(ready)
-        self.ui.applyButton.setToolTip(_("Predict the dose.") if ready else _("Choose the patient's folder first."))
+        if self._isRefreshing:
+            self._isRefreshWanted = True
+            return
+        self._isRefreshing = True
+        try:
+            for _attempt in range(3):
+                self._isRefreshWanted = False
+                self._refreshTask()
+                for panel in self.panels:
+                    panel.refresh()
+                if not self._isRefreshWanted:
+                    break
+        finally:
+            self._isRefreshing = False
 
-    def onApply(self, *unused):
-        with slicer.util.tryWithErrorDisplay(_("The dose was not predicted."), waitCursor=True):
-            self.logic.ensureDependencies(self.resourcePath("RTDigitalTwin/requirements.txt"))
-            self.showResult(self.logic.run(self.patientFolder(), self._parameterNode.samples, self._parameterNode.seed))
+    def onCancel(self, *unused):
+        self.task.cancel()
 
-    def showResult(self, nodes):
-        """Offer a prediction's overlays and say what must be known of it; of None, nothing."""
-        self._shown = None  # filling the box shall switch nothing
-        self.ui.overlayComboBox.clear()
-        self.ui.overlayComboBox.addItems(list(nodes.overlays) if nodes else [])
-        self.ui.overlayComboBox.setEnabled(nodes is not None)
-        self.ui.bandsLabel.setText(self.logic.bandWords(nodes) if nodes else "")
-        self.ui.warningsLabel.setText("\n".join(nodes.findings.notes) if nodes else "")
-        self._shown = nodes
+    def onInstall(self, *unused):
+        with slicer.util.tryWithErrorDisplay(_("Not everything was installed."), waitCursor=True):
+            dependencies.install(self._requirements())
+        self.missing = dependencies.missingPackages(self._requirements())
+        self.refresh()
 
-    def onOverlay(self, name):
-        """Lay another volume over the CT, where it is still there."""
-        volume = self._shown.overlays.get(name) if self._shown else None
-        if volume is not None and slicer.mrmlScene.IsNodePresent(volume):
-            self.logic.showOverlay(self._shown, volume)
+    def _requirements(self):
+        return self.resourcePath("RTDigitalTwin/requirements.txt")
 
-
-class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
-    """What the module can do, also without its panel."""
-
-    def getParameterNode(self):
-        return RTDigitalTwinParameterNode(super().getParameterNode())
-
-    def ensureDependencies(self, requirementsPath):
-        """Install what the library needs and Slicer lacks, after asking the user."""
-        if importlib.util.find_spec("torch") is None:
-            import PyTorchUtils
-
-            if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True) is None:
-                raise RTDigitalTwinError("PyTorch is not installed.", remedy="Install it with the PyTorch Util module.")
-        packaging.pip_ensure(packaging.load_requirements(requirementsPath), requester="RT Digital Twin")
-
-    def run(self, patientFolder=None, samples=32, seed=0):
-        """Predict a patient's dose, or without a folder the built-in sample's, and show it in the scene.
-
-        The sample's reference dose is planned first, which takes some seconds. Returns the nodes; their ``findings``
-        have the metrics, the goals, and notes to read, such as that the patient is unlike those the network knows."""
-        from RTDigitalTwinLib import Patient, Twin
-        from RTDigitalTwinLib.dosimetry.planning import planned
-        from RTDigitalTwinLib.report.tables import Findings
-        from RTDigitalTwinLib.run import remarks
-        from RTDigitalTwinLib.scene.nodes import show_prediction
-
-        patient = planned(Patient.sample()) if patientFolder is None else Patient.load(patientFolder)
-        twin = Twin(patient)
-        prediction = twin.predict(samples=samples, seed=seed)
-        findings = Findings(prediction, more_notes=remarks(twin))
-        # The prediction's patient is perhaps on a coarser grid.
-        return show_prediction(slicer.mrmlScene, prediction.patient, prediction, findings=findings)
-
-    def bandWords(self, nodes):
-        """What the bands of a prediction are, and what to do where they are not calibrated."""
-        prediction = nodes.prediction
-        words = prediction.band_words()
-        if prediction.is_calibrated or prediction.calibration is None:
-            return words
-        fewest = (prediction.calibration.samples + 1) // 2
-        return _("{words}; from {fewest} samples on they are calibrated").format(words=words, fewest=fewest)
-
-    def showOverlay(self, nodes, volume):
-        """Lay a volume of a prediction over the CT in every slice view."""
-        from RTDigitalTwinLib.scene.nodes import show_in_views
-
-        show_in_views(slicer.mrmlScene, nodes, volume)
+    def _refreshTask(self):
+        self.ui.missingLabel.setVisible(bool(self.missing))
+        self.ui.installButton.setVisible(bool(self.missing))
+        self.ui.missingLabel.setText(dependencies.words(self.missing) if self.missing else "")
+        running, left = self.task.isRunning, self.task.secondsLeft
+        self.ui.taskWidget.setVisible(running)
+        self.ui.taskProgressBar.setValue(int(1000 * self.task.done_ratio))
+        more = "" if left is None or not running else _(" About {seconds:.0f} s left.").format(seconds=max(left, 1))
+        self.ui.taskLabel.setText(self.task.message + more)
 
 
 class RTDigitalTwinTest(ScriptedLoadableModuleTest):
@@ -189,6 +209,9 @@ class RTDigitalTwinTest(ScriptedLoadableModuleTest):
 
     def runTest(self):
         slicer.mrmlScene.Clear()
-        RTDigitalTwinLogic().run(samples=2)
-        self.assertTrue(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
+        logic = RTDigitalTwinLogic()
+        logic.loadSample()
+        mean = logic.predict(samples=2)
+        self.assertEqual(mean.GetAttribute("DicomRtImport.DoseVolume"), "1")
         self.assertTrue(slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
+        self.assertEqual(logic.getParameterNode().prediction, mean)

@@ -30,6 +30,10 @@ class ModelError(RTDigitalTwinError):
     """Network weights are missing, altered or made for another configuration."""
 
 
+class MemoryShortage(ModelError):
+    """Predicting needs more memory than the device has."""
+
+
 class TrainingError(RTDigitalTwinError):
     """Training data, checkpoint or settings do not allow training."""
 

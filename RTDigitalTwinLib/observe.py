@@ -22,7 +22,7 @@ from RTDigitalTwinLib.ledger_entries import ADOPTED, OBSERVED, UNDONE, belief_sh
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
-from RTDigitalTwinLib.report.observing import observing_of
+from RTDigitalTwinLib.report.observing import observing_of, update_notes
 from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.run import (
     RunSettings,
@@ -108,7 +108,7 @@ def observe_patient(
         with watch.stage("tables and volumes"):
             progress(0.65, "tables and volumes")
             observing = observing_of(update, before, after)
-            findings = Findings(after, more_notes=(*_notes(update), *remarks(twin)), observing=observing)
+            findings = Findings(after, more_notes=(*update_notes(update), *remarks(twin)), observing=observing)
             write_tables(folder, findings)
             change = after.mean.minus(before.mean, Quantity.DOSE_DIFFERENCE_GY)
             write_nrrd(change, str(folder / "dose_change.nrrd"), simulated=observing.simulated)
@@ -146,17 +146,6 @@ def continued_ledger(folder: Path, belief_file: Path | None, earlier: Recalibrat
         for path in ledger_files(before):
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, folder / path.name)
     return Ledger(folder / LEDGER_FILE)
-
-
-def _notes(update: Update) -> tuple[str, ...]:
-    notes = []
-    if isinstance(update.after, RecalibratedBelief) and update.after.is_simulated:
-        notes.append("Observations in this are simulated: they stand in for measurements.")
-    for judgement in update.judgements:
-        if judgement.is_outlier:
-            left_out = any(judgement.observation is o for o in update.left_out)
-            notes.append(f"Outlier, {'left out' if left_out else 'absorbed as told'}. {judgement.words}.")
-    return tuple(notes)
 
 
 def _compared(findings: Findings) -> list[dict[str, Any]]:

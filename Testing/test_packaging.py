@@ -212,7 +212,7 @@ from Testing.host.session import slicer_application
 with slicer_application() as host:
     module = host.load_module(modules / "RTDigitalTwin.py")
     import RTDigitalTwinLib
-    print(Path(RTDigitalTwinLib.__file__).is_relative_to(modules), module.ui.applyButton.enabled, host.uncaught)
+    print(Path(RTDigitalTwinLib.__file__).is_relative_to(modules), module.ui.loadSampleButton.enabled, host.uncaught)
 """
 
 
@@ -258,11 +258,14 @@ def test_icons_are_128_pixels_square_with_transparency(name: str) -> None:
 def test_the_panel_binds_each_parameter_once() -> None:
     panel = ElementTree.parse(ROOT / "RTDigitalTwin/Resources/UI/RTDigitalTwin.ui")
     bound = [p.findtext("string") for p in panel.iter("property") if p.get("name") == "SlicerParameterName"]
-    module = (ROOT / "RTDigitalTwin/RTDigitalTwin.py").read_text(encoding="utf-8")
-    (wrapper,) = re.findall(r"@parameterNodeWrapper\nclass (?:.*\n)+?\n\n", module)
-    assert sorted(map(str, bound)) == sorted(re.findall(r"^    (\w+): ", wrapper, re.MULTILINE))
+    folder = ROOT / "RTDigitalTwin/RTDigitalTwinPanels"
+    wrapper = (folder / "parameters.py").read_text(encoding="utf-8").partition("@parameterNodeWrapper")[2]
+    parameters = set(re.findall(r"^    (\w+): ", wrapper, re.MULTILINE))
+    # The prediction is no choice of the user's, and the overlays to choose from are those that there are.
+    assert sorted(map(str, bound)) == sorted(parameters - {"prediction", "overlay"})
     named = {w.get("name") for w in panel.iter("widget")}
-    assert set(re.findall(r"self\.ui\.(\w+)", module)) <= named
+    for source in (*folder.glob("*.py"), ROOT / "RTDigitalTwin/RTDigitalTwin.py"):
+        assert set(re.findall(r"\bui\.(\w+)", source.read_text(encoding="utf-8"))) <= named, source.name
 
 
 # What is said
@@ -281,7 +284,7 @@ def tracked_texts() -> list[Path]:
 
 
 DOCUMENTS = ["README.md", "Resources/Models/MODEL_CARD.md", "CHANGELOG.md"]
-DOCUMENTS += [f"docs/{page}.md" for page in ("dicom", "dosimetry", "recalibration")]
+DOCUMENTS += [f"docs/{page}.md" for page in ("dicom", "dosimetry", "recalibration", "slicer")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -21,7 +21,7 @@ from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.scene.from_nodes import patient_from_nodes, structures_from_segmentation, volume_from_node
 from RTDigitalTwinLib.scene.geometry import pseudonymous_frame, vtk_matrix
-from RTDigitalTwinLib.scene.nodes import PatientNodes, show_patient
+from RTDigitalTwinLib.scene.patient_nodes import PatientNodes, show_patient
 from RTDigitalTwinLib.scene.session import HeadlessApplication, headless_session
 from RTDigitalTwinLib.scene.structure_nodes import add_structures
 from RTDigitalTwinLib.scene.volume_nodes import add_ct, add_volume

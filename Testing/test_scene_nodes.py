@@ -29,7 +29,8 @@ from RTDigitalTwinLib.patient.volume import Quantity
 from RTDigitalTwinLib.scene.bundle import load_mrb, save_mrb
 from RTDigitalTwinLib.scene.from_nodes import structures_from_segmentation, volume_from_node
 from RTDigitalTwinLib.scene.hierarchy import hierarchy
-from RTDigitalTwinLib.scene.nodes import PredictionNodes, show_patient, show_prediction
+from RTDigitalTwinLib.scene.nodes import PredictionNodes, show_prediction
+from RTDigitalTwinLib.scene.patient_nodes import show_patient
 from RTDigitalTwinLib.scene.session import headless_session
 from RTDigitalTwinLib.scene.snapshot import rendering_problem, save_pictures
 from Testing.builders import FRAME, hand_made_calibration, hand_made_ensemble, oblique_grid, small_patient

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from RTDigitalTwinLib.errors import ModelError
+from RTDigitalTwinLib.errors import MemoryShortage, ModelError
 from RTDigitalTwinLib.model.decoding import CpuDecoder
 from RTDigitalTwinLib.model.familiarity import Familiarity
 from RTDigitalTwinLib.model.features import Features, build_features
@@ -42,8 +42,8 @@ def _exact(method: Callable[..., Result]) -> Callable[..., Result]:
     return exact
 
 
-def _out_of_memory() -> ModelError:
-    return ModelError("Not enough memory to predict.", remedy="Close other programs, or use --device cpu.")
+def _out_of_memory() -> MemoryShortage:
+    return MemoryShortage("Not enough memory to predict.", remedy="Close other programs, or use --device cpu.")
 
 
 class DoseSurrogate:

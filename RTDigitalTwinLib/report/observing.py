@@ -9,6 +9,7 @@ from RTDigitalTwinLib.calibration.outliers import judge
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.twin import Update
 
+SIMULATED_NOTE = "Observations in this are simulated: they stand in for measurements."
 ABSORBED, LEFT_OUT, ABSORBED_OUTLIER = "absorbed", "outlier, left out", "outlier, absorbed as told"
 
 
@@ -78,3 +79,15 @@ def observing_of(update: Update, before: DoseEnsemble, after: DoseEnsemble) -> O
         )
     method = None if belief is None else belief.method
     return Observing(before, method, belief is not None and belief.is_simulated, tuple(rows))
+
+
+def update_notes(update: Update) -> tuple[str, ...]:
+    """What the user must see of an update: simulated measurements, and outliers."""
+    notes = []
+    if isinstance(update.after, RecalibratedBelief) and update.after.is_simulated:
+        notes.append(SIMULATED_NOTE)
+    for judgement in update.judgements:
+        if judgement.is_outlier:
+            left_out = any(judgement.observation is o for o in update.left_out)
+            notes.append(f"Outlier, {'left out' if left_out else 'absorbed as told'}. {judgement.words}.")
+    return tuple(notes)

@@ -18,6 +18,7 @@ from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
 from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, score_patient
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.outcome import BesideWords
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.report.biology_table import BiologyTable, PredictedBiologyRow, biology_of_prediction
@@ -94,15 +95,6 @@ class DvhRow:
     volume_high: float | None
     whole_low: float | None
     whole_high: float | None
-
-
-@dataclass(frozen=True)
-class BesideWords:
-    """What two predictions side by side, and their difference, are called."""
-
-    now: str
-    before: str
-    change: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import slicer
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from RTDigitalTwinLib.course_projection import Endpoint
 from RTDigitalTwinLib.course_record import CourseResult
+from RTDigitalTwinLib.outcome import Table, Values
 from RTDigitalTwinLib.patient.volume import Quantity
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.report.course_figure import NTCP_LIMIT, chosen_ntcp
 from RTDigitalTwinLib.scene import volume_nodes
 from RTDigitalTwinLib.scene.hierarchy import folder_item, put_under
-from RTDigitalTwinLib.scene.nodes import PatientNodes, highest_prescription_gy, show_patient
+from RTDigitalTwinLib.scene.patient_nodes import PatientNodes, highest_prescription_gy, show_patient
 from RTDigitalTwinLib.scene.table_nodes import add_table
 
 COURSE_ATTRIBUTE = "RTDigitalTwin.Course"
@@ -95,22 +96,22 @@ def show_course(
 
 def _trajectory(scene: Any, result: CourseResult, shown: Endpoint | None) -> Any:
     records = result.records
-    columns: list[tuple[str, ArrayLike | list[str]]] = [
-        (FRACTION_COLUMN, [r.fraction for r in records]),
-        (UNCERTAINTY_COLUMN, [round(r.uncertainty_gy, 3) for r in records]),
-        ("Innovation (of expected)", [round(r.innovation_ratio, 3) for r in records]),
-        ("Alarm sum", [round(r.alarm_sum, 3) for r in records]),
-        (EVENTS_COLUMN, ["; ".join(r.events) for r in records]),
-        ("Images so far", [r.images for r in records]),
-    ]
+    columns: dict[str, Values] = {
+        FRACTION_COLUMN: np.array([r.fraction for r in records]),
+        UNCERTAINTY_COLUMN: np.round([r.uncertainty_gy for r in records], 3),
+        "Innovation (of expected)": np.round([r.innovation_ratio for r in records], 3),
+        "Alarm sum": np.round([r.alarm_sum for r in records], 3),
+        EVENTS_COLUMN: tuple("; ".join(r.events) for r in records),
+        "Images so far": np.array([r.images for r in records]),
+    }
     if shown is not None:
         of = [next((e for e in r.endpoints if e.name == shown.name), None) for r in records]
         for k in ("mean", "low", "high", "true"):
-            columns.append((_column(shown, k), [np.nan if e is None else 100 * getattr(e, k) for e in of]))
-        columns.append((LIMIT_COLUMN, [100 * NTCP_LIMIT] * len(records)))
-    node = add_table(scene, "Trajectory of the course", columns)
+            columns[_column(shown, k)] = np.array([np.nan if e is None else 100 * getattr(e, k) for e in of])
+        columns[LIMIT_COLUMN] = np.full(len(records), 100 * NTCP_LIMIT)
+    said = f"{result.settings.change.words}. NTCP in %, projected to the end of treatment."
+    node = add_table(scene, "Trajectory of the course", Table(columns, said))
     node.SetAttribute(COURSE_ATTRIBUTE, result.settings.policy.name)
-    node.SetDescription(f"{result.settings.change.words}. NTCP in %, projected to the end of treatment.")
     return node
 
 

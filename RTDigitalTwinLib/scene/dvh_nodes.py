@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import slicer
-from numpy.typing import ArrayLike
 
-from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
+from RTDigitalTwinLib.outcome import (
+    BAND_LEVEL,
+    BAND_LEVELS,
+    BEFORE_COLUMN,
+    DOSE_COLUMN,
+    HIGH_COLUMN,
+    LOW_COLUMN,
+    REFERENCE_COLUMN,
+    VOLUME_COLUMN,
+    Outcome,
+    Table,
+    band_columns,
+)
 from RTDigitalTwinLib.patient.colours import structure_colour
-from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.scene import slicerrt_names as names
 from RTDigitalTwinLib.scene.table_nodes import add_table
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.words import counted
 
-BAND_LEVEL = 0.95
-LOW_COLUMN, HIGH_COLUMN, REFERENCE_COLUMN = "Volume band low", "Volume band high", "Volume reference"
-BEFORE_COLUMN = "Volume before"
+_LEVEL_ATTRIBUTE = "RTDigitalTwin.BandLevel"
+_STRUCTURE_ATTRIBUTE = "RTDigitalTwin.Structure"
 
 _Plot = slicer.vtkMRMLPlotSeriesNode
 # Column, what follows the structure's name, line, width.
 _CURVES = (
-    (names.DVH_VOLUME_COLUMN, "", _Plot.LineStyleSolid, 2.5),
+    (VOLUME_COLUMN, "", _Plot.LineStyleSolid, 2.5),
     (LOW_COLUMN, " low", _Plot.LineStyleDash, 1.0),
     (HIGH_COLUMN, " high", _Plot.LineStyleDash, 1.0),
     (REFERENCE_COLUMN, " reference", _Plot.LineStyleDot, 2.0),
@@ -44,87 +52,74 @@ class DvhNodes:
 
 
 def add_dvhs(
-    scene: Any,
-    prediction: DoseEnsemble,
-    reference: Volume | None,
-    dose_node: Any,
-    segmentation_node: Any,
-    progress: Progress = silent,
-    before: DoseEnsemble | None = None,
-    before_words: str = "before observing",
+    scene: Any, outcome: Outcome, dose_node: Any, segmentation_node: Any, progress: Progress = silent
 ) -> DvhNodes:
-    """One table a structure (dose in Gy; volume in %: mean over the samples, band, reference) and one chart.
-
-    ``before`` is the prediction beside it, which then has a column and a curve of its own; ``before_words`` what it is.
-    """
-    metrics = _metrics_table(scene, prediction, dose_node)
+    """One table a structure (dose in Gy; volume in %: mean over samples, bands, reference, before) and one chart."""
+    count = outcome.metrics.row_count
+    first, *others = outcome.metrics.columns.items()
+    columns = dict([first, ("Dose volume", (dose_node.GetName(),) * count), *others])
+    metrics = add_table(scene, "DVH metrics", Table(columns))
     tables: dict[str, Any] = {}
-    structures = prediction.patient.structures
-    for row, name in enumerate(structures):
-        progress(row / len(structures), f"Dose-volume histogram of {name}")
-        table = _dvh_table(scene, prediction, reference, before, name)
+    for row, (name, curve) in enumerate(outcome.curves.items()):
+        progress(row / len(outcome.curves), f"Dose-volume histogram of {name}")
+        table = add_table(scene, f"DVH {name}", curve)
         table.SetAttribute(names.DVH, names.TRUE)
         table.SetAttribute(names.DVH_SEGMENT_ID, name)
         table.SetAttribute(names.DVH_PLOT_NAME, name)
         table.SetAttribute(names.DVH_TABLE_ROW, str(row))
-        table.SetAttribute(names.DVH_VOLUME_CC, f"{structures[name].volume_cc:.6g}")
+        table.SetAttribute(names.DVH_VOLUME_CC, f"{outcome.volume_cc[name]:.6g}")
         table.SetNodeReferenceID(names.DVH_DOSE_VOLUME_REFERENCE, dose_node.GetID())
         table.SetNodeReferenceID(names.DVH_SEGMENTATION_REFERENCE, segmentation_node.GetID())
         table.SetNodeReferenceID(names.DVH_METRICS_TABLE_REFERENCE, metrics.GetID())
         tables[name] = table
-    series, chart = _chart(scene, tables, prediction, before_words)
+    series, chart = _chart(scene, tables, outcome)
     return DvhNodes(tables, metrics, series, chart)
 
 
-def _dvh_table(
-    scene: Any, prediction: DoseEnsemble, reference: Volume | None, before: DoseEnsemble | None, name: str
-) -> Any:
-    dvh = prediction.dvh(name)
-    columns = [(names.DVH_DOSE_COLUMN, dvh.dose_gy), (names.DVH_VOLUME_COLUMN, 100 * dvh.mean)]
-    if prediction.has_spread:
-        low, high = dvh.band(BAND_LEVEL)
-        columns += [(LOW_COLUMN, 100 * low), (HIGH_COLUMN, 100 * high)]
-    dose = covered_dose_of(reference, prediction.patient.structures[name])
-    if dose is not None:
-        columns.append((REFERENCE_COLUMN, 100 * dose.volume_at_dose_ratio(dvh.dose_gy)[0]))
-    if before is not None:
-        earlier = before.dvh(name)
-        columns.append((BEFORE_COLUMN, 100 * np.interp(dvh.dose_gy, earlier.dose_gy, earlier.mean, right=0.0)))
-    return add_table(scene, f"DVH {name}", columns)
+def structure_of_series(series: Any) -> str:
+    """The structure whose curve a series is."""
+    return series.GetAttribute(_STRUCTURE_ATTRIBUTE) or ""
 
 
-def _metrics_table(scene: Any, prediction: DoseEnsemble, dose_node: Any) -> Any:
-    structures = prediction.patient.structures
-    dose = {name: prediction.structure_dose(name) for name in structures}
-    mean = {name: prediction.metric(name, "mean", dose[name]) for name in structures}
-    columns: list[tuple[str, ArrayLike | list[str]]] = [
-        (names.METRIC_STRUCTURE, list(structures)),
-        ("Dose volume", [dose_node.GetName()] * len(structures)),
-        (names.METRIC_VOLUME_CC, [s.volume_cc for s in structures.values()]),
-        ("Mean dose (Gy)", [float(m.mean) for m in mean.values()]),
-        ("Min dose (Gy)", [float(d.min_gy().mean()) for d in dose.values()]),
-        ("Max dose (Gy)", [float(d.max_gy().mean()) for d in dose.values()]),
-    ]
-    for metric in ("D95", "D2"):
-        columns.append(
-            (f"{metric} (Gy)", [float(prediction.metric(name, metric, dose[name]).mean) for name in structures])
-        )
-    if prediction.has_spread:
-        bands = np.array([m.band(BAND_LEVEL) for m in mean.values()])
-        columns += [("Mean dose band low (Gy)", bands[:, 0]), ("Mean dose band high (Gy)", bands[:, 1])]
-    return add_table(scene, "DVH metrics", columns)
+def show_curves(chart: Any, series: Iterable[Any], structures: Iterable[str]) -> None:
+    """Show the curves of these structures in a chart and no others, in the order of ``series``."""
+    wanted = set(structures)
+    was = chart.StartModify()
+    chart.RemoveAllPlotSeriesNodeIDs()
+    for one in series:
+        if structure_of_series(one) in wanted:
+            chart.AddAndObservePlotSeriesNodeID(one.GetID())
+    chart.EndModify(was)
 
 
-def _chart(
-    scene: Any, tables: dict[str, Any], prediction: DoseEnsemble, before_words: str
-) -> tuple[tuple[Any, ...], Any]:
+def show_band_level(chart: Any, series: Iterable[Any], level: float) -> None:
+    """Let the dashed curves be the band at one of ``BAND_LEVELS``, and the chart's title say so."""
+    columns = {title: band_columns(level) for known in BAND_LEVELS for title in band_columns(known)}
+    for one in series:
+        low_or_high = columns.get(one.GetYColumnName())
+        if low_or_high is not None:
+            one.SetYColumnName(low_or_high[one.GetName().rsplit("_", 1)[0].endswith(" high")])
+    chart.SetTitle(chart.GetTitle().replace(_percent(band_level_of(chart)), _percent(level)))
+    chart.SetAttribute(_LEVEL_ATTRIBUTE, f"{level:g}")
+
+
+def band_level_of(chart: Any) -> float:
+    """The level of the bands in a chart."""
+    return float(chart.GetAttribute(_LEVEL_ATTRIBUTE) or BAND_LEVEL)
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:g} % band"
+
+
+def _chart(scene: Any, tables: dict[str, Any], outcome: Outcome) -> tuple[tuple[Any, ...], Any]:
     chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", scene.GenerateUniqueName("DVH"))
-    what = (
-        f"mean of {counted(prediction.count, 'sample')}, dashed: {prediction.band_words(BAND_LEVEL)}"
-        if prediction.has_spread
-        else "predicted"
-    )
-    said = {REFERENCE_COLUMN: ", dotted: reference plan", BEFORE_COLUMN: f", dash-dotted: {before_words}"}
+    what = "predicted"
+    if outcome.band_words:
+        what = f"mean of {counted(outcome.samples, 'sample')}, dashed: {outcome.band_words}"
+    said = {REFERENCE_COLUMN: ", dotted: reference plan"}
+    if outcome.beside is not None:
+        said[BEFORE_COLUMN] = f", dash-dotted: {outcome.beside.before}"
     for column, words in said.items():
         if any(table.GetTable().GetColumnByName(column) for table in tables.values()):
             what += words
@@ -136,6 +131,7 @@ def _chart(
     chart.SetLegendFontSize(10)
     chart.SetYAxisRangeAuto(False)
     chart.SetYAxisRange(0, 102)
+    chart.SetAttribute(_LEVEL_ATTRIBUTE, f"{BAND_LEVEL:g}")
     series = []
     # All means first: they head the chart's legend.
     for column, suffix, line, width in _CURVES:
@@ -143,8 +139,9 @@ def _chart(
             if table.GetTable().GetColumnByName(column) is None:
                 continue
             node = scene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", scene.GenerateUniqueName(name + suffix))
+            node.SetAttribute(_STRUCTURE_ATTRIBUTE, name)
             node.SetAndObserveTableNodeID(table.GetID())
-            node.SetXColumnName(names.DVH_DOSE_COLUMN)
+            node.SetXColumnName(DOSE_COLUMN)
             node.SetYColumnName(column)
             node.SetPlotType(_Plot.PlotTypeScatter)
             node.SetMarkerStyle(_Plot.MarkerStyleNone)

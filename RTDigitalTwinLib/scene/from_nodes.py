@@ -91,7 +91,7 @@ def patient_from_nodes(
     segmentation_node : with the structures under TG-263 names and the dose mask.
     target_dose_gy : prescribed dose by the target's name.
     fractions : of the whole course.
-    dose_node : volume node of the reference dose in Gy, resampled onto the CT where its grid differs (0 outside it).
+    dose_node : volume node of the reference dose in Gy, resampled onto the CT where its grid differs (NaN outside it).
     dose_mask : name of the segment that can receive dose; the body's outline may serve.
     pseudonym : never a name or number of the hospital.
 
@@ -113,13 +113,14 @@ def patient_from_nodes(
                          where=segmentation_node.GetName(), remedy="Name the targets as their segments.")  # fmt: skip
     for name in target_dose_gy:
         structures[name] = replace(structures[name], kind=StructureKind.TARGET)
-    dose = None if dose_node is None else _dose_on(dose_node, ct.grid)
+    dose = None if dose_node is None else dose_on(dose_node, ct.grid)
     plan = Plan(Prescription(tuple(target_dose_gy.items()), fractions), dose=dose, label="plan in the scene")
     warnings = tuple(check_orientation(structures))
     return Patient(pseudonym, (Image("CT", ct),), structures, mask, (plan,), warnings)
 
 
-def _dose_on(node: Any, grid: Grid) -> Volume:
+def dose_on(node: Any, grid: Grid) -> Volume:
+    """A dose node on a CT's grid; NaN where it does not reach. Raises SceneError where its frame is another."""
     dose = volume_from_node(node, Quantity.DOSE_GY)
     frame = dose.grid.frame_of_reference
     if frame and grid.frame_of_reference and frame != grid.frame_of_reference and not node.GetParentTransformNode():
@@ -127,8 +128,7 @@ def _dose_on(node: Any, grid: Grid) -> Volume:
                          remedy="Register it to the CT and put it under that transform.")  # fmt: skip
     # From here both are in the scene's one world.
     in_frame = replace(dose.grid, frame_of_reference=grid.frame_of_reference)
-    moved = Volume(dose.values, in_frame, Quantity.DOSE_GY).resampled(grid)
-    return Volume(np.nan_to_num(moved.values, nan=0.0), grid, Quantity.DOSE_GY)
+    return Volume(dose.values, in_frame, Quantity.DOSE_GY).resampled(grid)
 
 
 def _kind(segment: Any, name: str) -> StructureKind:

@@ -67,6 +67,19 @@ def show_isodoses_of(scene: Any, *doses: Any) -> None:
             legend.SetVisibility(owner is shown)
 
 
+def isodoses_of(scene: Any, dose_node: Any) -> list[Any]:
+    """The isodose models of a dose node."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLModelNode")
+    models = [scene.GetNthNodeByClass(index, "vtkMRMLModelNode") for index in range(count)]
+    ours = [model for model in models if model.GetAttribute(PERCENT_ATTRIBUTE)]
+    return [model for model in ours if model.GetNodeReference(names.DVH_DOSE_VOLUME_REFERENCE) is dose_node]
+
+
+def colours_of_isodoses(dose_node: Any) -> Any | None:
+    """The table of isodose levels that a dose node refers to."""
+    return dose_node.GetNodeReference(names.ISODOSE_COLOUR_TABLE_REFERENCE)
+
+
 def isodose_surface(dose: Volume, level_gy: float) -> Any:
     """Surface (polygons in RAS, mm) of a dose in Gy, interpolated linearly between voxel centres."""
     values = np.ascontiguousarray(dose.values, dtype=np.float32)

@@ -11,19 +11,15 @@ GRAY = "GY"  # compared case-sensitively
 # Segments
 ROI_NUMBER = "DicomRtImport.RoiNumber"
 
-# Dose-volume histograms
+# Dose-volume histograms (columns of their tables: RTDigitalTwinLib.outcome)
 DVH = "DoseVolumeHistogram.DVH"
 DVH_SEGMENT_ID = "DoseVolumeHistogram.SegmentID"
 DVH_PLOT_NAME = "DoseVolumeHistogram.StructurePlotName"
 DVH_TABLE_ROW = "DoseVolumeHistogram.TableRow"
 DVH_VOLUME_CC = "DoseVolumeHistogram.Volume (cc)"
-DVH_DOSE_COLUMN = "Dose"
-DVH_VOLUME_COLUMN = "Volume"
 DVH_DOSE_VOLUME_REFERENCE = "doseVolumeRef"
 DVH_SEGMENTATION_REFERENCE = "segmentationRef"
 DVH_METRICS_TABLE_REFERENCE = "dvhMetricsTableRef"
-METRIC_STRUCTURE = "Structure"
-METRIC_VOLUME_CC = "Volume (cc)"
 
 # Isodoses
 ISODOSE_MODEL = "DicomRtImport.IsodoseModel"

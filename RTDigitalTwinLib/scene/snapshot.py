@@ -16,7 +16,8 @@ from RTDigitalTwinLib.errors import SceneError
 from RTDigitalTwinLib.patient.colours import Colour, structure_colour
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.scene.isodose_nodes import SOLID_PERCENT
-from RTDigitalTwinLib.scene.nodes import PredictionNodes, main_target
+from RTDigitalTwinLib.scene.nodes import PredictionNodes
+from RTDigitalTwinLib.scene.patient_nodes import main_target
 from RTDigitalTwinLib.scene.rendering import rendering_problem
 from RTDigitalTwinLib.scene.structure_nodes import haloed, targets_filled
 from RTDigitalTwinLib.scene.views import PANEL_PIXELS, SIZE, SliceView, SolidView

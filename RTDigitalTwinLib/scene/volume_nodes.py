@@ -94,6 +94,29 @@ def add_absolute_difference(scene: Any, difference: Volume, name: str, shown: np
     return node
 
 
+def hide_below(node: Any, ratio: float) -> None:
+    """Leave a dose unpainted below this share of the prescription, a spread below this share of its scale.
+
+    Differences, whose table is clear where there is none, stay as they are.
+    """
+    display = node.GetDisplayNode()
+    table = display.GetColorNode()
+    if table is None or table.GetName() not in (colours.DOSE, colours.SPREAD):
+        return
+    whole = display.GetWindowLevelMax()
+    if table.GetName() == colours.DOSE:
+        whole /= HIGHEST_SHOWN_RATIO
+    if display.GetLowerThreshold() != ratio * whole:
+        display.SetLowerThreshold(ratio * whole)
+
+
+def show_legend(node: Any, shown: bool) -> None:
+    """Show or hide a volume's legend of colours."""
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
+    if legend is not None:
+        legend.SetVisibility(shown)
+
+
 def _percentile(values: np.ndarray, shown: np.ndarray, least: float) -> float:
     chosen = values[shown] if shown.any() else values
     known = chosen[np.isfinite(chosen)]

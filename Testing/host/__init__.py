@@ -11,5 +11,5 @@ docs of each file say what it leaves out. ``RTDT_SLICER_PYTHON`` names a folder 
 >>> from Testing.host.session import slicer_application
 >>> with slicer_application() as host:
 ...     module = host.load_module()
-...     module.ui.applyButton.click()
+...     module.ui.loadSampleButton.click()
 """

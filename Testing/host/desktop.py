@@ -41,7 +41,7 @@ def main() -> None:
         slicer.util.exit(2)
         return
     report = sys.argv[1] if len(sys.argv) > 1 else "slicer-report.xml"
-    tests = [str(ROOT / "Testing" / "test_module.py")]
+    tests = [str(ROOT / "Testing" / f"test_module{part}.py") for part in ("", "_walk", "_interruptions")]
     slicer.util.exit(int(pytest.main(["-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests])))
 
 

@@ -152,7 +152,9 @@ class qMRMLNodeComboBox(_OfScene, Observing, qt.QComboBox):  # type: ignore[misc
         self.clear()
         if self.noneEnabled:
             self.addItem(self.noneDisplay, "")
-        for node in self._listed():
+        listed = self._listed()
+        self.keep_observing([*listed, self.mrmlScene()])
+        for node in listed:
             self.addItem(node.GetName(), node.GetID())
             if not self.observes(node, vtk.vtkCommand.ModifiedEvent):
                 self.observe(node, vtk.vtkCommand.ModifiedEvent, qMRMLNodeComboBox._rename)

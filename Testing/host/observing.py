@@ -25,6 +25,14 @@ class Observing:
     def observes(self: Any, of: Any, event: int) -> bool:
         return any(seen is of and told == event for seen, told, _ in self.__dict__.get("_observed", []))
 
+    def keep_observing(self: Any, objects: list[Any]) -> None:
+        """Let go of all but these, so that a node that left the scene is not held."""
+        observed = self.__dict__.get("_observed", [])
+        gone = [entry for entry in observed if not any(entry[0] is one for one in objects)]
+        for of, _, tag in gone:
+            of.RemoveObserver(tag)
+        self.__dict__["_observed"] = [entry for entry in observed if entry not in gone]
+
     def stop_observing(self: Any) -> None:
         for of, _, tag in self.__dict__.pop("_observed", []):
             of.RemoveObserver(tag)

@@ -8,6 +8,7 @@ bar) know only the second way to connect.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from functools import cache
@@ -31,10 +32,20 @@ _application: Any = None
 LOADING: list[bool] = []  # PySide6's loader of .ui files puts widgets on the panel as attributes
 
 
+def _keep_none() -> None:
+    """Let None outlive PySide6 6.12, whose calls without a result each drop a reference to it.
+
+    From Python 3.12 on None is immortal; before, a few thousand such calls end the process.
+    """
+    if sys.version_info < (3, 12):
+        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
+
+
 def application() -> Any:
     """The process's one Qt application, without a screen."""
     global _application
     if _application is None:
+        _keep_none()
         _application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["RTDigitalTwinTestHost"])
         _application.setStyle("Fusion")  # the same on every machine
         _application.setQuitOnLastWindowClosed(False)

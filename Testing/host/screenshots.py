@@ -12,20 +12,82 @@ from typing import Any
 
 from Testing.host.session import slicer_application
 
-
-def opened(host: Any, module: Any, out: Path) -> None:
-    """The panel as it opens."""
-    host.grab(module.parent, out / "panel_opened.png")
-
-
-def predicted(host: Any, module: Any, out: Path) -> None:
-    """The sample patient's prediction in the whole layout."""
-    module.ui.samplesSpinBox.value = 16  # the fewest with a calibrated band
-    module.ui.applyButton.click()
-    host.grab_layout(module, out / "layout_predicted.png")
+PATIENCE_S = 600.0
+FEWEST_CALIBRATED = 16
+WIDEST_PIXELS = 1400
+PANELS = ("patient", "dose", "dvh", "recalibrate", "report")
 
 
-STEPS: tuple[Callable[[Any, Any, Path], None], ...] = (opened, predicted)
+def finish(host: Any, module: Any) -> None:
+    """Wait until the work beside the window has landed."""
+    host.wait_until(lambda: not module.widget.task.isRunning, PATIENCE_S, "for the task")
+    host.process_events()
+
+
+def only(module: Any, *names: str) -> None:
+    """Open these panels and fold the others."""
+    for name in PANELS:
+        getattr(module.ui, f"{name}CollapsibleButton").collapsed = name not in names
+
+
+def shrink(path: Path) -> None:
+    """A smaller file: colours from a table of 256, at most 1400 pixels wide."""
+    from PIL import Image
+
+    image = Image.open(path).convert("RGB")
+    if image.width > WIDEST_PIXELS:
+        height = round(image.height * WIDEST_PIXELS / image.width)
+        image = image.resize((WIDEST_PIXELS, height), Image.Resampling.LANCZOS)
+    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def patient(host: Any, module: Any, out: Path) -> None:
+    """The sample patient, loaded."""
+    module.ui.loadSampleButton.click()
+    finish(host, module)
+    only(module, "patient")
+    host.grab(module.parent, out / "module_patient.png")
+
+
+def dose(host: Any, module: Any, out: Path) -> None:
+    """Its prediction: the Dose panel beside the whole layout."""
+    module.ui.samplesSpinBox.value = FEWEST_CALIBRATED
+    module.ui.predictButton.click()
+    finish(host, module)
+    only(module, "dose")
+    host.grab_layout(module, out / "module_layout.png")
+
+
+def dvh(host: Any, module: Any, out: Path) -> None:
+    """Some curves and the goals."""
+    only(module, "dvh")
+    host.grab(module.parent, out / "module_dvh.png")
+
+
+def recalibrate(host: Any, module: Any, out: Path) -> None:
+    """Two measurements, absorbed; the change of the dose."""
+    for structure, value in (("PTV_7000", 2.06), ("Parotid_L", 0.9)):
+        module.logic.addMeasurement(structure, value)
+    only(module, "recalibrate")
+    host.process_events()
+    module.ui.observeButton.click()
+    finish(host, module)
+    module.ui.showChangeButton.click()
+    host.process_events()
+    host.grab(module.parent, out / "module_recalibrate.png")
+
+
+def report(host: Any, module: Any, out: Path) -> None:
+    """What can be kept."""
+    only(module, "report")
+    module.ui.outputFolderLineEdit.setCurrentPath(str(out))
+    module.ui.saveSceneButton.click()
+    host.process_events()
+    module.ui.outputFolderLineEdit.setCurrentPath("")
+    host.grab(module.parent, out / "module_report.png")
+
+
+STEPS: tuple[Callable[[Any, Any, Path], None], ...] = (patient, dose, dvh, recalibrate, report)
 
 
 def main(out: Path) -> int:
@@ -37,6 +99,8 @@ def main(out: Path) -> int:
             step(host, module, out)
             for message in host.dialogs.errors:
                 print(f"{step.__name__}: {message.text}", file=sys.stderr)
+        for path in out.glob("module_*.png"):
+            shrink(path)
         return 1 if host.dialogs.errors or host.uncaught else 0
 
 

@@ -21,6 +21,7 @@ from Testing.host.pythonqt import application as qt_application, make_qt
 ROOT = Path(__file__).resolve().parents[2]
 MODULE_FILE = ROOT / "RTDigitalTwin" / "RTDigitalTwin.py"
 OWN_FILES_VARIABLE = "RTDT_SLICER_PYTHON"
+LIBRARY = "RTDigitalTwinLib"  # has nothing of the application at import
 _ABSENT = object()
 
 
@@ -282,6 +283,6 @@ def _restore(slicer: Any, attributes: dict[str, Any], modules: dict[str, Any], p
             setattr(slicer, name, value)
     ours = ("qt", "ctk", "qSlicerSubjectHierarchyModuleWidgetsPythonQt", "slicer.")
     for name in set(sys.modules) - modules.keys():
-        if name in ours[:3] or (name.startswith("slicer.") and name not in modules) or name == MODULE_FILE.stem:
+        if name in ours[:3] or name.startswith(("slicer.", MODULE_FILE.stem)) and not name.startswith(LIBRARY):
             del sys.modules[name]
     sys.path[:] = path

@@ -1,0 +1,116 @@
+"""What the module can do, also without its panel: the verbs of the Python console, on the scene's nodes."""
+
+from pathlib import Path
+
+import slicer
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
+
+from RTDigitalTwinLib.jobs import Choice
+from RTDigitalTwinLib.scene.dvh_nodes import show_band_level, show_curves
+from RTDigitalTwinLib.scene.measurement_nodes import add_measurement, measurement_table
+from RTDigitalTwinLib.scene.scene_twin import SceneTwin
+from RTDigitalTwinLib.scene.twin_patient import confirm_names
+from RTDigitalTwinPanels.parameters import RTDigitalTwinParameterNode
+
+
+class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
+    """Verbs on the twin of the scene. Those that take long wait until it is done, events being let through."""
+
+    def getParameterNode(self):
+        return RTDigitalTwinParameterNode(super().getParameterNode())
+
+    def twin(self):
+        """The scene's twin, whose nodes the parameter node holds."""
+        return SceneTwin(slicer.mrmlScene, self.getParameterNode())
+
+    def loadSample(self):
+        """Load the built-in sample patient with a plan of its own; returns its CT node."""
+        return self.twin().load(progress=_letEventsThrough)
+
+    def loadFolder(self, folder, patient="", names=None, fractions=None):
+        """Load a patient's folder; returns its CT node.
+
+        ``patient`` is a pseudonym where a DICOM folder has several, ``names`` what the structures' names mean, by name
+        in the source, "" for leaving one out.
+        """
+        return self.twin().load(folder, Choice(patient, dict(names or {}), fractions), _letEventsThrough)
+
+    def useNodes(self, ct, segmentation, dose=None, names=None, fractions=None):
+        """Take nodes that are in the scene as the patient."""
+        if names:
+            confirm_names(segmentation, names)
+        self.twin().use(ct, segmentation, dose)
+        if fractions is not None:
+            self.getParameterNode().fractions = fractions
+
+    def predict(self, samples=None, seed=None, device=None):
+        """Predict the dose; what is not given is the parameter node's. Returns the mean dose node."""
+        chosen = self.getParameterNode()
+        return self.twin().predict(
+            chosen.samples if samples is None else samples,
+            chosen.seed if seed is None else seed,
+            chosen.device.value if device is None else device,
+            _letEventsThrough,
+        )
+
+    def addMeasurement(self, structure, value, metric="mean", **columns):
+        """Add a row to the table of measurements; ``columns`` are named as in measurement files."""
+        chosen = self.getParameterNode()
+        if chosen.measurements is None:
+            chosen.measurements = measurement_table(slicer.mrmlScene)
+        unit = "%" if metric.startswith("V") else "Gy"
+        row = {"structure": structure, "metric": metric, "value": value, "unit": unit} | columns
+        add_measurement(chosen.measurements, **{name: str(entry) for name, entry in row.items()})
+
+    def observe(self, file=None, method=None, absorbOutliers=None):
+        """Absorb the measurements that wait, and those of a CSV file; returns the mean dose node after it."""
+        chosen = self.getParameterNode()
+        return self.twin().observe(
+            file,
+            _letEventsThrough,
+            samples=chosen.samples,
+            seed=chosen.seed,
+            device=chosen.device.value,
+            method=chosen.method.value if method is None else method,
+            absorb_outliers=chosen.absorbOutliers if absorbOutliers is None else absorbOutliers,
+        )
+
+    def undo(self):
+        """Go back before the last observing; returns the mean dose node."""
+        return self.twin().undo()
+
+    def clear(self):
+        """Take every prediction away; the patient stays."""
+        self.twin().clear()
+
+    def showOverlay(self, role="mean"):
+        """Lay a volume over the CT: mean, std, width, reference, difference, absolute difference, before, change."""
+        chosen = self.getParameterNode()
+        self.twin().show(role, opacity=chosen.opacity, isodoses=chosen.isodoses)
+        chosen.overlay = role
+
+    def showStructures(self, names):
+        """Show these structures' curves in the chart and no others."""
+        nodes = self.twin().outcome
+        show_curves(nodes.chart, nodes.series, names)
+
+    def showBandLevel(self, level):
+        """Let the chart's dashed curves be the band at 0.95, 0.9, 0.8 or 0.5."""
+        nodes = self.twin().outcome
+        show_band_level(nodes.chart, nodes.series, level)
+
+    def writeReport(self, folder):
+        """Write report, tables, volumes and pictures to a new folder; returns it."""
+        return self.twin().write_report(Path(folder), _letEventsThrough)
+
+    def exportDose(self, folder, source):
+        """Write the dose as RTDOSE to a new folder, for the record of the DICOM folder ``source``; returns it."""
+        return self.twin().export_dose(Path(folder), Path(source), _letEventsThrough)
+
+    def saveScene(self, path):
+        """Save the scene with the twin's whole state as .mrb; returns the path."""
+        return self.twin().save_scene(path)
+
+
+def _letEventsThrough(done_ratio, message):
+    slicer.app.processEvents()

@@ -1,0 +1,79 @@
+"""The user's choices, kept in the scene: hence no folder of a patient among them."""
+
+from enum import Enum
+from typing import Annotated
+
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode, vtkMRMLTableNode
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+
+class Device(Enum):
+    """What computes."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+    def label(self):
+        return {"auto": _("GPU where there is one"), "cpu": _("Processor"), "cuda": _("GPU")}[self.value]
+
+
+class Method(Enum):
+    """How measurements are absorbed: the library's names."""
+
+    GP = "gp"
+    OFFSETS = "offsets"
+    SCALE = "scale"
+    KALMAN = "kalman"
+    DECODER = "decoder"
+    PERSISTENCE = "persistence"
+
+    def label(self):
+        words = {
+            "gp": _("Gaussian process (default)"),
+            "offsets": _("Offset of each structure"),
+            "scale": _("One scale for the whole dose"),
+            "kalman": _("Ensemble Kalman filter"),
+            "decoder": _("Decoder of the network"),
+            "persistence": _("What was measured last"),
+        }
+        return words[self.value]
+
+
+class BandLevel(Enum):
+    """Of the chart's dashed curves."""
+
+    PERCENT_95 = 0.95
+    PERCENT_90 = 0.9
+    PERCENT_80 = 0.8
+    PERCENT_50 = 0.5
+
+    def label(self):
+        return f"{100 * self.value:g} %"
+
+
+@parameterNodeWrapper
+class RTDigitalTwinParameterNode:
+    """What the twin is of and how it is computed and shown.
+
+    ``prediction`` is the mean dose of the prediction now; ``overlay`` its role, or ``reference``.
+    """
+
+    ct: vtkMRMLScalarVolumeNode
+    segmentation: vtkMRMLSegmentationNode
+    referenceDose: vtkMRMLScalarVolumeNode
+    fractions: Annotated[int, WithinRange(1, 100)] = 35
+    samples: Annotated[int, WithinRange(2, 256)] = 32
+    seed: Annotated[int, WithinRange(0, 2**31 - 1)] = 0
+    device: Device = Device.AUTO
+    prediction: vtkMRMLScalarVolumeNode
+    overlay: str = "mean"
+    opacity: Annotated[float, WithinRange(0, 1)] = 0.5
+    threshold: Annotated[float, WithinRange(0, 90)] = 10.0
+    isodoses: bool = True
+    legend: bool = True
+    bandLevel: BandLevel = BandLevel.PERCENT_95
+    measurements: vtkMRMLTableNode
+    method: Method = Method.GP
+    absorbOutliers: bool = False

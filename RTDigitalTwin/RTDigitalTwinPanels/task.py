@@ -1,0 +1,114 @@
+"""One errand at a time beside the window: progress, time left, and a cancel that ends it."""
+
+import time
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from RTDigitalTwinLib import background
+from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError
+
+_LOOK_MS = 150
+_LEAST_DONE_RATIO = 0.1  # of which the time left is told
+
+
+class Task:
+    """Runs an errand and brings its result home.
+
+    ``changed`` is called whenever there is news; ``message``, ``done_ratio`` and ``seconds_left`` tell it.
+    """
+
+    def __init__(self, changed):
+        self._changed = changed
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_LOOK_MS)
+        self._timer.timeout.connect(self._look)
+        self._errand = self._work = self._room = self._landed = None
+        self._started = 0.0
+        self.message, self.done_ratio = "", 0.0
+
+    @property
+    def isRunning(self):
+        return self._work is not None
+
+    @property
+    def secondsLeft(self):
+        """None where it cannot be told yet."""
+        if self.done_ratio < _LEAST_DONE_RATIO:
+            return None
+        return (time.monotonic() - self._started) * (1 - self.done_ratio) / self.done_ratio
+
+    def start(self, errand, landed=None):
+        """Begin an errand; ``landed`` is called with its result. Returns whether it began: errors are shown."""
+        if self.isRunning:
+            slicer.util.warningDisplay(_("Wait for the computation under way, or cancel it."))
+            return False
+        self._errand, self._landed, self._started = errand, landed, time.monotonic()
+        self.message, self.done_ratio = errand.title, 0.0
+        try:
+            self._room = background.new_folder()
+            errand.prepare(self._room)
+            self._work = background.start(self._room)
+        except Exception as error:
+            self._end(_("Not started."))
+            self.report(errand, error)
+            return False
+        self._timer.start()
+        self._changed()
+        return True
+
+    def cancel(self):
+        """End the errand with all it started; nothing lands."""
+        if self._work is not None:
+            self._work.cancel()
+            self._end(_("Cancelled. The scene is as it was."))
+
+    def report(self, errand, error):
+        """Tell the user what went wrong."""
+        self.message = _("{title}: not done.").format(title=errand.title)
+        self._changed()
+        if isinstance(error, Cancelled):
+            return
+        if isinstance(error, RTDigitalTwinError):
+            slicer.util.errorDisplay(str(error))
+        else:
+            what = _("{title} failed ({kind}). The scene is as it was.")
+            slicer.util.errorDisplay(
+                what.format(title=errand.title, kind=type(error).__name__), detailedText=str(error)
+            )
+
+    def _look(self):
+        work = self._work
+        if work is None:
+            return
+        if not work.poll():
+            self.done_ratio, told = background.progress_of(work.folder)
+            self.message = f"{self._errand.title}: {told}" if told else self._errand.title
+            self._changed()
+            return
+        self._timer.stop()  # landing may let events through
+        errand, landed, room = self._errand, self._landed, self._room
+        try:
+            background.require_done(room, background.exit_code_of(work))
+            slicer.app.pauseRender()
+            try:
+                result = errand.land(room)
+            finally:
+                slicer.app.resumeRender()
+        except Exception as error:
+            self._end("")
+            self.report(errand, error)
+            return
+        seconds = time.monotonic() - self._started
+        self._end(_("{title}: done in {seconds:.0f} s.").format(title=errand.title, seconds=seconds))
+        if landed is not None:
+            landed(result)
+
+    def _end(self, message):
+        self._timer.stop()
+        if self._room is not None:
+            background.drop(self._room)
+        self._errand = self._work = self._room = self._landed = None
+        self.message, self.done_ratio = message, 0.0
+        self._changed()

@@ -1,0 +1,322 @@
+"""A twin of the patient in a scene: the verbs of scripts, and the errands that a window runs in the background."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from RTDigitalTwinLib import background
+from RTDigitalTwinLib.errors import OutputError, RTDigitalTwinError, SceneError
+from RTDigitalTwinLib.jobs import (
+    INSPECTION_FILE,
+    PATIENT_FILE,
+    SAMPLE,
+    Choice,
+    Inspect,
+    Job,
+    Observe,
+    Predict,
+    Read,
+    Report,
+    write_job,
+)
+from RTDigitalTwinLib.patient.patient_file import load_patient_file
+from RTDigitalTwinLib.patient.structure_matching import Match, MatchState
+from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.scene.bundle import load_mrb, save_mrb
+from RTDigitalTwinLib.scene.measurement_nodes import import_measurements, measurement_table
+from RTDigitalTwinLib.scene.outcome_nodes import (
+    OVERLAY_OPACITY,
+    OutcomeNodes,
+    find_outcome,
+    is_latest_outcome,
+    show_chart_and_goals,
+    show_overlay,
+)
+from RTDigitalTwinLib.scene.twin_nodes import Told, TwinNodes, clear, show_answer, tell, undo
+from RTDigitalTwinLib.scene.twin_patient import pseudonym_of, show_loaded
+
+
+@dataclass
+class TwinState:
+    """Which nodes make the twin; a module's parameter node has the same fields.
+
+    Attributes
+    ----------
+    ct, segmentation, referenceDose : of the patient.
+    prediction : mean dose of the prediction now.
+    measurements : table.
+    fractions : of the course, where the patient was not read with a plan.
+    """
+
+    ct: Any = None
+    segmentation: Any = None
+    referenceDose: Any = None  # noqa: N815 (the parameter node's names are Slicer's way)
+    prediction: Any = None
+    measurements: Any = None
+    fractions: int = 35
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Long work in three parts: told in a folder, done by another process, brought home.
+
+    Attributes
+    ----------
+    title : what it does, for the user.
+    prepare : writes the job to a folder.
+    land : takes the answer from the folder; all of it lands, or nothing.
+    """
+
+    title: str
+    prepare: Callable[[Path], None]
+    land: Callable[[Path], Any]
+
+
+@dataclass(frozen=True)
+class FolderContent:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    is_dicom : whether there are names to confirm at all.
+    matches : what the structures' names mean, by the patient's pseudonym.
+    problems : why a patient cannot be read, by pseudonym.
+    """
+
+    is_dicom: bool
+    matches: Mapping[str, tuple[Match, ...]]
+    problems: Mapping[str, str]
+
+
+class SceneTwin:
+    """The twin in a scene.
+
+    Parameters
+    ----------
+    scene : by default ``slicer.mrmlScene``.
+    state : which nodes it is of; by default those of the scene's latest prediction, if there is any.
+    """
+
+    def __init__(self, scene: Any = None, state: Any = None) -> None:
+        import slicer
+
+        self.scene = slicer.mrmlScene if scene is None else scene
+        self.state = _state_of(self.scene) if state is None else state
+
+    @property
+    def nodes(self) -> TwinNodes:
+        state = self.state
+        known = (state.ct, state.segmentation, state.referenceDose, state.prediction, state.measurements)
+        return TwinNodes(*known, fractions=state.fractions)
+
+    @property
+    def outcome(self) -> OutcomeNodes | None:
+        """The nodes of the prediction now; None before the first."""
+        mean = self.state.prediction
+        return None if mean is None or not self.scene.IsNodePresent(mean) else find_outcome(self.scene, mean)
+
+    @property
+    def pseudonym(self) -> str:
+        """Of the patient. Raises SceneError without one."""
+        if self.state.ct is None:
+            raise SceneError("There is no patient.", remedy="Load one first.")
+        return pseudonym_of(self.state.ct)
+
+    # Errands
+
+    def inspecting(self, folder: Path, land: Callable[[FolderContent], Any]) -> Errand:
+        """What a folder holds is handed to ``land``."""
+
+        def read(room: Path) -> Any:
+            return land(_content(json.loads((room / INSPECTION_FILE).read_text())))
+
+        return Errand("Looking into the folder", _writes(Inspect(str(folder))), read)
+
+    def loading(self, folder: Path | None = None, choice: Choice | None = None) -> Errand:
+        """A folder's patient, by default the built-in sample, becomes the scene's and the twin's."""
+
+        def show(room: Path) -> Any:
+            nodes = show_loaded(self.scene, load_patient_file(room / PATIENT_FILE))
+            self.use(nodes.ct, nodes.segmentation, nodes.reference_dose)
+            return nodes.ct
+
+        job = Read(SAMPLE if folder is None else str(folder), choice or Choice())
+        return Errand("Loading the patient", _writes(job), show)
+
+    def predicting(self, samples: int = 32, seed: int = 0, device: str = "auto", weights: str = "") -> Errand:
+        """The dose is predicted and takes the place of the prediction before."""
+        return self._asking("Predicting the dose", Predict(samples, seed, device, weights))
+
+    def observing(
+        self,
+        samples: int = 32,
+        seed: int = 0,
+        device: str = "auto",
+        weights: str = "",
+        method: str = "",
+        absorb_outliers: bool = False,
+    ) -> Errand:
+        """The measurements that wait are absorbed; ``undo`` goes back."""
+        return self._asking(
+            "Absorbing the measurements", Observe(samples, seed, device, weights, method, absorb_outliers)
+        )
+
+    def reporting(
+        self, out: Path | None = None, dicom_out: Path | None = None, source: Path | None = None, weights: str = ""
+    ) -> Errand:
+        """A folder with report, tables and volumes, one with RTDOSE, or both; drawn as the prediction now was."""
+        mean = self.state.prediction
+        if mean is None:
+            raise SceneError("There is no prediction.", remedy="Predict the dose first.")
+        job = Report(
+            out="" if out is None else str(out),
+            dicom_out="" if dicom_out is None else str(dicom_out),
+            samples=int(mean.GetAttribute("RTDigitalTwin.Samples") or 0),
+            seed=int(mean.GetAttribute("RTDigitalTwin.Seed") or 0),
+            source="" if source is None else str(source),
+            weights=weights,
+        )
+
+        def prepare(room: Path) -> None:
+            for place in filter(None, (out, dicom_out)):
+                if place.exists():
+                    raise OutputError("It is there already.", where=place.name, remedy="Choose another place.")
+            tell(self.nodes, job, room)
+
+        return Errand("Writing the report" if out else "Writing RTDOSE", prepare, lambda _: out or dicom_out)
+
+    def _asking(self, title: str, job: Predict | Observe) -> Errand:
+        told: list[Told] = []
+
+        def show(room: Path) -> Any:
+            mean = show_answer(self.scene, told[0], room)
+            self.state.prediction = mean
+            self.show()
+            return mean
+
+        return Errand(title, lambda room: told.append(tell(self.nodes, job, room)), show)
+
+    def do(self, errand: Errand, progress: Progress = silent) -> Any:
+        """Run an errand and wait for it; what ``progress`` raises cancels it. Raises what went wrong."""
+        room = background.new_folder()
+        try:
+            errand.prepare(room)
+            background.wait(background.start(room), progress)
+            return errand.land(room)
+        finally:
+            background.drop(room)
+
+    # Verbs
+
+    def use(self, ct: Any, segmentation: Any, dose: Any = None) -> None:
+        """Take nodes of the scene as the patient; a prediction of another CT is left."""
+        if self.state.ct is not ct:
+            self.state.prediction = None
+        self.state.ct, self.state.segmentation, self.state.referenceDose = ct, segmentation, dose
+
+    def load(self, folder: str | Path | None = None, choice: Choice | None = None, progress: Progress = silent) -> Any:
+        """A folder's patient, by default the built-in sample; returns its CT node."""
+        return self.do(self.loading(None if folder is None else Path(folder), choice), progress)
+
+    def predict(self, samples: int = 32, seed: int = 0, device: str = "auto", progress: Progress = silent) -> Any:
+        """The mean dose node of a prediction."""
+        return self.do(self.predicting(samples, seed, device), progress)
+
+    def observe(self, file: str | Path | None = None, progress: Progress = silent, **settings: Any) -> Any:
+        """The mean dose node after absorbing the table's measurements, and those of a CSV file; as ``observing``."""
+        if file is not None:
+            self.import_measurements(Path(file))
+        return self.do(self.observing(**settings), progress)
+
+    def import_measurements(self, file: Path) -> int:
+        """Add a CSV file's measurements to the table; returns how many."""
+        if self.state.measurements is None:
+            self.state.measurements = measurement_table(self.scene)
+        return import_measurements(self.state.measurements, file, self.pseudonym)
+
+    def undo(self) -> Any:
+        """Go back before the last observing; returns the mean dose node. Raises RTDigitalTwinError."""
+        if self.state.prediction is None:
+            raise RTDigitalTwinError("There is nothing to undo: nothing was observed.")
+        self.state.prediction = undo(self.scene, self.state.prediction, self.state.measurements)
+        self.show()
+        return self.state.prediction
+
+    def clear(self) -> None:
+        """Take every prediction away; the patient stays."""
+        mean, self.state.prediction = self.state.prediction, None
+        if mean is not None:
+            clear(self.scene, mean, self.state.measurements)
+
+    def show(self, role: str = "mean", *, opacity: float = OVERLAY_OPACITY, isodoses: bool = True) -> None:
+        """Lay a volume of the prediction over the CT, by its role, or ``reference``; chart and goals in their views.
+
+        Raises SceneError where the prediction has no such volume.
+        """
+        nodes = self.outcome
+        if nodes is None:
+            raise SceneError("There is no prediction.", remedy="Predict the dose first.")
+        known = overlays(nodes)
+        if role not in known:
+            raise SceneError(f"The prediction has no {role!r}.", remedy=f"There are {', '.join(known)}.")
+        show_overlay(self.scene, nodes, known[role], opacity=opacity, isodoses=isodoses)
+        show_chart_and_goals(self.scene, nodes)
+
+    def write_report(self, out: str | Path, progress: Progress = silent) -> Path:
+        """A new folder with the HTML report, tables, volumes and pictures."""
+        return self.do(self.reporting(Path(out)), progress)
+
+    def export_dose(self, out: str | Path, source: str | Path, progress: Progress = silent) -> Path:
+        """A new folder with the dose as RTDOSE, for the record of the DICOM folder the patient came from."""
+        return self.do(self.reporting(dicom_out=Path(out), source=Path(source)), progress)
+
+    def save_scene(self, path: str | Path) -> Path:
+        """The scene with the twin's whole state as an MRB file."""
+        return save_mrb(self.scene, path)
+
+    def open_scene(self, path: str | Path) -> None:
+        """Replace the scene by a saved one and go on with its twin."""
+        load_mrb(path, self.scene)
+        self.state = _state_of(self.scene)
+
+
+def overlays(nodes: OutcomeNodes) -> dict[str, Any]:
+    """Volumes to lay over the CT by role, the reference dose among them."""
+    reference = {} if nodes.reference_dose is None else {"reference": nodes.reference_dose}
+    return nodes.volumes | reference
+
+
+def _writes(job: Job) -> Callable[[Path], None]:
+    return lambda room: write_job(job, room)
+
+
+def _content(told: dict[str, Any]) -> FolderContent:
+    matches, problems = {}, {}
+    for pseudonym, patient in told["patients"].items():
+        if "problem" in patient:
+            problems[pseudonym] = patient["problem"]
+        matches[pseudonym] = tuple(
+            Match(source, name, MatchState(state), confidence, reason)
+            for source, name, state, confidence, reason, *_ in patient["matches"]
+        )
+    return FolderContent(told["dicom"], matches, problems)
+
+
+def _state_of(scene: Any) -> TwinState:
+    """The state that the scene's latest prediction tells; an empty one where there is none."""
+    state = TwinState()
+    volumes = [
+        scene.GetNthNodeByClass(k, "vtkMRMLScalarVolumeNode")
+        for k in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"))
+    ]
+    latest = [node for node in volumes if is_latest_outcome(scene, node)]
+    if not latest:
+        return state
+    nodes = find_outcome(scene, latest[-1])
+    state.prediction, state.ct, state.referenceDose = latest[-1], nodes.ct, nodes.reference_dose
+    state.segmentation, state.measurements = nodes.segmentation, nodes.measurements
+    return state
