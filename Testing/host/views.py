@@ -101,6 +101,7 @@ def draw_solid(node: Any, size: tuple[int, int]) -> np.ndarray:
         camera.SetViewUp(0, 0, 1)
         drawing.window.Render()
         drawing.renderer.ResetCamera()
+        camera.Zoom(1.8)  # the box around it all has much room
         drawing.renderer.ResetCameraClippingRange()
         return pixels(drawing.window)
     finally:
@@ -118,7 +119,8 @@ def draw_chart(node: Any, size: tuple[int, int]) -> bytes:
     for index in range(node.GetNumberOfPlotSeriesNodes()):
         _draw_series(axes, node.GetNthPlotSeriesNode(index))
     axes.set(title=node.GetTitle() or "", xlabel=node.GetXAxisTitle() or "", ylabel=node.GetYAxisTitle() or "")
-    axes.title.set_fontsize(9)
+    axes.title.set_fontsize(8)
+    axes.title.set_wrap(True)
     axes.tick_params(labelsize=7)
     axes.grid(node.GetGridVisibility(), alpha=0.3)
     if not node.GetXAxisRangeAuto():
@@ -144,13 +146,12 @@ def _draw_series(axes: Any, series: Any) -> None:
     styles = {series.LineStyleNone: "", series.LineStyleDash: "--", series.LineStyleDot: ":",
               series.LineStyleDashDot: "-.", series.LineStyleDashDotDot: "-."}  # fmt: skip
     style = styles.get(series.GetLineStyle(), "-")
-    line = series.GetPlotType() == series.PlotTypeLine
     if series.GetPlotType() == series.PlotTypeBar:
         axes.bar(x, y, color=series.GetColor(), label=series.GetName(), alpha=series.GetOpacity())
         return
     # A band's lower and upper curve repeat the structure's name in dashes: the legend names it once.
     name = series.GetName() if style in ("-", "") else "_nolegend_"
-    marker = "" if series.GetMarkerStyle() == series.MarkerStyleNone and line else "o"
+    marker = "" if series.GetMarkerStyle() == series.MarkerStyleNone else "o"
     axes.plot(
         x, y, style or "", marker=marker, markersize=3, color=series.GetColor(), label=name,
         linewidth=series.GetLineWidth() * 0.6, alpha=series.GetOpacity(),
