@@ -81,7 +81,7 @@ def _draw_gains(axes: Axes, actions: Sequence[Assessment]) -> None:
         face = INK if action.is_acceptable else PAPER
         axes.plot([action.gain.low, action.gain.high], [k, k], color=INK, linewidth=1.6, alpha=0.6)
         axes.plot(action.gain.expected, k, "o", markersize=6, color=INK, markerfacecolor=face, zorder=5)
-    axes.set_xlabel("Gain on keeping, with 95 % of the samples", color=INK, fontsize=9.5)
+    axes.set_xlabel("Gain on keeping (95 % of samples)", color=INK, fontsize=9.5)
 
 
 def _once(row: int, label: str) -> str:
