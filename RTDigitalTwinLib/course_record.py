@@ -121,12 +121,18 @@ class FractionRecord:
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """An action chosen among others; regret is in utility, of the fractions to come, against who knows the true dose.
+    """An action chosen among others, and what who knows the true dose says of it, by the same protocol.
+
+    The true dose of a decision goes on as it lies: that a change will come later is not known to anybody.
 
     Attributes
     ----------
-    action : its name; None where the twin abstained.
-    violated : constraints that the true dose with the action violates, of ``constraints``.
+    action : its name; None where the twin abstained, and went on as planned.
+    best_action : of those that violate no constraint the one of the highest utility; None where all do.
+    regret : its utility less that of what was done; None where all actions violate constraints, or what was done does.
+    gain : utility of what was done less that of keeping.
+    violated : constraints that the true dose with what was done violates, of ``constraints``.
+    possible : number of actions whose true dose violates no constraint: with none, abstaining was right.
     """
 
     fraction: int
@@ -134,8 +140,10 @@ class DecisionRecord:
     reasons: tuple[str, ...]
     best_action: str | None
     regret: float | None
-    violated: int | None
-    constraints: int | None
+    gain: float
+    violated: int
+    constraints: int
+    possible: int
 
 
 @dataclass(frozen=True, eq=False)
