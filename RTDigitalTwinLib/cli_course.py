@@ -190,6 +190,6 @@ def _study(options: Namespace) -> int:
     ]  # fmt: skip
     title = f"Simulated courses, {len(summary['patients'])} patients: means"
     print_table(Console(highlight=False), title, headings, rows)
-    print(f"{options.out}: cases, study.json, summary.json, summary.md")
+    print(f"{options.out}: cases, study.json, summary.json, summary.md, courses.png")
     print(RESEARCH_USE)
     return 0

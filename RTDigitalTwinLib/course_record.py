@@ -84,7 +84,7 @@ class FractionRecord:
     ----------
     days : since the first fraction, five a week.
     innovation_ratio : chi-square of the readings over its degrees of freedom.
-    alarm_sum : the watch's cumulative sum, the alarm at its threshold.
+    alarm_value : how far the innovations' fading mean is off (``Watch.total``), the alarm at its threshold.
     uncertainty_gy : half the calibrated 95 % band of the dose believed for the fractions to come, the mean over
         targets and organs, times what the innovations say it is too narrow by.
     events : what was done: recalibrated, re-imaged, replanned, or an action by its name.
@@ -98,7 +98,7 @@ class FractionRecord:
     fraction: int
     days: float
     innovation_ratio: float
-    alarm_sum: float
+    alarm_value: float
     uncertainty_gy: float
     events: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -178,5 +178,5 @@ class CourseResult:
     def false_alarms(self) -> int:
         """Alarms that were acted on before there was a change, or without one."""
         start, threshold = self.settings.shift_at, self.settings.watch.threshold
-        acted = [r for r in self.records if RECALIBRATED in r.events and r.alarm_sum >= threshold]
+        acted = [r for r in self.records if RECALIBRATED in r.events and r.alarm_value >= threshold]
         return sum(start is None or r.fraction < start for r in acted)

@@ -43,6 +43,7 @@ from RTDigitalTwinLib.patient.fingerprint import fingerprint
 from RTDigitalTwinLib.patient.loading import load_patient, require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.report.course_plot import write_course_plot
 from RTDigitalTwinLib.report.course_tables import Row, course_markdown, summarise_courses
 from RTDigitalTwinLib.solver.calibration_file import load_calibration
 from RTDigitalTwinLib.twin import Twin
@@ -129,7 +130,7 @@ def run_course_study(
     settings: CourseStudySettings | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Do what is not yet done, write ``summary.json`` and ``summary.md``; returns the summary.
+    """Do what is not yet done, write ``summary.json``, ``summary.md`` and ``courses.png``; returns the summary.
 
     Parameters
     ----------
@@ -168,6 +169,7 @@ def run_course_study(
         aside.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     with whole_file(out / "summary.md") as aside:
         aside.write_text(course_markdown(summary), encoding="utf-8")
+    write_course_plot(summary, out / "courses.png")
     progress(1.0, "done")
     return summary
 
@@ -182,13 +184,17 @@ def _study_folder(folder: Path, out: Path, settings: CourseStudySettings) -> Non
     common = settings.course(cases[0].policy, cases[0].scenario, 0.0)
     drawn, known = prepared(prior.sample(settings.samples, 0), common)
     for case in cases:
-        course = Course(
-            prior, drawn, settings.course(case.policy, case.scenario, case.weight), known,
-            settings.decider, actions,
-        )  # fmt: skip
-        result = course.result(list(course.fractions()))
         row = {"patient": prior.patient.pseudonym, "simulated": True, "scenario": case.scenario, "policy": case.name}
-        row |= case_numbers(result) | {DATA: data}
+        neutral = _read(out / folder.name / replace(case, weight=0.0).file_name) if case.weight else None
+        if neutral is not None and all(made["action"] is None for made in neutral["decisions"]):
+            # What is acceptable has nothing to do with the weight: where nothing was, the course is the same.
+            row = neutral | row
+        else:
+            course = Course(
+                prior, drawn, settings.course(case.policy, case.scenario, case.weight), known,
+                settings.decider, actions,
+            )  # fmt: skip
+            row |= case_numbers(course.result(list(course.fractions()))) | {DATA: data}
         with whole_file(out / folder.name / case.file_name) as aside:
             aside.write_text(json.dumps(row, allow_nan=False) + "\n")
 

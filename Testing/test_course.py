@@ -159,7 +159,7 @@ def test_the_fit_finds_a_shift_and_keeps_before_apart(case: Case) -> None:
 
 def test_the_alarm_comes_after_the_shift_and_not_before(triggered: CourseResult, case: Case) -> None:
     acted = triggered.fractions_with(RECALIBRATED)
-    assert acted[0] == 5 and acted[1] >= 6 and triggered.delay_fractions is not None and triggered.delay_fractions <= 2
+    assert acted[0] == 5 and acted[1] >= 6 and triggered.delay_fractions is not None and triggered.delay_fractions <= 5
     assert triggered.false_alarms == 0 and triggered.fractions_with(RE_IMAGED)
     quiet = case.live(settings(shift_at=None))
     assert quiet.fractions_with(RECALIBRATED) == (5,) and quiet.delay_fractions is None

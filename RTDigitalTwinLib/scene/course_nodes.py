@@ -99,7 +99,7 @@ def _trajectory(scene: Any, result: CourseResult, shown: Endpoint | None) -> Any
         (FRACTION_COLUMN, [r.fraction for r in records]),
         (UNCERTAINTY_COLUMN, [round(r.uncertainty_gy, 3) for r in records]),
         ("Innovation (of expected)", [round(r.innovation_ratio, 3) for r in records]),
-        ("Alarm sum", [round(r.alarm_sum, 3) for r in records]),
+        ("Alarm value", [round(r.alarm_value, 3) for r in records]),
         (EVENTS_COLUMN, ["; ".join(r.events) for r in records]),
         ("Images so far", [r.images for r in records]),
     ]
