@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 
 MEMORY = 0.2  # weight of a fraction in the average of innovations
-THRESHOLD = 8.0
+THRESHOLD = 7.0
 MOST_RATIO = 2.0  # times what is usual: more chi-square of a fraction does not count
 USUAL_FRACTIONS = 5.0  # that the expectation of 1 counts for in what is usual: a week
 MOST_USUAL = 3.0  # times what is usual: more of a fraction is not learned from
