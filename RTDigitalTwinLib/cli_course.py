@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 COURSE_POLICIES = ("static", "scheduled", "triggered")  # those of decision.policies, which has torch in tow
+NO_ACTIONS = "none"
 SHIFT_MM, SHRINKAGE_PERCENT = (0.0, 4.0, -3.0), 15.0
 
 
@@ -36,7 +37,7 @@ def add_course_commands(commands: Any) -> None:
         "--uncertainty-weight", type=float, default=0.0, metavar="W", help="0 is risk-neutral (default 0)"
     )
     course.add_argument("--ntcp", metavar="STRUCTURE", help="whose NTCP the figure follows (default: a parotid)")
-    course.add_argument("--samples", type=sample_count, default=32, help="Monte Carlo samples (default 32)")
+    _add_decision_options(course)
     course.add_argument("--overwrite", action="store_true", help="replace the results of an earlier course")
     add_model_options(course)
 
@@ -52,8 +53,22 @@ def add_course_commands(commands: Any) -> None:
     study.add_argument("--policies", nargs="+", choices=COURSE_POLICIES, default=list(COURSE_POLICIES))
     study.add_argument("--processes", type=int, default=1, help="patients at a time (default 1)")
     study.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler to hand the patients to")
-    study.add_argument("--samples", type=sample_count, default=32, help="Monte Carlo samples (default 32)")
+    _add_decision_options(study)
     add_model_options(study)
+
+
+def _add_decision_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--actions", metavar="FILE", help="TOML of actions to weigh, or none (default: keep, scale, re-image, replan)"
+    )
+    parser.add_argument(
+        "--risk", type=float, metavar="EPSILON", help="allowed probability of a violation (default: the protocol's)"
+    )
+    parser.add_argument("--protocol", type=Path, metavar="FILE", help="TOML of utility and constraints (default: ours)")
+    parser.add_argument(
+        "--samples", type=sample_count,
+        help="Monte Carlo samples (default 64, or as many as the risk needs; 32 without actions)",
+    )  # fmt: skip
 
 
 def _add_change_options(parser: ArgumentParser) -> None:
@@ -80,17 +95,19 @@ def _course(options: Namespace) -> int:
     from RTDigitalTwinLib.course_run import CourseRunSettings, live_course
     from RTDigitalTwinLib.decision.policies import policy_named
 
+    decider, actions, samples = _deciding(options)
     course = CourseSettings(
         fractions=options.fractions,
         shift_at=None if options.no_shift else options.shift_at,
         change=_change(options),
         policy=policy_named(options.policy, options.uncertainty_weight, options.every),
         seed=options.seed,
-        samples=options.samples,
+        samples=samples,
     )
     settings = CourseRunSettings(
-        options.samples, options.seed, options.device, options.weights, course=course, ntcp=options.ntcp
-    )
+        samples, options.seed, options.device, options.weights, course=course, ntcp=options.ntcp, decider=decider,
+        actions=actions,
+    )  # fmt: skip
     with progress_bar() as shown:
         summary = live_course(
             options.patient,
@@ -107,6 +124,8 @@ def _course(options: Namespace) -> int:
     for words, key in (("recalibrated after", "recalibrated"), ("re-imaged after", "re_imaged")):
         done = ", ".join(map(str, summary[key])) or "none"
         print(f"Fractions {words}: {done}")
+    for made in summary["decisions"]:
+        print(f"Decided after fraction {made['fraction']}: {made['action'] or 'abstains, goes on as planned'}")
     print(f"{options.out}: {', '.join(summary['files'])}")
     print(RESEARCH_USE)
     return 0
@@ -116,6 +135,21 @@ def _row(endpoint: dict[str, Any]) -> tuple[str, ...]:
     name = " ".join(endpoint[k] for k in ("structure", "effect", "endpoint") if endpoint[k])
     numbers = (endpoint[k] for k in ("mean", "low", "high", "true"))
     return name, *(f"{v:.1f} Gy" if endpoint["unit"] else f"{100 * v:.1f} %" for v in numbers)
+
+
+def _deciding(options: Namespace) -> tuple[Any, Any, int]:
+    """Decider, actions and number of samples; neither of the former where nothing is to be decided."""
+    from RTDigitalTwinLib.calibration.calibrator import SAMPLES
+    from RTDigitalTwinLib.decision.action_file import COURSE_ACTIONS
+    from RTDigitalTwinLib.decision.protocol import load_decision
+    from RTDigitalTwinLib.decision.ranking import FEWEST_SAMPLES, required_samples
+    from RTDigitalTwinLib.decision.ranking_decider import RankingDecider
+
+    if options.actions == NO_ACTIONS:
+        return None, (), options.samples or SAMPLES
+    protocol = load_decision(options.protocol).with_risk(options.risk)
+    actions = COURSE_ACTIONS if options.actions is None else Path(options.actions)
+    return RankingDecider(protocol), actions, options.samples or max(FEWEST_SAMPLES, required_samples(protocol))
 
 
 def _change(options: Namespace) -> Any:
@@ -128,17 +162,20 @@ def _change(options: Namespace) -> Any:
 def _study(options: Namespace) -> int:
     from RTDigitalTwinLib.course_study import CourseStudySettings, run_course_study
 
+    decider, actions, samples = _deciding(options)
     settings = CourseStudySettings(
         policies=tuple(options.policies),
         fractions=options.fractions,
         shift_at=options.shift_at,
         change=_change(options),
         seed=options.seed,
-        samples=options.samples,
+        samples=samples,
         processes=options.processes,
         dask=options.dask,
         device=options.device,
         weights=options.weights,
+        decider=decider,
+        actions=actions,
     )
     count = options.patients[0]
     patients = int(count) if len(options.patients) == 1 and count.isdecimal() else options.patients
@@ -153,6 +190,6 @@ def _study(options: Namespace) -> int:
     ]  # fmt: skip
     title = f"Simulated courses, {len(summary['patients'])} patients: means"
     print_table(Console(highlight=False), title, headings, rows)
-    print(f"{options.out}: cases, study.json, summary.json, summary.md")
+    print(f"{options.out}: cases, study.json, summary.json, summary.md, courses.png")
     print(RESEARCH_USE)
     return 0

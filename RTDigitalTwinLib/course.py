@@ -28,6 +28,7 @@ from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.calibration.recalibration import recalibrate
 from RTDigitalTwinLib.calibration.trial import customary_scalars
 from RTDigitalTwinLib.calibration.watch import Watch
+from RTDigitalTwinLib.course_deciding import factor_of, judged_decision, keeping, times
 from RTDigitalTwinLib.course_projection import OnRemaining, Part, endpoints_of, known_dose, summed
 from RTDigitalTwinLib.course_record import (
     RE_IMAGED,
@@ -38,7 +39,7 @@ from RTDigitalTwinLib.course_record import (
     DecisionRecord,
     FractionRecord,
 )
-from RTDigitalTwinLib.decision.actions import Action, ActionKind, Situation
+from RTDigitalTwinLib.decision.actions import Action, ActionKind, Keep, Situation
 from RTDigitalTwinLib.decision.policies import Decider
 from RTDigitalTwinLib.dosimetry.fraction_delivery import READINGS, VOLUME, Deliveries, Treatment
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
@@ -48,9 +49,8 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
 
 METHOD = "change of treatment"
-LEAST_GY = 1.0  # below this dose an action's factor is not taken from
 LEVEL = 0.95
-FACTORS = (0.5, 1.5)  # that an action may change a dose by
+LEAST_MM2 = 1e-9
 AFTER_IMAGE_RATIO = 0.25  # of the network's variance of readings, left after a dose volume
 
 
@@ -93,6 +93,10 @@ class Course:
         self.watch = Watch(self.settings.watch, self.known.base_gy, self.known.between + lasting)
         self.shift_mm: tuple[float, float, float] | None = None
         self.images = 0
+        if self.decider is not None and self.actions:
+            self.decider.require(self.drawn)
+            if keeping(tuple(self.actions)) is None:
+                self.actions = (Keep(), *self.actions)
         # Where the anatomy lies against the plan, along slices, rows, columns, as believed.
         self.lay_mm, self.lay_covariance = np.zeros(3), np.zeros((3, 3))
         self._widths: dict[int, float] = {}
@@ -187,7 +191,8 @@ class Course:
         self.lay_mm, self.lay_covariance = fit.change[:3], fit.change_covariance[:3, :3]
         away = float(np.linalg.norm(fit.change[:3]))
         reasons.append(f"{why}; shift {away:.1f} mm and output {fit.change[3]:+.1%} estimated" if after else why)
-        self.watch = self._watch(self._expected(), fit.covariance)
+        if after:
+            self.watch = self._watch(self._expected(), fit.covariance)
         if away >= self.settings.action_level_mm:
             reasons.append(f"the shift reaches {self.settings.action_level_mm:g} mm")
             self._image(fraction, since, events)
@@ -197,8 +202,11 @@ class Course:
 
     def _believe(self, fitted: FittedDose, readings: Sequence[NDArray], of: Sequence[int], fraction: int) -> None:
         """Adopt a fitted dose, for the fractions given and those to come."""
+        self._adopt(self._believed(fitted, readings), of)
+
+    def _believed(self, fitted: FittedDose, readings: Sequence[NDArray]) -> DoseEnsemble:
         belief = RecalibratedBelief(self.prior, METHOD, (), fitted.shift_gy, spread_for(self.drawn, fitted.variance))
-        self._adopt(replace(belief.applied(self.drawn), absorbed=len(readings) * self.known.count), of)
+        return replace(belief.applied(self.drawn), absorbed=len(readings) * self.known.count)
 
     def _adopt(self, believed: DoseEnsemble, of: Sequence[int]) -> None:
         self.beliefs.append(believed)
@@ -217,21 +225,25 @@ class Course:
         imaged = update.after.applied(self.drawn)
         self._adopt(imaged, [k for k, _ in self.recent if k >= since] or [fraction])
         seen = self.truth.seen_mm(fraction, self.treatment)
-        self.treatment = self.truth.corrected(self.treatment, self._lasting(seen))
+        stays, left = self._lasting(seen)
+        self.treatment = self.truth.corrected(self.treatment, stays)
+        self.lay_mm, self.lay_covariance = np.zeros(3), left
         self._adopt(self._moved_back(imaged, seen), ())
         self.images += 1
         events.append(RE_IMAGED)
         self._begin_anew()
 
-    def _lasting(self, seen_mm: Sequence[float]) -> tuple[float, float, float]:
-        """What of a shift that was seen is likely to stay, weighed with what the readings told: days differ."""
+    def _lasting(self, seen_mm: Sequence[float]) -> tuple[tuple[float, float, float], NDArray[np.float64]]:
+        """What of a shift that was seen is likely to stay, weighed with what the readings told: days differ.
+
+        LPS; and the covariance (3, 3) of what is left when the couch is moved by it, along the axes.
+        """
         setup, grid = self.settings.setup, self.drawn.patient.ct.grid
         before = self.lay_covariance + setup.systematic_mm**2 * np.eye(3)
         day = (setup.random_mm**2 + setup.registration_mm**2) * np.eye(3)
-        gain = np.linalg.solve(before + day, before).T
+        gain = np.linalg.solve(before + day + LEAST_MM2 * np.eye(3), before).T
         stays = self.lay_mm + gain @ (along_axes_mm(grid, seen_mm) - self.lay_mm)
-        self.lay_mm, self.lay_covariance = np.zeros(3), before - gain @ before
-        return in_lps_mm(grid, stays)
+        return in_lps_mm(grid, stays), before - gain @ before
 
     def _moved_back(self, imaged: DoseEnsemble, seen_mm: Sequence[float]) -> DoseEnsemble:
         """The dose of an image's fraction as it is at tissue that was moved back by the shift that was seen."""
@@ -259,15 +271,18 @@ class Course:
     def _decide(self, fraction: int, events: list[str], reasons: list[str]) -> None:
         if self.decider is None or not self.actions or not self.remaining_ratio:
             return
-        weight = self.settings.policy.uncertainty_weight
-        offered = [OnRemaining(a, self.delivered, self.present, self.remaining_ratio, self.watch.inflation_ratio)
-                   for a in self.actions]  # fmt: skip
-        made = self.decider.decide(self.projection, offered, weight)
+        present = Situation(self.present)
+        offered = [self._offered(action, present) for action in self.actions]
+        made = self.decider.decide(self.projection, offered, self.settings.policy.uncertainty_weight)
         reasons += made.reasons
-        chosen = next((a for a in self.actions if made.action is not None and a.name == made.action.name), None)
-        if made.action is not None and chosen is None:
-            raise RTDigitalTwinError(f"The decision {made.action.name!r} is none of the actions offered.")
-        self._judge(fraction, chosen, made.reasons)
+        name = None if made.action is None else made.action.name
+        chosen = next((offer for offer in offered if offer.name == name), None)
+        if name is not None and chosen is None:
+            raise RTDigitalTwinError(f"The decision {name!r} is none of the actions offered.")
+        kept = next(offer.name for offer in offered if offer.kind is ActionKind.KEEP)
+        self.decisions.append(
+            judged_decision(self.decider, self._true_outcomes(fraction, offered), fraction, name, kept, made.reasons)
+        )
         if chosen is None or chosen.kind is ActionKind.KEEP:
             return
         events.append(chosen.name)
@@ -275,19 +290,55 @@ class Course:
             self._image(fraction, fraction, events)
         elif chosen.kind is ActionKind.REPLAN:
             self.treatment = self.truth.replanned(fraction, self.treatment)
-            planned = self.planned or FittedDose(np.zeros_like(self.known.mean_gy), np.square(voxel_std(self.drawn)))
-            self._believe(planned, self.reference, (), fraction)
-            events.append(REPLANNED)
+            self._believe(self._as_planned, self.reference, (), fraction)
+            if chosen.name != REPLANNED:
+                events.append(REPLANNED)
+            self.lay_mm, self.lay_covariance = np.zeros(3), np.zeros((3, 3))
             self._begin_anew()
         else:
-            self._change_dose(chosen)
+            self._change_dose(chosen.of_remaining().prediction)
 
-    def _change_dose(self, action: Action) -> None:
+    def _offered(self, action: Action, present: Situation) -> OnRemaining:
+        """An action on the fractions to come; an image moves the couch by the shift believed."""
+        instead = None
+        if action.kind is ActionKind.REPLAN:
+            instead = self._believed(self._as_planned, self.reference)
+        elif action.kind is ActionKind.RE_IMAGE:
+            instead = self._moved_back(self.present, in_lps_mm(self.drawn.patient.ct.grid, self.lay_mm))
+        return OnRemaining(
+            action, self.delivered, present, self.remaining_ratio, self.watch.inflation_ratio, instead
+        )  # fmt: skip
+
+    @property
+    def _as_planned(self) -> FittedDose:
+        """What is believed of the dose on the anatomy as planned."""
+        return self.planned or FittedDose(np.zeros_like(self.known.mean_gy), np.square(voxel_std(self.drawn)))
+
+    def _true_outcomes(
+        self, fraction: int, offered: Sequence[OnRemaining]
+    ) -> dict[str, tuple[ActionKind, DoseEnsemble]]:
+        """What every action that can be done makes of the true dose; an image is one with the couch corrected."""
+        found = {}
+        for offer in offered:
+            after = self.treatment
+            if offer.kind is ActionKind.RE_IMAGE:
+                stays, _ = self._lasting(self.truth.seen_mm(fraction, self.treatment))
+                after = self.truth.corrected(self.treatment, stays)
+            elif offer.kind is ActionKind.REPLAN:
+                after = self.truth.replanned(fraction, self.treatment)
+            elif offer.kind is not ActionKind.KEEP:
+                try:
+                    factor = factor_of(self.present, offer.of_remaining().prediction)
+                except RTDigitalTwinError:
+                    continue  # refused, which the ranking told
+                after = replace(self.treatment, dose_factor=times(self.treatment, factor, self.drawn))
+            found[offer.name] = offer.kind, self.true_outlook(after)
+        return found
+
+    def _change_dose(self, after: DoseEnsemble) -> None:
         """Give another dose from now on: what the action makes of the belief's mean, made of the true planned dose."""
-        before = self.present
-        after = action.outcome(Situation(before)).prediction
-        factor = _factor(before, after)
-        self.treatment = self._times(factor)
+        factor = factor_of(self.present, after)
+        self.treatment = replace(self.treatment, dose_factor=times(self.treatment, factor, self.drawn))
         self.drawn = replace(
             self.drawn,
             deterministic_gy=self.drawn.deterministic_gy * factor,
@@ -298,35 +349,6 @@ class Course:
         self._adopt(after, ())
         self.reference, self.planned = [], None
         self._begin_anew()
-
-    def _times(self, factor: NDArray[np.float32]) -> Treatment:
-        full = np.ones(self.drawn.crop.grid.voxel_count, np.float32)
-        full[self.drawn.crop.mask_indices] = factor
-        known, field_ = self.treatment.dose_factor, full.reshape(self.drawn.crop.grid.shape)
-        return replace(self.treatment, dose_factor=field_ if known is None else known * field_)
-
-    def _judge(self, fraction: int, chosen: Action | None, reasons: tuple[str, ...]) -> None:
-        """What the decision is worth, by who knows the true dose: the same actions, ranked alike."""
-        assert self.decider is not None
-        weight, true = self.settings.policy.uncertainty_weight, self.true_outlook()
-        worth, best = {}, None
-        for action in self.actions:
-            if action.kind in (ActionKind.RE_IMAGE, ActionKind.REPLAN):
-                after = self.truth.replanned(fraction, self.treatment)
-                outcome = self.true_outlook(after)
-            else:
-                factor = _factor(self.present, action.outcome(Situation(self.present)).prediction)
-                outcome = self.true_outlook(self._times(factor))
-            worth[action.name] = self.decider.utility(outcome, weight), outcome
-        best = max(worth, key=lambda name: worth[name][0])
-        if chosen is None:
-            made, regret = self.decider.violated(true), None
-        else:
-            made, regret = self.decider.violated(worth[chosen.name][1]), worth[best][0] - worth[chosen.name][0]
-        self.decisions.append(
-            DecisionRecord(fraction, None if chosen is None else chosen.name, reasons, best, regret,
-                           sum(bad for _, bad in made), len(made))
-        )  # fmt: skip
 
     def _expected(self) -> NDArray[np.float64]:
         mean = self.present.mean.values.reshape(-1)[self.drawn.crop.mask_indices]
@@ -358,13 +380,6 @@ def prepared(drawn: DoseEnsemble, settings: CourseSettings) -> tuple[DoseEnsembl
         raise PatientDataError("There is no reference dose to deliver.", remedy="Use a patient whose plan has a dose.")
     given = blurred_by_setup(drawn, settings.setup)
     return given, FractionReadings.of(given, customary_scalars(drawn.patient), settings.noise, settings.setup)
-
-
-def _factor(before: DoseEnsemble, after: DoseEnsemble) -> NDArray[np.float32]:
-    """(mask voxels,) of the mean doses, within ``FACTORS``; 1 where there is next to no dose."""
-    one, other = (e.mean.values.reshape(-1)[e.crop.mask_indices] for e in (before, after))
-    ratio = np.divide(other, one, out=np.ones_like(one), where=one > LEAST_GY)
-    return np.clip(ratio, *FACTORS).astype(np.float32)
 
 
 def _days(fraction: int) -> float:

@@ -7,7 +7,7 @@ sample k of the sum is that of sample k of every part, so that what is not known
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,7 @@ def summed(parts: Sequence[Part]) -> DoseEnsemble:
         deviations_gy=deviations.astype(np.float16),
         absorbed=max(part.prediction.absorbed for part in parts),
         floor_ratio=None if np.all(floor == 1) else floor,
+        narrowing=None,  # it is of one part
     )
 
 
@@ -66,6 +67,7 @@ def known_dose(like: DoseEnsemble, dose_gy: NDArray[np.float32]) -> DoseEnsemble
         calibration=None,
         absorbed=0,
         floor_ratio=None,
+        narrowing=None,
     )
 
 
@@ -76,15 +78,19 @@ class OnRemaining:
     Attributes
     ----------
     delivered : the parts given so far.
-    present : what the fractions to come are believed to give without the action, as a whole course.
+    present : a situation whose prediction is what the fractions to come are believed to give without the action, as a
+        whole course of them; shared by all actions of a decision.
     ratio : of the course's fractions that are to come.
+    instead : what they give with the action, where that follows from the course and not from the action.
     """
 
     action: Action
     delivered: tuple[Part, ...]
-    present: DoseEnsemble
+    present: Situation
     ratio: float
     inflation_ratio: float = 1.0
+    instead: DoseEnsemble | None = None
+    _found: list[Outcome] = field(default_factory=list, repr=False, init=False)
 
     @property
     def name(self) -> str:
@@ -94,10 +100,20 @@ class OnRemaining:
     def kind(self) -> ActionKind:
         return self.action.kind
 
+    def of_remaining(self, progress: Progress = silent) -> Outcome:
+        """Of the fractions to come alone; worked out once. Raises as the action does."""
+        if not self._found:
+            known = None if self.instead is None else Outcome(self.instead)
+            self._found.append(known or self.action.outcome(self.present, progress))
+        return self._found[0]
+
     def outcome(self, situation: Situation, progress: Progress = silent) -> Outcome:
-        of_remaining = self.action.outcome(replace(situation, prediction=self.present), progress)
-        parts = (*self.delivered, Part(of_remaining.prediction, self.ratio, self.inflation_ratio))
-        return replace(of_remaining, prediction=summed(parts))
+        found = self.of_remaining(progress)
+        return replace(found, prediction=summed((*self.delivered, self.part(found.prediction))))
+
+    def part(self, prediction: DoseEnsemble) -> Part:
+        """What a dose of the fractions to come adds to the course."""
+        return Part(prediction, self.ratio, self.inflation_ratio)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class FractionRecord:
     ----------
     days : since the first fraction, five a week.
     innovation_ratio : chi-square of the readings over its degrees of freedom.
-    alarm_sum : the watch's cumulative sum, the alarm at its threshold.
+    alarm_value : how far the innovations' fading mean is off (``Watch.total``), the alarm at its threshold.
     uncertainty_gy : half the calibrated 95 % band of the dose believed for the fractions to come, the mean over
         targets and organs, times what the innovations say it is too narrow by.
     events : what was done: recalibrated, re-imaged, replanned, or an action by its name.
@@ -98,7 +98,7 @@ class FractionRecord:
     fraction: int
     days: float
     innovation_ratio: float
-    alarm_sum: float
+    alarm_value: float
     uncertainty_gy: float
     events: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -121,12 +121,18 @@ class FractionRecord:
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """An action chosen among others; regret is in utility, of the fractions to come, against who knows the true dose.
+    """An action chosen among others, and what who knows the true dose says of it, by the same protocol.
+
+    The true dose of a decision goes on as it lies: that a change will come later is not known to anybody.
 
     Attributes
     ----------
-    action : its name; None where the twin abstained.
-    violated : constraints that the true dose with the action violates, of ``constraints``.
+    action : its name; None where the twin abstained, and went on as planned.
+    best_action : of those that violate no constraint the one of the highest utility; None where all do.
+    regret : its utility less that of what was done; None where all actions violate constraints, or what was done does.
+    gain : utility of what was done less that of keeping.
+    violated : constraints that the true dose with what was done violates, of ``constraints``.
+    possible : number of actions whose true dose violates no constraint: with none, abstaining was right.
     """
 
     fraction: int
@@ -134,8 +140,10 @@ class DecisionRecord:
     reasons: tuple[str, ...]
     best_action: str | None
     regret: float | None
-    violated: int | None
-    constraints: int | None
+    gain: float
+    violated: int
+    constraints: int
+    possible: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,5 +178,5 @@ class CourseResult:
     def false_alarms(self) -> int:
         """Alarms that were acted on before there was a change, or without one."""
         start, threshold = self.settings.shift_at, self.settings.watch.threshold
-        acted = [r for r in self.records if RECALIBRATED in r.events and r.alarm_sum >= threshold]
+        acted = [r for r in self.records if RECALIBRATED in r.events and r.alarm_value >= threshold]
         return sum(start is None or r.fraction < start for r in acted)

@@ -23,6 +23,7 @@ from RTDigitalTwinLib.course_record import (
     CourseSettings,
     FractionRecord,
 )
+from RTDigitalTwinLib.decision.action_file import action_to_dict, chosen_actions
 from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.policies import Decider
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
@@ -61,13 +62,13 @@ class CourseRunSettings(RunSettings):
     ----------
     course : its ``samples`` are those that are drawn.
     ntcp : structure whose NTCP the figure follows; None for a parotid.
-    decider, actions : what is chosen, and from what, whenever the twin recalibrated.
+    decider, actions : what is chosen, and from what, whenever the twin recalibrated; actions may be a file of them.
     """
 
     course: CourseSettings = field(default_factory=CourseSettings, kw_only=True)
     ntcp: str | None = field(default=None, kw_only=True)
     decider: Decider | None = field(default=None, kw_only=True)
-    actions: tuple[Action, ...] = field(default=(), kw_only=True)
+    actions: tuple[Action, ...] | Path = field(default=(), kw_only=True)
 
 
 def live_course(
@@ -96,12 +97,13 @@ def live_course(
         twin = Twin(patient, settings.weights, settings.device)
         prior = prior_of(twin.dose_belief)
     _require_ntcp(prior.patient, settings.ntcp)
+    actions = chosen_actions(settings.actions, prior.patient)
     with watch.stage("prediction"):
         drawn = prior.sample(settings.course.samples, 0, part(progress, 0.1, 0.35))
     with watch.stage("readings"):
         progress(0.35, "how fractions are read")
         given, known = prepared(drawn, settings.course)
-        course = Course(prior, given, settings.course, known, settings.decider, settings.actions)
+        course = Course(prior, given, settings.course, known, settings.decider, actions)
     replaces = overwrite and is_earlier_result(out)
     if replaces:
         set_aside(out)
@@ -110,7 +112,7 @@ def live_course(
             with watch.stage("fractions"):
                 open_for(ledger, patient, twin.dose_model)
                 result = _live(course, ledger, settings, part(progress, 0.4, 0.9))
-            summary = _write(result, twin, out, settings, watch, ledger, part(progress, 0.9, 1.0))
+            summary = _write(course, result, twin, out, settings, watch, ledger, part(progress, 0.9, 1.0))
     except BaseException:
         if replaces and not has_entries(out, (FRACTION,)):
             put_back(out)
@@ -121,10 +123,14 @@ def live_course(
 
 
 def _live(course: Course, ledger: Ledger, settings: CourseRunSettings, progress: Progress) -> CourseResult:
-    about = {"course": settings.course.as_dict(), "actions": [action.name for action in settings.actions]}
+    about = {
+        "course": settings.course.as_dict(),
+        "actions": [action_to_dict(action) for action in course.actions],
+        "decider": None if course.decider is None else course.decider.as_dict(),
+    }
     begun = next((e.content for e in ledger.entries if e.kind == COURSE), None)
     if begun is None:
-        ledger.append(COURSE, about)
+        ledger.append(COURSE, json.loads(json.dumps(about)))
     elif other := _differing(begun, about):
         raise LedgerError(
             f"The folder holds an interrupted course of other settings: {', '.join(other)}.",
@@ -145,7 +151,9 @@ def _live(course: Course, ledger: Ledger, settings: CourseRunSettings, progress:
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    flat_before, flat_now = (dict(of["course"]) | {"actions": of["actions"]} for of in (before, now))
+    flat_before, flat_now = (
+        dict(of["course"]) | {key: of.get(key) for key in ("actions", "decider")} for of in (before, now)
+    )
     plain = json.loads(json.dumps(flat_now))
     return sorted(k for k in {*flat_before, *plain} if canonical(flat_before.get(k)) != canonical(plain.get(k)))
 
@@ -189,8 +197,8 @@ def _require_ntcp(patient: Any, structure: str | None) -> None:
 
 
 def _write(
-    result: CourseResult, twin: Twin, out: Path, settings: CourseRunSettings, watch: Stopwatch, ledger: Ledger,
-    progress: Progress,
+    course: Course, result: CourseResult, twin: Twin, out: Path, settings: CourseRunSettings, watch: Stopwatch,
+    ledger: Ledger, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     with watch.stage("volumes and figure"):
         progress(0.0, "volumes and figure")
@@ -217,6 +225,7 @@ def _write(
         "bands": result.projection.band_words(),
         "endpoints": [asdict(e) for e in last.endpoints],
         **counts_of(result),
+        "actions": [action.name for action in course.actions],
         "decisions": [asdict(d) for d in result.decisions],
         "warnings": list(dict.fromkeys(notes)),
         "ledger": {"entries": len(ledger.entries), "sha256": ledger.head_sha256},

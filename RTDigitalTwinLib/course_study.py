@@ -29,10 +29,12 @@ from RTDigitalTwinLib.cohort import (
 from RTDigitalTwinLib.course import Course, prepared
 from RTDigitalTwinLib.course_record import CourseResult, CourseSettings
 from RTDigitalTwinLib.course_run import counts_of
+from RTDigitalTwinLib.decision.action_file import action_to_dict, chosen_actions
 from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.policies import POLICIES, UNCERTAINTY_WEIGHT, Decider, policy_named
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.dosimetry.delivery import Change
+from RTDigitalTwinLib.dosimetry.protocol_file import read_toml
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.ledger import canonical
@@ -41,6 +43,7 @@ from RTDigitalTwinLib.patient.fingerprint import fingerprint
 from RTDigitalTwinLib.patient.loading import load_patient, require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.report.course_plot import write_course_plot
 from RTDigitalTwinLib.report.course_tables import Row, course_markdown, summarise_courses
 from RTDigitalTwinLib.solver.calibration_file import load_calibration
 from RTDigitalTwinLib.twin import Twin
@@ -56,10 +59,9 @@ class CourseStudySettings:
 
     Attributes
     ----------
-    penalised : whether every policy also comes in its uncertainty-penalised version: only where there is something to
-        decide, for without actions both are the same.
     processes : patients at a time; ``dask`` is the address of a scheduler that takes their place.
-    decider, actions : of every course (``course.Course``); they must be what can be sent to another process.
+    decider, actions : of every course (``course.Course``), or a file of actions; they must be what can be sent to
+        another process. With actions, policies that decide also come uncertainty-penalised.
     """
 
     policies: tuple[str, ...] = POLICIES
@@ -73,7 +75,7 @@ class CourseStudySettings:
     device: str = "auto"
     weights: Path | None = None
     decider: Decider | None = None
-    actions: tuple[Action, ...] = ()
+    actions: tuple[Action, ...] | Path = ()
 
     def __post_init__(self) -> None:
         if self.processes < 1:
@@ -82,9 +84,9 @@ class CourseStudySettings:
             policy_named(name)
         self.course("static", SCENARIOS[0], 0.0)  # refuses what no course can be
 
-    @property
-    def weights_of_uncertainty(self) -> tuple[float, ...]:
-        return (0.0, UNCERTAINTY_WEIGHT) if self.actions else (0.0,)
+    def weights_of_uncertainty(self, policy: str) -> tuple[float, ...]:
+        """Of a policy: two only where it decides."""
+        return (0.0, UNCERTAINTY_WEIGHT) if self.actions and policy != "static" else (0.0,)
 
     def course(self, policy: str, scenario: str, weight: float) -> CourseSettings:
         return CourseSettings(
@@ -117,7 +119,8 @@ class CourseCase:
 
 def course_cases(settings: CourseStudySettings) -> list[CourseCase]:
     """All cases of a patient."""
-    return [CourseCase(*of) for of in product(SCENARIOS, settings.policies, settings.weights_of_uncertainty)]
+    pairs = product(SCENARIOS, settings.policies)
+    return [CourseCase(*of, weight) for of in pairs for weight in settings.weights_of_uncertainty(of[1])]
 
 
 def run_course_study(
@@ -127,7 +130,7 @@ def run_course_study(
     settings: CourseStudySettings | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Do what is not yet done, write ``summary.json`` and ``summary.md``; returns the summary.
+    """Do what is not yet done, write ``summary.json``, ``summary.md`` and ``courses.png``; returns the summary.
 
     Parameters
     ----------
@@ -166,6 +169,7 @@ def run_course_study(
         aside.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     with whole_file(out / "summary.md") as aside:
         aside.write_text(course_markdown(summary), encoding="utf-8")
+    write_course_plot(summary, out / "courses.png")
     progress(1.0, "done")
     return summary
 
@@ -175,17 +179,22 @@ def _study_folder(folder: Path, out: Path, settings: CourseStudySettings) -> Non
     patient = load_patient(folder)
     prior = prior_of(Twin(patient, settings.weights, settings.device).dose_belief)
     data = fingerprint(patient)
+    actions = chosen_actions(settings.actions, prior.patient)
     cases = _open_cases(out / folder.name, settings)
     common = settings.course(cases[0].policy, cases[0].scenario, 0.0)
     drawn, known = prepared(prior.sample(settings.samples, 0), common)
     for case in cases:
-        course = Course(
-            prior, drawn, settings.course(case.policy, case.scenario, case.weight), known,
-            settings.decider, settings.actions,
-        )  # fmt: skip
-        result = course.result(list(course.fractions()))
         row = {"patient": prior.patient.pseudonym, "simulated": True, "scenario": case.scenario, "policy": case.name}
-        row |= case_numbers(result) | {DATA: data}
+        neutral = _read(out / folder.name / replace(case, weight=0.0).file_name) if case.weight else None
+        if neutral is not None and all(made["action"] is None for made in neutral["decisions"]):
+            # What is acceptable has nothing to do with the weight: where nothing was, the course is the same.
+            row = neutral | row
+        else:
+            course = Course(
+                prior, drawn, settings.course(case.policy, case.scenario, case.weight), known,
+                settings.decider, actions,
+            )  # fmt: skip
+            row |= case_numbers(course.result(list(course.fractions()))) | {DATA: data}
         with whole_file(out / folder.name / case.file_name) as aside:
             aside.write_text(json.dumps(row, allow_nan=False) + "\n")
 
@@ -225,8 +234,15 @@ def _about(settings: CourseStudySettings, surrogate: DoseSurrogate) -> dict[str,
         "bands_sha256": "" if bands is None else sha256(canonical(bands.as_dict())).hexdigest(),
         "code_sha256": code_sha256(),
         "course": course,
-        "actions": [action.name for action in settings.actions],
+        "actions": _told(settings.actions),
+        "decider": None if settings.decider is None else settings.decider.as_dict(),
     }))  # fmt: skip
+
+
+def _told(actions: tuple[Action, ...] | Path) -> Any:
+    if isinstance(actions, Path):
+        return read_toml(actions)
+    return [action_to_dict(action) for action in actions]
 
 
 def _open_cases(folder: Path, settings: CourseStudySettings) -> list[CourseCase]:

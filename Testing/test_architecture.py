@@ -25,7 +25,7 @@ LEVELS = (
     ("calibration",),
     ("decision",),
     ("ledger", "ledger_entries"),
-    ("twin", "course", "course_projection", "course_record"),
+    ("twin", "course", "course_deciding", "course_projection", "course_record"),
     ("record",),
     ("outcome", "report", "run", "jobs", "job_process", "background", "scene", "doctor"),
     ("observe", "cohort", "study", "replay", "loop", "recommend", "course_run", "course_study"),

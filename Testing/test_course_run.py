@@ -132,7 +132,18 @@ def test_bad_requests_leave_nothing(data: Path, settings: CourseRunSettings, tmp
 
 
 def test_the_commands(data: Path, narrow_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--samples", "4", "--weights", str(narrow_weights), "--device", "cpu", "--fractions", "3"]
+    common = [
+        "--samples",
+        "4",
+        "--actions",
+        "none",
+        "--weights",
+        str(narrow_weights),
+        "--device",
+        "cpu",
+        "--fractions",
+        "3",
+    ]
     out = tmp_path / "c"
     asked = ["course", str(data / "pt_1"), "--out", str(out), "--shift-at", "2", "--shift-mm", "0", "10", "0"]
     assert main([*asked, "--policy", "scheduled", "--every", "2", *common]) == 0
@@ -183,7 +194,9 @@ def test_without_dask_the_study_says_so(data: Path, study: CourseStudySettings, 
 
 
 def row(patient: str, policy: str, ntcp: float, delay: int | None, violated: int = 0) -> dict[str, Any]:
-    decision = {"action": "keep", "regret": 0.1, "violated": violated, "constraints": 2}
+    decision = {
+        "action": "keep", "regret": 0.1, "gain": 0.2, "violated": violated, "constraints": 2, "possible": 1,
+    }  # fmt: skip
     return {
         "patient": patient, "scenario": "change", "policy": policy, "true_ntcp": {"a": ntcp, "b": 0.0},
         "target_d95_gy": 60.0, "covered_at_end": [True, False], "covered": [3, 4], "recalibrated": [], "images": 1,

@@ -2,11 +2,12 @@
 
 What a patient's readings are on average is learned fraction by fraction (a Kalman filter whose state stands still,
 starting from the belief and the calibrated covariance of its error), so that an error of the network, which is the same
-every day, is told from a change. The innovation, a fraction's readings less those expected, gives chi-square over its
-covariance with as many degrees of freedom as there are readings. Where doses fall off steeper than the belief has it,
-that is larger in every fraction; what is usual for the patient is learned on the way and divided by (self-starting
-charts, Hawkins 1987). A cumulative sum of the excess (Page 1954) raises the alarm; a single fraction's share in it is
-limited, so that one bad day is not enough.
+every day, is told from a change. Innovations, a fraction's readings less those expected, are averaged with a fading
+memory, made uncorrelated before by their covariance (a multivariate exponentially weighted moving average: Lowry et
+al., Technometrics 34, 46, 1992): set-up differs from day to day and averages out, a change stays. The alarm is raised
+where the average is too far from 0 for its own covariance. Where doses fall off steeper than the belief has it,
+readings vary more in every fraction; what is usual for the patient is learned on the way and divided by (self-starting
+charts, Hawkins 1987). A single fraction counts for so much at most, so that one bad day is not enough.
 """
 
 from __future__ import annotations
@@ -18,23 +19,24 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 
-SLACK = 1.5  # standard deviations of chi-square that a fraction may exceed its mean by at no cost
-THRESHOLD = 12.0
-MOST_A_FRACTION = 0.7  # of the threshold
-USUAL_FRACTIONS = 3.0  # that the expectation of 1 counts for in what is usual
+MEMORY = 0.2  # weight of a fraction in the average of innovations
+THRESHOLD = 7.0
+MOST_RATIO = 2.0  # times what is usual: more chi-square of a fraction does not count
+USUAL_FRACTIONS = 5.0  # that the expectation of 1 counts for in what is usual: a week
 MOST_USUAL = 3.0  # times what is usual: more of a fraction is not learned from
+LOOK_BACK = 8  # fractions in which a change that raised an alarm is looked for
 MEMORY_RATIO = 0.6  # of the mean chi-square from one fraction to the next
 
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """When to raise the alarm. ``threshold`` is of the cumulative sum: docs/course.md says how often it is in vain."""
+    """When to raise the alarm. ``threshold`` is of ``Watch.total``: docs/course.md says how often it is in vain."""
 
     threshold: float = THRESHOLD
-    slack: float = SLACK
+    memory: float = MEMORY
 
     def __post_init__(self) -> None:
-        if not (np.isfinite([self.threshold, self.slack]).all() and self.threshold > 0 and self.slack >= 0):
+        if not (np.isfinite(self.threshold) and self.threshold > 0 and 0 < self.memory <= 1):
             raise RTDigitalTwinError(f"No watch can be kept like this: {self}.")
 
 
@@ -47,8 +49,9 @@ class Watch:
     settings : see there.
     expected_gy, covariance : (readings,), (readings, readings) of the mean over fractions.
     learned : fractions since it was begun; the first tells of the patient, not of a change.
-    total : the cumulative sum.
-    since : the first fraction after the sum was last 0; None where it is.
+    average : (readings,) of uncorrelated innovations, with a fading memory; None before any.
+    average_variance : of each of its components, without a change.
+    totals : by fraction, how many standard deviations the average's chi-square was beyond its mean.
     innovation_ratio : chi-square over its degrees of freedom of the last fraction; 1 is as expected.
     mean_ratio : the same averaged with a fading memory.
     usual_ratio, usual_weight : the patient's own mean of it, at least 1, and of how many fractions.
@@ -58,8 +61,9 @@ class Watch:
     expected_gy: NDArray[np.float64]
     covariance: NDArray[np.float64]
     learned: int = 0
-    total: float = 0.0
-    since: int | None = None
+    average: NDArray[np.float64] | None = None
+    average_variance: float = 0.0
+    totals: tuple[tuple[int, float], ...] = ()
     innovation_ratio: float = 1.0
     mean_ratio: float = 1.0
     usual_ratio: float = 1.0
@@ -70,30 +74,50 @@ class Watch:
         off = readings_gy - self.expected_gy
         total = self.covariance + daily
         gain = np.linalg.solve(total, self.covariance).T
-        count = len(off)
-        chi_square = float(off @ np.linalg.solve(total, off))
-        ratio = chi_square / count
-        more = (ratio / self.usual_ratio - 1) * np.sqrt(count / 2) - self.settings.slack
-        more = min(more, MOST_A_FRACTION * self.settings.threshold) if self.learned else 0.0
-        sum_now = max(self.total + more, 0.0)
         left = self.covariance - gain @ self.covariance
-        mean = MEMORY_RATIO * self.mean_ratio + (1 - MEMORY_RATIO) * ratio / self.usual_ratio if self.learned else 1.0
-        usual, weight = self.usual_ratio, self.usual_weight
-        if self.learned:
-            usual = (weight * usual + min(ratio, MOST_USUAL * usual)) / (weight + 1)
-            weight += 1
-        return replace(
+        alone = np.linalg.solve(np.linalg.cholesky(total), off)
+        ratio = float(np.square(alone).mean())
+        learnt = replace(
             self,
             expected_gy=self.expected_gy + gain @ off,
             covariance=(left + left.T) / 2,
             learned=self.learned + 1,
-            total=sum_now,
-            since=(fraction if self.since is None else self.since) if sum_now else None,
             innovation_ratio=ratio,
-            mean_ratio=mean,
-            usual_ratio=max(usual, 1.0),
-            usual_weight=weight,
         )
+        return learnt._averaged(fraction, alone, ratio) if self.learned else learnt
+
+    def _averaged(self, fraction: int, alone: NDArray[np.float64], ratio: float) -> Watch:
+        """With a fraction's innovation, uncorrelated and of variance 1 as expected."""
+        usual, memory = self.usual_ratio, self.settings.memory
+        counts = min(1.0, np.sqrt(MOST_RATIO * usual / max(ratio, 1e-9))) / np.sqrt(usual)
+        before = np.zeros_like(alone) if self.average is None else self.average
+        average = memory * counts * alone + (1 - memory) * before
+        variance = memory**2 + (1 - memory) ** 2 * self.average_variance
+        beyond = float((np.square(average).mean() / variance - 1) * np.sqrt(alone.size / 2))
+        learned = (self.usual_weight * usual + min(ratio, MOST_USUAL * usual)) / (self.usual_weight + 1)
+        return replace(
+            self,
+            average=average,
+            average_variance=variance,
+            totals=(*self.totals, (fraction, beyond)),
+            mean_ratio=MEMORY_RATIO * self.mean_ratio + (1 - MEMORY_RATIO) * ratio / usual,
+            usual_ratio=max(learned, 1.0),
+            usual_weight=self.usual_weight + 1,
+        )
+
+    @property
+    def total(self) -> float:
+        """What the alarm is raised by; 0 where the readings are as expected."""
+        return max(self.totals[-1][1], 0.0) if self.totals else 0.0
+
+    @property
+    def since(self) -> int | None:
+        """The fraction after that of late in which the average was least off; None before it rose."""
+        late = self.totals[-LOOK_BACK:]
+        if not late:
+            return None
+        least = min(late, key=lambda of: (of[1], -of[0]))[0]
+        return None if least == late[-1][0] else least + 1
 
     @property
     def alarm(self) -> bool:

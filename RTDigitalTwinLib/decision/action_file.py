@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -26,6 +26,7 @@ from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 CUSTOMARY_FACTORS = (0.95, 0.975, 1.025, 1.05)
+COURSE_ACTIONS: tuple[Action, ...] = (Keep(), ScaleWithin(), ReImage(), Replan())  # quick: weighed again and again
 IN_DANGER_RATIO = 0.05  # of the samples beyond a limit
 _BOUNDS = {field.name for field in fields(ChangeBounds)}
 _SPATIAL = {"structure", "aim_gy", "risk", "steps"} | _BOUNDS
@@ -77,6 +78,11 @@ def customary_actions(patient: Patient, prediction: DoseEnsemble | None = None) 
         actions += [Boost(name) for name in _targets_to_boost(patient, prediction)]
         actions.append(Replan())
     return (*actions, ReImage())
+
+
+def chosen_actions(chosen: Sequence[Action] | Path, patient: Patient) -> tuple[Action, ...]:
+    """Actions as given, or those of a file. Raises ProtocolError as ``read_actions``."""
+    return read_actions(chosen, patient) if isinstance(chosen, Path) else tuple(chosen)
 
 
 def action_to_dict(action: Action) -> dict[str, Any]:

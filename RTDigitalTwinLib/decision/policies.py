@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from RTDigitalTwinLib.calibration.watch import Watch
-from RTDigitalTwinLib.decision.actions import Action
+from RTDigitalTwinLib.decision.actions import Action, ActionKind
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
@@ -72,16 +72,24 @@ class Scheduled:
 
 @dataclass(frozen=True)
 class Triggered:
-    """Recalibrate when the readings are no longer those expected."""
+    """Recalibrate when the readings are no longer those expected, and once before, to know the patient.
+
+    Attributes
+    ----------
+    first : fraction after which the twin learns from what was read so far, alarm or not: a week.
+    """
 
     uncertainty_weight: float = 0.0
+    first: int = 5
 
     @property
     def name(self) -> str:
         return _named("triggered", self.uncertainty_weight)
 
     def due(self, fraction: int, watch: Watch) -> str | None:
-        return "readings are not as expected" if watch.alarm else None
+        if watch.alarm:
+            return "readings are not as expected"
+        return f"baseline of {self.first} fractions" if fraction == self.first else None
 
 
 def policy_named(name: str, uncertainty_weight: float = 0.0, every: int = 5) -> Policy:
@@ -112,12 +120,20 @@ class Decision:
 class Decider(Protocol):
     """Ranks actions. Predictions are of the whole course's dose: samples, or one dose that is known."""
 
+    def require(self, prediction: DoseEnsemble) -> None:
+        """Raise RTDigitalTwinError where such predictions cannot be decided on."""
+        ...
+
     def decide(self, prediction: DoseEnsemble, actions: Sequence[Action], uncertainty_weight: float) -> Decision: ...
 
-    def utility(self, prediction: DoseEnsemble, uncertainty_weight: float) -> float:
-        """What a dose is worth; higher is better."""
+    def utility(self, prediction: DoseEnsemble, kind: ActionKind) -> float:
+        """What a dose that is known is worth, less the effort of such an action; higher is better."""
         ...
 
     def violated(self, prediction: DoseEnsemble) -> tuple[tuple[str, bool], ...]:
         """Every constraint by its words, and whether a dose that is known violates it."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, by which two deciders are told apart."""
         ...

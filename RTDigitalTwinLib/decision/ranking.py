@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from RTDigitalTwinLib.decision.actions import Action, Keep, Outcome, Situation
+from RTDigitalTwinLib.decision.actions import Action, ActionKind, Keep, Outcome, Situation
 from RTDigitalTwinLib.decision.chance import Chance, fewest_samples, judge_chance, most_violations, percent
 from RTDigitalTwinLib.decision.protocol import Constraint, DecisionProtocol, load_decision
 from RTDigitalTwinLib.decision.reasons import MetricChange, metric_changes, reasons_for
@@ -105,7 +105,7 @@ class Ranking:
     @property
     def keep(self) -> Assessment:
         """Going on as planned."""
-        return next(a for a in self.assessed if isinstance(a.action, Keep))
+        return next(a for a in self.assessed if a.action.kind is ActionKind.KEEP)
 
     @property
     def words(self) -> str:
@@ -244,8 +244,8 @@ class _Judge:
 
 def _with_keep(actions: Sequence[Action]) -> tuple[Action, ...]:
     """Keeping first, then the others as given. Raises RTDigitalTwinError for two of one name."""
-    kept = [a for a in actions if isinstance(a, Keep)] or [Keep()]
-    listed: tuple[Action, ...] = (*kept, *(a for a in actions if not isinstance(a, Keep)))
+    kept = [a for a in actions if a.kind is ActionKind.KEEP] or [Keep()]
+    listed: tuple[Action, ...] = (*kept, *(a for a in actions if a.kind is not ActionKind.KEEP))
     names = [action.name for action in listed]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RTDigitalTwinError(f"Two actions have the same name: {twice[0]}.", remedy="Name or change one of them.")

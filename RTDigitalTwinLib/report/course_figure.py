@@ -112,7 +112,7 @@ def trajectory_rows(records: tuple[FractionRecord, ...]) -> list[dict[str, objec
         shift = r.estimated_shift_mm or ("", "", "")
         row: dict[str, object] = {
             "fraction": r.fraction, "days": r.days, "innovation_ratio": round(r.innovation_ratio, 4),
-            "alarm_sum": round(r.alarm_sum, 4), "uncertainty_gy": round(r.uncertainty_gy, 4),
+            "alarm_value": round(r.alarm_value, 4), "uncertainty_gy": round(r.uncertainty_gy, 4),
             "events": "; ".join(r.events), "reasons": "; ".join(r.reasons), "images": r.images,
         }  # fmt: skip
         for axis, estimated, true in zip("lps", shift, r.true_shift_mm, strict=True):

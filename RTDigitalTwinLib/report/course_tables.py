@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -54,15 +55,25 @@ def summarise_courses(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _decided(group: Sequence[Row]) -> dict[str, Any]:
-    """Regret, abstentions, and recommendations whose true dose violates constraints, with an exact interval."""
+    """What decisions were worth on the true dose: regret, violated constraints, abstentions and whether rightly.
+
+    Intervals are exact and take decisions as independent, which those of one patient are not: they are too narrow.
+    """
     decisions = [d for r in group for d in r["decisions"]]
     made = [d for d in decisions if d["action"] is not None]
+    abstained = [d for d in decisions if d["action"] is None]
     violated, asked = sum(d["violated"] for d in made), sum(d["constraints"] for d in made)
     low, high = clopper_pearson(violated, asked)
     return {
         "decisions": len(decisions),
-        "abstentions": len(decisions) - len(made),
+        "abstentions": len(abstained),
+        "abstained_rightly": sum(d["possible"] == 0 for d in abstained),
+        "recommended": dict(Counter(d["action"] for d in made)),
+        "as_best": sum(d["action"] == d["best_action"] for d in made),
         "regret": _mean([d["regret"] for d in made]),
+        "regret_abstained": _mean([d["regret"] for d in abstained]),
+        "gain": _mean([d["gain"] for d in made]),
+        "recommended_violating": sum(d["violated"] > 0 for d in made),
         "violated": violated,
         "constraints": asked,
         "violated_low_ratio": round(low, 4),
@@ -98,15 +109,26 @@ def course_markdown(summary: Mapping[str, Any]) -> str:
         lines += [
             "### Decisions",
             "",
-            "| courses with | policy | decisions | abstained | regret | constraints violated | 95 % interval |",
-            "|---|---|---|---|---|---|---|",
+            f"Judged on the true dose. Allowed is a violation of each constraint with {_allowed(summary)}. Regret, and "
+            "gain against keeping, are in utility; intervals take decisions as independent, and are too narrow.",
+            "",
+            "| courses with | policy | decisions | recommended | best one | regret | gain | constraints violated "
+            "| 95 % interval | abstained | rightly | regret of it |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for m in decided:
             interval = f"{100 * m['violated_low_ratio']:.1f} to {100 * m['violated_high_ratio']:.1f} %"
-            cells = [m["scenario"], m["policy"], str(m["decisions"]), str(m["abstentions"]), _number(m["regret"], 4),
-                     f"{m['violated']} of {m['constraints']}", interval]  # fmt: skip
+            made = m["decisions"] - m["abstentions"]
+            cells = [
+                m["scenario"], m["policy"], str(m["decisions"]), str(made), f"{m['as_best']} of {made}",
+                _number(m["regret"], 4), _number(m["gain"], 4), f"{m['violated']} of {m['constraints']}", interval,
+                str(m["abstentions"]), f"{m['abstained_rightly']} of {m['abstentions']}",
+                _number(m["regret_abstained"], 4),
+            ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+        chosen = sum((Counter(m["recommended"]) for m in decided), Counter())
+        told = ", ".join(f"{name} {count} times" for name, count in chosen.most_common())
+        lines += ["", f"Recommended: {told or 'nothing'}.", ""]
     lines += ["### True NTCP of each patient, mean of its endpoints", ""]
     policies = list(dict.fromkeys(c["policy"] for c in summary["cases"]))
     lines += [f"| patient | courses with | {' | '.join(policies)} |", "|---|---|" + "---|" * len(policies)]
@@ -117,6 +139,11 @@ def course_markdown(summary: Mapping[str, Any]) -> str:
         cells = [f"{100 * values[p]:.2f} %" if p in values else "" for p in policies]
         lines.append(f"| {' | '.join([*key, *cells])} |")
     return "\n".join(lines) + "\n"
+
+
+def _allowed(summary: Mapping[str, Any]) -> str:
+    decider = summary.get("settings", {}).get("decider") or {}
+    return f"at most {100 * decider['risk']:g} %" if "risk" in decider else "what the protocol allows"
 
 
 def _ntcp(row: Row) -> float:

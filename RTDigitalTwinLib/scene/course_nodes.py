@@ -100,7 +100,7 @@ def _trajectory(scene: Any, result: CourseResult, shown: Endpoint | None) -> Any
         FRACTION_COLUMN: np.array([r.fraction for r in records]),
         UNCERTAINTY_COLUMN: np.round([r.uncertainty_gy for r in records], 3),
         "Innovation (of expected)": np.round([r.innovation_ratio for r in records], 3),
-        "Alarm sum": np.round([r.alarm_sum for r in records], 3),
+        "Alarm value": np.round([r.alarm_value for r in records], 3),
         EVENTS_COLUMN: tuple("; ".join(r.events) for r in records),
         "Images so far": np.array([r.images for r in records]),
     }
