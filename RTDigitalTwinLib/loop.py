@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +30,6 @@ from RTDigitalTwinLib.ledger import LEDGER_FILE, Entry, Ledger, canonical
 from RTDigitalTwinLib.ledger_entries import (
     MEASURED,
     OBSERVED,
-    OPENED,
     OPTIMISED,
     PREDICTED,
     Arrays,
@@ -42,6 +40,7 @@ from RTDigitalTwinLib.ledger_entries import (
     optimisation_entry,
     predicted,
 )
+from RTDigitalTwinLib.loop_summary import ERROR, STAGES, fraction_rows, left_out_notes, loop_summary, told
 from RTDigitalTwinLib.model.features import assumptions
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.dicom_writing import Origin
@@ -66,7 +65,6 @@ from RTDigitalTwinLib.twin import Twin
 
 LOOP = "loop"
 FEWEST_SAMPLES = 2
-STAGES = {MEASURED: "observe", OBSERVED: "recalibrate", PREDICTED: "predict", OPTIMISED: "optimise"}
 SUMMARY = "summary.json"
 
 
@@ -181,10 +179,10 @@ class _Loop:
     def begin(self, ledger: Ledger, progress: Progress) -> None:
         """Tell the ledger who begins or goes on. Raises LedgerError where it is of another loop."""
         self.ledger = ledger
-        told = self._about()
+        about = self._about()
         before = next((e.content for e in self.ledger.entries if e.kind == LOOP), None)
-        if before is not None and canonical(before) != canonical(told):
-            other = sorted(k for k in told if canonical(told[k]) != canonical(before.get(k)))
+        if before is not None and canonical(before) != canonical(about):
+            other = sorted(k for k in about if canonical(about[k]) != canonical(before.get(k)))
             raise LedgerError(
                 f"The folder holds an interrupted loop of other settings: {', '.join(other)}.",
                 where=str(self.out.name),
@@ -192,7 +190,7 @@ class _Loop:
             )
         open_for(self.ledger, self.patient, self.twin.dose_model, {"seconds": self.seconds})
         if before is None:
-            self.ledger.append(LOOP, told)
+            self.ledger.append(LOOP, about)
         self._predict(0, progress)
 
     @property
@@ -287,7 +285,7 @@ class _Loop:
         if self.truth is not None:
             inside = self.prediction.crop.mask_indices
             off = arrays["mean_gy"] - self.truth.values.reshape(-1)[inside]
-            content["truth_mean_absolute_error_gy"] = float(np.abs(off).mean())
+            content[ERROR] = float(np.abs(off).mean())
         self._tell(fraction, PREDICTED, content, arrays, start, ("samples_sha256", "belief_sha256", "metrics"))
 
     def _optimise(self, fraction: int, progress: Progress) -> None:
@@ -297,8 +295,7 @@ class _Loop:
         self._tell(fraction, OPTIMISED, *optimisation_entry(self.optimised), start, ("objective",))
 
     def _told(self, fraction: int, kind: str) -> Entry | None:
-        of_kind = (e for e in self.ledger.entries if e.kind == kind and e.content.get("fraction") == fraction)
-        return next(of_kind, None)
+        return told(self.ledger.entries, fraction, kind)
 
     def _tell(
         self, fraction: int, kind: str, content: dict[str, Any], arrays: Arrays, start: float, same: tuple[str, ...]
@@ -332,84 +329,34 @@ class _Loop:
 
     @property
     def _is_simulated(self) -> bool:
-        return self.simulated or any(self._row(k)["simulated"] for k in range(1, self.settings.fractions + 1))
+        return self.simulated or any(row["simulated"] for row in self._rows)
+
+    @property
+    def _rows(self) -> list[dict[str, Any]]:
+        return fraction_rows(self.ledger.entries, self.settings.fractions)
 
     def finish(self) -> dict[str, Any]:
-        """Write the summary and the doses. All numbers come from the ledger."""
+        """Write the summary and the doses."""
         assert self.prediction is not None
-        rows = [self._row(fraction) for fraction in range(1, self.settings.fractions + 1)]
-        simulated = self._is_simulated
         for name, dose in self._doses.items():
             path = self.out / f"dose_{'mean' if name == 'recalibrated' else name}.nrrd"
-            write_nrrd(dose.mean, str(path), predicted=True, simulated=simulated)
-        opened = [e for e in self.ledger.entries if e.kind == OPENED]
-        before = self._told(0, PREDICTED)
-        assert before is not None
-        seconds = dict(opened[0].content["seconds"]) | {"prediction before": before.content["seconds"]}
-        seconds |= {name: round(sum(row["seconds"][name] for row in rows), 3) for name in STAGES.values()}
+            write_nrrd(dose.mean, str(path), predicted=True, simulated=self._is_simulated)
+        rows = self._rows
         change = self.settings.simulation.change.words if self.simulated else ""
-        notes = [*self.shown.warnings, *assumptions(self.patient), self.optimised.notice]
+        notes = [*self.shown.warnings, *assumptions(self.patient), self.optimised.notice, *left_out_notes(rows)]
         if self.simulated:
             notes.insert(0, f"Deliveries and their measurements are {change}; they stand in for real ones.")
-        notes += [
-            f"Fraction {row['fraction']}: {row['left_out']} observations are outliers and were left out."
-            for row in rows
-            if row["left_out"]
-        ]
         summary: dict[str, Any] = {
             "patient": self.patient.pseudonym,
             "notice": f"Research use only. {self.optimised.notice}",
-            "simulated": simulated,
+            "simulated": self._is_simulated,
             "simulation": change,
-            "sessions": len(opened),
-            "fractions": rows,
-            "seconds": seconds | {"total": round(sum(seconds.values()), 3)},
-            "metrics": _metrics(before.content["metrics"], rows),
+            **loop_summary(self.ledger, rows),
             "warnings": list(dict.fromkeys(notes)),
         }
-        if self.simulated:
-            summary["truth_mean_absolute_error_gy"] = {
-                "before": before.content["truth_mean_absolute_error_gy"],
-                "after": rows[-1]["truth_mean_absolute_error_gy"],
-            }
-        device = self.prior.surrogate.device
-        summary["ledger"] = {"entries": len(self.ledger.entries), "sha256": self.ledger.head_sha256}
-        summary["provenance"] = collect_provenance(self.prediction, device, seconds).as_dict()
+        provenance = collect_provenance(self.prediction, self.prior.surrogate.device, summary["seconds"])
+        summary["provenance"] = provenance.as_dict()
         summary["files"] = sorted({*(path.name for path in self.out.iterdir()), SUMMARY})
         with whole_file(self.out / SUMMARY) as aside:
             aside.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
         return summary
-
-    def _row(self, fraction: int) -> dict[str, Any]:
-        stages: dict[str, Mapping[str, Any]] = {}
-        for kind, name in STAGES.items():
-            entry = self._told(fraction, kind)
-            assert entry is not None
-            stages[name] = entry.content
-        judged = stages["recalibrate"]["judgements"]
-        objective = stages["optimise"]["objective"]
-        row: dict[str, Any] = {
-            "fraction": fraction,
-            "seconds": {name: content["seconds"] for name, content in stages.items()},
-            "observations": len(judged),
-            "simulated": any(o["simulated"] == "true" for o in stages["recalibrate"]["observations"]),
-            "left_out": sum(not j["absorbed"] for j in judged),
-            "decoder": stages["recalibrate"].get("decoder"),
-            "samples": stages["predict"]["samples"],
-            "optimisation": {"steps": len(objective) - 1, "before": objective[0], "after": min(objective)},
-            "metrics": stages["predict"]["metrics"],
-        }
-        if "truth_mean_absolute_error_gy" in stages["predict"]:
-            row["truth_mean_absolute_error_gy"] = stages["predict"]["truth_mean_absolute_error_gy"]
-        return row
-
-
-def _metrics(before: Mapping[str, Mapping[str, float]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Before the first and after each fraction, a row a metric, in Gy."""
-    found = []
-    for name, metrics in before.items():
-        for metric in (m for m in metrics if not m.endswith(" std")):
-            row: dict[str, Any] = {"structure": name, "metric": metric, "unit": "Gy", "before": metrics[metric]}
-            row |= {f"fraction {r['fraction']}": r["metrics"][name][metric] for r in rows}
-            found.append(row)
-    return found
