@@ -40,24 +40,35 @@ from RTDigitalTwinLib.ledger_entries import (
     optimisation_entry,
     predicted,
 )
-from RTDigitalTwinLib.loop_summary import ERROR, STAGES, fraction_rows, left_out_notes, loop_summary, told
-from RTDigitalTwinLib.model.features import assumptions
+from RTDigitalTwinLib.loop_summary import (
+    ERROR,
+    STAGES,
+    fraction_rows,
+    left_out_notes,
+    loop_summary,
+    observing_in_ledger,
+    told,
+)
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.dicom_writing import Origin
 from RTDigitalTwinLib.patient.fingerprint import array_sha256
 from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
+from RTDigitalTwinLib.patient.volume import Quantity, Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.record import record_origin, write_dose_record, write_structures_record
 from RTDigitalTwinLib.report.provenance import collect_provenance
+from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.run import (
     RunSettings,
     check_places,
     has_entries,
     is_earlier_result,
     read_source,
+    remarks,
     require_place,
+    write_tables,
+    write_views,
 )
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
@@ -79,6 +90,7 @@ class LoopSettings(RunSettings):
     simulation : of the delivery, where there is no file.
     calibrator, optimisation : of each fraction.
     absorb_outliers : take in what the belief cannot explain.
+    views : whether report, scene and pictures are made at the end.
     """
 
     fractions: int = 3
@@ -87,6 +99,7 @@ class LoopSettings(RunSettings):
     calibrator: DecoderMap = field(default_factory=lambda: DecoderMap(fewest_steps=20))
     optimisation: FluenceSettings = field(default_factory=FluenceSettings)
     absorb_outliers: bool = False
+    views: bool = True
 
 
 def loop_patient(
@@ -101,7 +114,8 @@ def loop_patient(
 ) -> dict[str, Any]:
     """Go through the loop of one patient, or go on with one that was interrupted; returns what ``summary.json`` holds.
 
-    The folder ``out`` holds the ledger and the beliefs from the first fraction on, the summary and doses at the end.
+    The folder ``out`` holds the ledger and the beliefs from the first fraction on; the summary, doses, tables, report,
+    scene and pictures of what the fractions changed at the end.
     Results to be overwritten are kept beside it, hidden, until then; they are put back where the loop ends before its
     first prediction. ``record`` is a folder for the doses at the end as RTDOSE with the identity of a DICOM source, for
     its record; it appears with them, or not at all, and may not lie among the other results.
@@ -127,10 +141,11 @@ def loop_patient(
             loop.begin(ledger, part(progress, 0.1, 0.2))
             for fraction in range(1, settings.fractions + 1):
                 first, last = ((fraction - k) / settings.fractions for k in (1, 0))
-                loop.go_through(fraction, part(progress, 0.2 + 0.8 * first, 0.2 + 0.8 * last))
+                loop.go_through(fraction, part(progress, 0.2 + 0.7 * first, 0.2 + 0.7 * last))
             if record_folder is not None and origin is not None:
                 loop.write_record(record_folder, origin)
-            summary = loop.finish()
+            progress(0.9, "writing the results")
+            summary = loop.finish(part(progress, 0.9, 1.0))
     except BaseException:
         if replaces and not has_entries(out, STAGES):
             put_back(out)
@@ -146,7 +161,9 @@ class _Loop:
 
     out: Path
     settings: LoopSettings
+    before: DoseEnsemble | None = None
     prediction: DoseEnsemble | None = None
+    seen: list[tuple[Observation, ...]] = field(default_factory=list)
     truth: Volume | None = None
     optimised: Optimised = field(init=False)
 
@@ -192,6 +209,7 @@ class _Loop:
         if before is None:
             self.ledger.append(LOOP, about)
         self._predict(0, progress)
+        self.before = self.prediction
 
     @property
     def simulated(self) -> bool:
@@ -248,6 +266,7 @@ class _Loop:
             observations = self.observations[fraction - 1]
         content, arrays = measured(observations, simulation)
         self._tell(fraction, MEASURED, content, arrays, start, ("observations",))
+        self.seen.append(observations)
         return observations
 
     def _recalibrate(self, fraction: int, observations: tuple[Observation, ...], progress: Progress) -> None:
@@ -329,32 +348,44 @@ class _Loop:
 
     @property
     def _is_simulated(self) -> bool:
-        return self.simulated or any(row["simulated"] for row in self._rows)
+        return self.simulated or any(o.simulated for of_one in self.seen for o in of_one)
 
     @property
     def _rows(self) -> list[dict[str, Any]]:
         return fraction_rows(self.ledger.entries, self.settings.fractions)
 
-    def finish(self) -> dict[str, Any]:
-        """Write the summary and the doses."""
-        assert self.prediction is not None
-        for name, dose in self._doses.items():
-            path = self.out / f"dose_{'mean' if name == 'recalibrated' else name}.nrrd"
-            write_nrrd(dose.mean, str(path), predicted=True, simulated=self._is_simulated)
+    def finish(self, progress: Progress) -> dict[str, Any]:
+        """Write the summary, the doses and what shows them before and after."""
+        assert self.prediction is not None and self.before is not None
+        watch = Stopwatch()
         rows = self._rows
         change = self.settings.simulation.change.words if self.simulated else ""
-        notes = [*self.shown.warnings, *assumptions(self.patient), self.optimised.notice, *left_out_notes(rows)]
+        notes = [*remarks(self.twin), self.optimised.notice, *left_out_notes(rows)]
         if self.simulated:
             notes.insert(0, f"Deliveries and their measurements are {change}; they stand in for real ones.")
+        observing = observing_in_ledger(
+            self.ledger.entries, self.seen, self.before, self.prediction, self.settings.calibrator.name
+        )
+        findings = Findings(self.prediction, more_notes=tuple(dict.fromkeys(notes)), observing=observing)
+        with watch.stage("tables and volumes"):
+            write_tables(self.out, findings)
+            moved = self.prediction.mean.minus(self.before.mean, Quantity.DOSE_DIFFERENCE_GY)
+            write_nrrd(moved, str(self.out / "dose_change.nrrd"), simulated=self._is_simulated)
+            optimum = self._doses["optimised"].mean
+            write_nrrd(optimum, str(self.out / "dose_optimised.nrrd"), predicted=True, simulated=self._is_simulated)
+        problems: tuple[str, ...] = ()
+        device = self.prior.surrogate.device
+        if self.settings.views:
+            _, problems = write_views(self.out, findings, device, watch, part(progress, 0.2, 1.0))
         summary: dict[str, Any] = {
             "patient": self.patient.pseudonym,
             "notice": f"Research use only. {self.optimised.notice}",
             "simulated": self._is_simulated,
             "simulation": change,
             **loop_summary(self.ledger, rows),
-            "warnings": list(dict.fromkeys(notes)),
+            "warnings": list(dict.fromkeys([*notes, *findings.notes, *problems])),
         }
-        provenance = collect_provenance(self.prediction, self.prior.surrogate.device, summary["seconds"])
+        provenance = collect_provenance(self.prediction, device, summary["seconds"] | watch.rounded())
         summary["provenance"] = provenance.as_dict()
         summary["files"] = sorted({*(path.name for path in self.out.iterdir()), SUMMARY})
         with whole_file(self.out / SUMMARY) as aside:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from RTDigitalTwinLib.calibration.outliers import Judgement
 from RTDigitalTwinLib.ledger import Entry, Ledger
 from RTDigitalTwinLib.ledger_entries import MEASURED, OBSERVED, OPENED, OPTIMISED, PREDICTED
+from RTDigitalTwinLib.patient.observation import Observation
+from RTDigitalTwinLib.report.observing import Observing, rows_of
+from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 STAGES = {MEASURED: "observe", OBSERVED: "recalibrate", PREDICTED: "predict", OPTIMISED: "optimise"}
 ERROR = "truth_mean_absolute_error_gy"
@@ -55,6 +59,28 @@ def left_out_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in rows
         if row["left_out"]
     ]
+
+
+def observing_in_ledger(
+    entries: Sequence[Entry],
+    given: Sequence[Sequence[Observation]],
+    before: DoseEnsemble,
+    after: DoseEnsemble,
+    method: str,
+) -> Observing:
+    """What all fractions changed: each observation as it was judged when it was ``given``, in the fractions' order."""
+    judgements, absorbed = [], []
+    for fraction, observations in enumerate(given, start=1):
+        rows = _content(entries, fraction, OBSERVED)["judgements"]
+        for observation, row in zip(observations, rows, strict=True):
+            beyond = float(row["outlier"])
+            judgements.append(
+                Judgement(observation, row["observed"], row["expected"], row["reach"], beyond, row["outlier"])
+            )
+            if row["absorbed"]:
+                absorbed.append(observation)
+    simulated = any(observation.simulated for observation in absorbed)
+    return Observing(before, method if absorbed else None, simulated, rows_of(judgements, absorbed, after))
 
 
 def loop_summary(ledger: Ledger, rows: list[dict[str, Any]]) -> dict[str, Any]:
