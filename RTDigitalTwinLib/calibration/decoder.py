@@ -1,6 +1,6 @@
 """Recalibration of the decoder: the weights that best explain the observations and stay near those of training.
 
-The encoder is frozen and its activations are computed once, as in the source paper. The objective is
+Encoder and bottleneck are frozen and their activations computed once, as in the source paper. The objective is
 
     J(w) = 1/2 sum ((observed - h(dose(w))) / noise)^2 + 1/2 |w|^2,   weights = trained weights + scale x size x w,
 
@@ -130,7 +130,7 @@ class DecoderMap:
                     best = (found, position)
                 if len(seen) > 1:
                     del seen[next(iter(seen))]
-                seen[here] = (found, unit * torch.cat([g.flatten() for g in slope]))
+                seen[here] = (found, torch.cat([g.flatten() for g in slope]).mul_(unit))
             found, scaled.grad = seen[here][0], seen[here][1].clone()
             return found
 
@@ -183,10 +183,11 @@ class _Objective:
         # Cloned outside inference mode, so that gradients may pass beside them.
         baseline = None if encoded.baseline is None else encoded.baseline.clone()
         self.encoded = Encoded(encoded.deepest.clone(), tuple(s.clone() for s in encoded.skips), baseline)
-        self.mask = torch.from_numpy(features.crop.mask).to(self.device)
+        self.places = torch.from_numpy(np.flatnonzero(features.crop.mask)).to(self.device)
         self.network: DoseUNet = copy.deepcopy(surrogate.network)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
+        self.deep = self.network.bottleneck(self.encoded.deepest)
         self.before = {name: p.detach().clone() for name, p in decoder_parameters(self.network).items()}
         self.sizes = {name: float(p.square().mean().sqrt()) for name, p in self.before.items()}
         self.scale = 1.0
@@ -213,9 +214,11 @@ class _Objective:
         unseen = np.flatnonzero(~seen)
         anchor = (unseen, without[0][unseen], np.sqrt(cell) / np.maximum(spread[unseen], LEAST_SPREAD_GY))
         self.anchor = [torch.from_numpy(np.ascontiguousarray(v)).to(self.device) for v in anchor]
+        self.anchor[2] = self.anchor[2].float()
 
     def dose(self) -> Tensor:
-        return self.network.decode(self.encoded)[0, self.mask].float()
+        dose = self.network.raise_unclipped(self.encoded, self.deep)[0]
+        return torch.relu(dose.flatten().index_select(0, self.places))
 
     def deviations(self, dose: Tensor) -> list[Tensor]:
         """Observed minus expected over noise: one number a scalar, one a voxel of a volume; and the anchor's."""
@@ -223,9 +226,9 @@ class _Objective:
             (reading.value - offset - reading.soft(dose)) / reading.std
             for reading, offset in zip(self.evidence.scalars, self.offsets, strict=True)
         ]
-        parts += [(target - dose[places]) / std for places, target, std, _ in self.volumes]
+        parts += [(target - dose.index_select(0, places)) / std for places, target, std, _ in self.volumes]
         places, held, weight = self.anchor
-        parts.append((held - dose[places]) * weight.float())
+        parts.append((held - dose.index_select(0, places)) * weight)
         return parts
 
     def size_prior(self) -> float:
@@ -260,7 +263,7 @@ class _Objective:
         data = self._traced_data()
         gradient = self._gradient(data)
         value = float(data.detach()) + 0.5 * _dot(position, position)
-        return value, [g + p for g, p in zip(gradient, position, strict=True)]
+        return value, [g.add_(p) for g, p in zip(gradient, position, strict=True)]
 
     def first_step(self, gradient: list[Tensor]) -> float:
         """The step that minimises J along the gradient, with h linear between here and one hundredth of a unit on."""
@@ -282,7 +285,7 @@ class _Objective:
         parameters = decoder_parameters(self.network)
         with torch.no_grad():
             for name, w in zip(self.names, position, strict=True):
-                parameters[name].copy_(self.before[name] + self.scale * self.sizes[name] * w)
+                torch.add(self.before[name], w, alpha=self.scale * self.sizes[name], out=parameters[name])
 
     def _traced(self) -> Tensor:
         for parameter in decoder_parameters(self.network).values():
@@ -300,15 +303,18 @@ class _Objective:
         for parameter in parameters.values():
             parameter.requires_grad_(False)
         return [
-            torch.zeros_like(self.before[name]) if g is None else g * (self.scale * self.sizes[name])
+            torch.zeros_like(self.before[name]) if g is None else g.mul_(self.scale * self.sizes[name])
             for name, g in zip(self.names, found, strict=True)
         ]
 
 
 def decoder_parameters(network: DoseUNet) -> dict[str, torch.nn.Parameter]:
-    """Weights behind the first dropout. Those that the encoding uses too (the skips' share) get no gradient."""
+    """Weights and biases of the way up from the bottleneck to the dose.
+
+    Those that the encoding uses too (the skips' share) get no gradient, and slopes of activations, one a layer, stay.
+    """
     return {
         name: parameter
         for name, parameter in network.named_parameters()
-        if name.split(".")[0] in ("bottleneck", "decoder", "last")
+        if name.split(".")[0] in ("decoder", "last") and not name.endswith(".A.weight")
     }
