@@ -1,6 +1,6 @@
 """Recalibration of the decoder: the weights that best explain the observations and stay near those of training.
 
-Encoder and bottleneck are frozen and their activations computed once, as in the source paper. The objective is
+The encoder is frozen and its activations are computed once, as in the source paper. The objective is
 
     J(w) = 1/2 sum ((observed - h(dose(w))) / noise)^2 + 1/2 |w|^2,   weights = trained weights + scale x size x w,
 
@@ -187,7 +187,6 @@ class _Objective:
         self.network: DoseUNet = copy.deepcopy(surrogate.network)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
-        self.deep = self.network.bottleneck(self.encoded.deepest)
         self.before = {name: p.detach().clone() for name, p in decoder_parameters(self.network).items()}
         self.sizes = {name: float(p.square().mean().sqrt()) for name, p in self.before.items()}
         self.scale = 1.0
@@ -217,7 +216,7 @@ class _Objective:
         self.anchor[2] = self.anchor[2].float()
 
     def dose(self) -> Tensor:
-        dose = self.network.raise_unclipped(self.encoded, self.deep)[0]
+        dose = self.network.decode_unclipped(self.encoded)[0]
         return torch.relu(dose.flatten().index_select(0, self.places))
 
     def deviations(self, dose: Tensor) -> list[Tensor]:
@@ -309,12 +308,9 @@ class _Objective:
 
 
 def decoder_parameters(network: DoseUNet) -> dict[str, torch.nn.Parameter]:
-    """Weights and biases of the way up from the bottleneck to the dose.
-
-    Those that the encoding uses too (the skips' share) get no gradient, and slopes of activations, one a layer, stay.
-    """
+    """Weights behind the first dropout. Those that the encoding uses too (the skips' share) get no gradient."""
     return {
         name: parameter
         for name, parameter in network.named_parameters()
-        if name.split(".")[0] in ("decoder", "last") and not name.endswith(".A.weight")
+        if name.split(".")[0] in ("bottleneck", "decoder", "last")
     }

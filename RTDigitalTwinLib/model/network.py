@@ -237,15 +237,12 @@ class DoseUNet(nn.Module):
         try:
             for i, dropout in enumerate(self._dropouts):
                 dropout.factors = None if factors is None else factors[i]
-            return self.raise_unclipped(encoded, self.bottleneck(encoded.deepest))
+            values = self.bottleneck(encoded.deepest)
+            for stage, skip in zip(self.decoder, encoded.skips, strict=True):
+                values = stage(skip, values)
         finally:
             for dropout in self._dropouts:
                 dropout.factors = None
-
-    def raise_unclipped(self, encoded: Encoded, values: Tensor) -> Tensor:
-        """The rest of ``decode_unclipped``, behind the bottleneck's ``values``."""
-        for stage, skip in zip(self.decoder, encoded.skips, strict=True):
-            values = stage(skip, values)
         if self.configuration.fine_width:
             values = self.last(values)
         dose = values[:, 0].float()
