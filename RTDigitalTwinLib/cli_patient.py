@@ -33,7 +33,16 @@ def add_patient_commands(commands: Any) -> None:
     observe = commands.add_parser("observe", help="absorb measurements of a patient's dose: before, after, the belief")
     observe.set_defaults(command=_observe)
     add_patient_options(observe)
-    observe.add_argument("--measurements", type=Path, required=True, metavar="FILE", help="CSV or JSON")
+    observe.add_argument("--measurements", type=Path, metavar="FILE", help="CSV or JSON")
+    observe.add_argument(
+        "--new-ct",
+        type=_new_ct,
+        action="append",
+        default=[],
+        metavar="FOLDER[=FRACTION]",
+        help="CT taken at the machine, from a fraction on (default 1): the patient's shift is found by registration; "
+        "a folder or an image file in HU, given as often as there are CTs",
+    )
     observe.add_argument("--samples", type=sample_count, default=32, help="Monte Carlo samples (default 32)")
     observe.add_argument("--method", choices=OBSERVING_METHODS, help="how to absorb (default: gp)")
     observe.add_argument(
@@ -85,6 +94,11 @@ def _fractions(text: str) -> int:
     return whole_number(text, MOST_FRACTIONS)
 
 
+def _new_ct(text: str) -> tuple[Path, int]:
+    before, sign, after = text.rpartition("=")
+    return (Path(before), _fractions(after)) if sign and not Path(text).exists() else (Path(text), 1)
+
+
 def _run(options: Namespace) -> int:
     from RTDigitalTwinLib.run import RunSettings, run_patient
 
@@ -126,6 +140,7 @@ def _observe(options: Namespace) -> int:
         options.absorb_outliers,
         options.belief,
         options.allow_overlap,
+        tuple(options.new_ct),
     )
     with progress_bar() as shown:
         summary = observe_patient(

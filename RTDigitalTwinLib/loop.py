@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +30,6 @@ from RTDigitalTwinLib.ledger import LEDGER_FILE, Entry, Ledger, canonical
 from RTDigitalTwinLib.ledger_entries import (
     MEASURED,
     OBSERVED,
-    OPENED,
     OPTIMISED,
     PREDICTED,
     Arrays,
@@ -42,23 +40,35 @@ from RTDigitalTwinLib.ledger_entries import (
     optimisation_entry,
     predicted,
 )
-from RTDigitalTwinLib.model.features import assumptions
+from RTDigitalTwinLib.loop_summary import (
+    ERROR,
+    STAGES,
+    fraction_rows,
+    left_out_notes,
+    loop_summary,
+    observing_in_ledger,
+    told,
+)
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.dicom_writing import Origin
 from RTDigitalTwinLib.patient.fingerprint import array_sha256
 from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
+from RTDigitalTwinLib.patient.volume import Quantity, Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.record import record_origin, write_dose_record, write_structures_record
 from RTDigitalTwinLib.report.provenance import collect_provenance
+from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.run import (
     RunSettings,
     check_places,
     has_entries,
     is_earlier_result,
     read_source,
+    remarks,
     require_place,
+    write_tables,
+    write_views,
 )
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
@@ -66,7 +76,6 @@ from RTDigitalTwinLib.twin import Twin
 
 LOOP = "loop"
 FEWEST_SAMPLES = 2
-STAGES = {MEASURED: "observe", OBSERVED: "recalibrate", PREDICTED: "predict", OPTIMISED: "optimise"}
 SUMMARY = "summary.json"
 
 
@@ -81,6 +90,7 @@ class LoopSettings(RunSettings):
     simulation : of the delivery, where there is no file.
     calibrator, optimisation : of each fraction.
     absorb_outliers : take in what the belief cannot explain.
+    views : whether report, scene and pictures are made at the end.
     """
 
     fractions: int = 3
@@ -89,6 +99,7 @@ class LoopSettings(RunSettings):
     calibrator: DecoderMap = field(default_factory=lambda: DecoderMap(fewest_steps=20))
     optimisation: FluenceSettings = field(default_factory=FluenceSettings)
     absorb_outliers: bool = False
+    views: bool = True
 
 
 def loop_patient(
@@ -103,7 +114,8 @@ def loop_patient(
 ) -> dict[str, Any]:
     """Go through the loop of one patient, or go on with one that was interrupted; returns what ``summary.json`` holds.
 
-    The folder ``out`` holds the ledger and the beliefs from the first fraction on, the summary and doses at the end.
+    The folder ``out`` holds the ledger and the beliefs from the first fraction on; the summary, doses, tables, report,
+    scene and pictures of what the fractions changed at the end.
     Results to be overwritten are kept beside it, hidden, until then; they are put back where the loop ends before its
     first prediction. ``record`` is a folder for the doses at the end as RTDOSE with the identity of a DICOM source, for
     its record; it appears with them, or not at all, and may not lie among the other results.
@@ -129,10 +141,11 @@ def loop_patient(
             loop.begin(ledger, part(progress, 0.1, 0.2))
             for fraction in range(1, settings.fractions + 1):
                 first, last = ((fraction - k) / settings.fractions for k in (1, 0))
-                loop.go_through(fraction, part(progress, 0.2 + 0.8 * first, 0.2 + 0.8 * last))
+                loop.go_through(fraction, part(progress, 0.2 + 0.7 * first, 0.2 + 0.7 * last))
             if record_folder is not None and origin is not None:
                 loop.write_record(record_folder, origin)
-            summary = loop.finish()
+            progress(0.9, "writing the results")
+            summary = loop.finish(part(progress, 0.9, 1.0))
     except BaseException:
         if replaces and not has_entries(out, STAGES):
             put_back(out)
@@ -148,7 +161,9 @@ class _Loop:
 
     out: Path
     settings: LoopSettings
+    before: DoseEnsemble | None = None
     prediction: DoseEnsemble | None = None
+    seen: list[tuple[Observation, ...]] = field(default_factory=list)
     truth: Volume | None = None
     optimised: Optimised = field(init=False)
 
@@ -181,10 +196,10 @@ class _Loop:
     def begin(self, ledger: Ledger, progress: Progress) -> None:
         """Tell the ledger who begins or goes on. Raises LedgerError where it is of another loop."""
         self.ledger = ledger
-        told = self._about()
+        about = self._about()
         before = next((e.content for e in self.ledger.entries if e.kind == LOOP), None)
-        if before is not None and canonical(before) != canonical(told):
-            other = sorted(k for k in told if canonical(told[k]) != canonical(before.get(k)))
+        if before is not None and canonical(before) != canonical(about):
+            other = sorted(k for k in about if canonical(about[k]) != canonical(before.get(k)))
             raise LedgerError(
                 f"The folder holds an interrupted loop of other settings: {', '.join(other)}.",
                 where=str(self.out.name),
@@ -192,8 +207,9 @@ class _Loop:
             )
         open_for(self.ledger, self.patient, self.twin.dose_model, {"seconds": self.seconds})
         if before is None:
-            self.ledger.append(LOOP, told)
+            self.ledger.append(LOOP, about)
         self._predict(0, progress)
+        self.before = self.prediction
 
     @property
     def simulated(self) -> bool:
@@ -250,6 +266,7 @@ class _Loop:
             observations = self.observations[fraction - 1]
         content, arrays = measured(observations, simulation)
         self._tell(fraction, MEASURED, content, arrays, start, ("observations",))
+        self.seen.append(observations)
         return observations
 
     def _recalibrate(self, fraction: int, observations: tuple[Observation, ...], progress: Progress) -> None:
@@ -287,7 +304,7 @@ class _Loop:
         if self.truth is not None:
             inside = self.prediction.crop.mask_indices
             off = arrays["mean_gy"] - self.truth.values.reshape(-1)[inside]
-            content["truth_mean_absolute_error_gy"] = float(np.abs(off).mean())
+            content[ERROR] = float(np.abs(off).mean())
         self._tell(fraction, PREDICTED, content, arrays, start, ("samples_sha256", "belief_sha256", "metrics"))
 
     def _optimise(self, fraction: int, progress: Progress) -> None:
@@ -297,8 +314,7 @@ class _Loop:
         self._tell(fraction, OPTIMISED, *optimisation_entry(self.optimised), start, ("objective",))
 
     def _told(self, fraction: int, kind: str) -> Entry | None:
-        of_kind = (e for e in self.ledger.entries if e.kind == kind and e.content.get("fraction") == fraction)
-        return next(of_kind, None)
+        return told(self.ledger.entries, fraction, kind)
 
     def _tell(
         self, fraction: int, kind: str, content: dict[str, Any], arrays: Arrays, start: float, same: tuple[str, ...]
@@ -332,84 +348,46 @@ class _Loop:
 
     @property
     def _is_simulated(self) -> bool:
-        return self.simulated or any(self._row(k)["simulated"] for k in range(1, self.settings.fractions + 1))
+        return self.simulated or any(o.simulated for of_one in self.seen for o in of_one)
 
-    def finish(self) -> dict[str, Any]:
-        """Write the summary and the doses. All numbers come from the ledger."""
-        assert self.prediction is not None
-        rows = [self._row(fraction) for fraction in range(1, self.settings.fractions + 1)]
-        simulated = self._is_simulated
-        for name, dose in self._doses.items():
-            path = self.out / f"dose_{'mean' if name == 'recalibrated' else name}.nrrd"
-            write_nrrd(dose.mean, str(path), predicted=True, simulated=simulated)
-        opened = [e for e in self.ledger.entries if e.kind == OPENED]
-        before = self._told(0, PREDICTED)
-        assert before is not None
-        seconds = dict(opened[0].content["seconds"]) | {"prediction before": before.content["seconds"]}
-        seconds |= {name: round(sum(row["seconds"][name] for row in rows), 3) for name in STAGES.values()}
+    @property
+    def _rows(self) -> list[dict[str, Any]]:
+        return fraction_rows(self.ledger.entries, self.settings.fractions)
+
+    def finish(self, progress: Progress) -> dict[str, Any]:
+        """Write the summary, the doses and what shows them before and after."""
+        assert self.prediction is not None and self.before is not None
+        watch = Stopwatch()
+        rows = self._rows
         change = self.settings.simulation.change.words if self.simulated else ""
-        notes = [*self.shown.warnings, *assumptions(self.patient), self.optimised.notice]
+        notes = [*remarks(self.twin), self.optimised.notice, *left_out_notes(rows)]
         if self.simulated:
             notes.insert(0, f"Deliveries and their measurements are {change}; they stand in for real ones.")
-        notes += [
-            f"Fraction {row['fraction']}: {row['left_out']} observations are outliers and were left out."
-            for row in rows
-            if row["left_out"]
-        ]
+        observing = observing_in_ledger(
+            self.ledger.entries, self.seen, self.before, self.prediction, self.settings.calibrator.name
+        )
+        findings = Findings(self.prediction, more_notes=tuple(dict.fromkeys(notes)), observing=observing)
+        with watch.stage("tables and volumes"):
+            write_tables(self.out, findings)
+            moved = self.prediction.mean.minus(self.before.mean, Quantity.DOSE_DIFFERENCE_GY)
+            write_nrrd(moved, str(self.out / "dose_change.nrrd"), simulated=self._is_simulated)
+            optimum = self._doses["optimised"].mean
+            write_nrrd(optimum, str(self.out / "dose_optimised.nrrd"), predicted=True, simulated=self._is_simulated)
+        problems: tuple[str, ...] = ()
+        device = self.prior.surrogate.device
+        if self.settings.views:
+            _, problems = write_views(self.out, findings, device, watch, part(progress, 0.2, 1.0))
         summary: dict[str, Any] = {
             "patient": self.patient.pseudonym,
             "notice": f"Research use only. {self.optimised.notice}",
-            "simulated": simulated,
+            "simulated": self._is_simulated,
             "simulation": change,
-            "sessions": len(opened),
-            "fractions": rows,
-            "seconds": seconds | {"total": round(sum(seconds.values()), 3)},
-            "metrics": _metrics(before.content["metrics"], rows),
-            "warnings": list(dict.fromkeys(notes)),
+            **loop_summary(self.ledger, rows),
+            "warnings": list(dict.fromkeys([*notes, *findings.notes, *problems])),
         }
-        if self.simulated:
-            summary["truth_mean_absolute_error_gy"] = {
-                "before": before.content["truth_mean_absolute_error_gy"],
-                "after": rows[-1]["truth_mean_absolute_error_gy"],
-            }
-        device = self.prior.surrogate.device
-        summary["ledger"] = {"entries": len(self.ledger.entries), "sha256": self.ledger.head_sha256}
-        summary["provenance"] = collect_provenance(self.prediction, device, seconds).as_dict()
+        provenance = collect_provenance(self.prediction, device, summary["seconds"] | watch.rounded())
+        summary["provenance"] = provenance.as_dict()
         summary["files"] = sorted({*(path.name for path in self.out.iterdir()), SUMMARY})
         with whole_file(self.out / SUMMARY) as aside:
             aside.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
         return summary
-
-    def _row(self, fraction: int) -> dict[str, Any]:
-        stages: dict[str, Mapping[str, Any]] = {}
-        for kind, name in STAGES.items():
-            entry = self._told(fraction, kind)
-            assert entry is not None
-            stages[name] = entry.content
-        judged = stages["recalibrate"]["judgements"]
-        objective = stages["optimise"]["objective"]
-        row: dict[str, Any] = {
-            "fraction": fraction,
-            "seconds": {name: content["seconds"] for name, content in stages.items()},
-            "observations": len(judged),
-            "simulated": any(o["simulated"] == "true" for o in stages["recalibrate"]["observations"]),
-            "left_out": sum(not j["absorbed"] for j in judged),
-            "decoder": stages["recalibrate"].get("decoder"),
-            "samples": stages["predict"]["samples"],
-            "optimisation": {"steps": len(objective) - 1, "before": objective[0], "after": min(objective)},
-            "metrics": stages["predict"]["metrics"],
-        }
-        if "truth_mean_absolute_error_gy" in stages["predict"]:
-            row["truth_mean_absolute_error_gy"] = stages["predict"]["truth_mean_absolute_error_gy"]
-        return row
-
-
-def _metrics(before: Mapping[str, Mapping[str, float]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Before the first and after each fraction, a row a metric, in Gy."""
-    found = []
-    for name, metrics in before.items():
-        for metric in (m for m in metrics if not m.endswith(" std")):
-            row: dict[str, Any] = {"structure": name, "metric": metric, "unit": "Gy", "before": metrics[metric]}
-            row |= {f"fraction {r['fraction']}": r["metrics"][name][metric] for r in rows}
-            found.append(row)
-    return found

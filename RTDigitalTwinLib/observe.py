@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, prior_of, save_belief
+from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, in_time, load_belief, prior_of, save_belief
 from RTDigitalTwinLib.calibration.choice import calibrator_named
 from RTDigitalTwinLib.calibration.measurements import as_row, read_measurements
 from RTDigitalTwinLib.calibration.outliers import Judgement
@@ -20,8 +21,14 @@ from RTDigitalTwinLib.files import whole_folder
 from RTDigitalTwinLib.ledger import LEDGER_FILE, Ledger, ledger_files, read_ledger
 from RTDigitalTwinLib.ledger_entries import ADOPTED, OBSERVED, UNDONE, belief_sha256
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+from RTDigitalTwinLib.patient.identity import Identity
+from RTDigitalTwinLib.patient.loading import belonging_of
+from RTDigitalTwinLib.patient.new_ct import read_new_ct, seen_shift
+from RTDigitalTwinLib.patient.observation import CouchShiftObservation
+from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.record import SAMPLE
 from RTDigitalTwinLib.report.observing import observing_of, update_notes
 from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.run import (
@@ -52,17 +59,19 @@ class ObserveSettings(RunSettings):
     absorb_outliers : take in what the belief cannot explain.
     belief : file to go on from; None begins from the network's own belief.
     allow_overlap : take in observations of the same thing whose fractions overlap.
+    new_cts : folders or image files of CTs taken since, each with the fraction from which on the patient lay so.
     """
 
     method: str | None = None
     absorb_outliers: bool = False
     belief: Path | None = None
     allow_overlap: bool = False
+    new_cts: tuple[tuple[Path, int], ...] = ()
 
 
 def observe_patient(
     source: str | Path,
-    measurements: Path,
+    measurements: Path | None,
     out: Path,
     settings: ObserveSettings | None = None,
     *,
@@ -70,7 +79,7 @@ def observe_patient(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Absorb the measurements in a file and write all there is to see of it; returns what ``summary.json`` holds.
+    """Absorb the measurements in a file and what new CTs show; returns what ``summary.json`` holds.
 
     The folder ``out`` appears when all of it is written, or not at all. Where every measurement is an outlier that is
     left out, there is no belief to write and the method is None. The reference in the tables is the plan's dose, not
@@ -79,12 +88,17 @@ def observe_patient(
     settings = settings or ObserveSettings()
     if settings.samples < FEWEST_SAMPLES:
         raise RTDigitalTwinError(f"Observing needs at least {FEWEST_SAMPLES} samples.", remedy="Ask for more.")
+    if measurements is None and not settings.new_cts:
+        raise RTDigitalTwinError("There is nothing to observe.", remedy="Give measurements, a new CT, or both.")
     check_places(source, out, overwrite)
     watch = Stopwatch()
     with ExitStack() as open_files:
         folder = open_files.enter_context(whole_folder(out, replaceable=is_earlier_result if overwrite else None))
         patient = read_source(source, choice, watch, part(progress, 0.0, 0.02))
-        observations = read_measurements(measurements, patient)
+        measured = () if measurements is None else read_measurements(measurements, patient)
+        with watch.stage("registration of new CTs"):
+            shifts, told = _shifts(source, patient, settings.new_cts, choice, part(progress, 0.0, 0.02))
+        observations = in_time([*measured, *shifts])
         with watch.stage("weights"):
             progress(0.02, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
@@ -108,7 +122,7 @@ def observe_patient(
         with watch.stage("tables and volumes"):
             progress(0.65, "tables and volumes")
             observing = observing_of(update, before, after)
-            findings = Findings(after, more_notes=(*update_notes(update), *remarks(twin)), observing=observing)
+            findings = Findings(after, more_notes=(*told, *update_notes(update), *remarks(twin)), observing=observing)
             write_tables(folder, findings)
             change = after.mean.minus(before.mean, Quantity.DOSE_DIFFERENCE_GY)
             write_nrrd(change, str(folder / "dose_change.nrrd"), simulated=observing.simulated)
@@ -126,6 +140,27 @@ def observe_patient(
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
         progress(1.0, "done")
     return summary
+
+
+def _shifts(
+    source: str | Path,
+    patient: Patient,
+    given: Sequence[tuple[Path, int]],
+    choice: DicomChoice | None,
+    progress: Progress,
+) -> tuple[tuple[CouchShiftObservation, ...], tuple[str, ...]]:
+    """What new CTs say of where the patient lay, and what is to be told of it."""
+    shifts, notes = [], []
+    identity = Identity("", "", "") if source == SAMPLE or not given else belonging_of(Path(source), choice).identity
+    overrides = (choice or DicomChoice()).overrides
+    for k, (path, fraction) in enumerate(given):
+        warnings: list[str] = []
+        new = read_new_ct(path, overrides)
+        shown = part(progress, k / len(given), (k + 1) / len(given))
+        found = seen_shift(new, patient, identity, fraction, overrides, warnings, where=path.name, progress=shown)
+        shifts.append(found.observation)
+        notes += [found.words, *warnings]
+    return tuple(shifts), tuple(dict.fromkeys(notes))
 
 
 def continued_ledger(folder: Path, belief_file: Path | None, earlier: RecalibratedBelief | None) -> Ledger:

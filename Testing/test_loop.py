@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,7 @@ def settings(narrow_weights: Path) -> LoopSettings:
         calibrator=DecoderMap(most_steps=4, fewest_steps=3),
         optimisation=FluenceSettings(steps=3),
         absorb_outliers=True,  # an untrained network explains nothing
+        views=False,
     )
 
 
@@ -284,6 +286,16 @@ def test_the_command_prints_times_and_metrics(
     assert "recalibrate" in printed and "fraction 1" in printed and "simulated" in printed
     (row,) = summary_of(out)["fractions"]
     assert row["decoder"]["steps"] >= 20 and row["optimisation"]["steps"] == 30  # the work that is fixed
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "Absorbed by decoder MAP" in report and "Observations in this are simulated" in report
+    before, after = (sitk.GetArrayFromImage(sitk.ReadImage(str(out / f"dose_{n}.nrrd"))) for n in ("change", "mean"))
+    earlier = Twin(Patient.load(target_folder), narrow_weights, "cpu").predict(2, 0)
+    np.testing.assert_allclose(np.nan_to_num(after - before), np.nan_to_num(earlier.mean.values), atol=1e-3)
+    with zipfile.ZipFile(out / "scene.mrb") as scene:
+        (mrml,) = (scene.read(name).decode() for name in scene.namelist() if name.endswith(".mrml"))
+    for name in ("Dose after observing", "Dose before observing", "Change by observing", "Metrics before and after"):
+        assert f'name="{name}"' in mrml
+    assert {"dvh.csv", "dvh.png", "metrics.csv", "report.html", "scene.mrb"} <= set(summary_of(out)["files"])
 
 
 def test_the_doses_of_a_dicom_patient_go_back_to_its_record(settings: LoopSettings, tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_a_loop_comes_out_the_same(
         calibrator=DecoderMap(most_steps=3),
         optimisation=FluenceSettings(steps=3),
         absorb_outliers=True,
+        views=False,
     )
     loop_patient(target_folder, tmp_path / "loop", settings)
     ledger = str(tmp_path / "loop" / "ledger.jsonl")

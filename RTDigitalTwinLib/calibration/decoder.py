@@ -130,7 +130,7 @@ class DecoderMap:
                     best = (found, position)
                 if len(seen) > 1:
                     del seen[next(iter(seen))]
-                seen[here] = (found, unit * torch.cat([g.flatten() for g in slope]))
+                seen[here] = (found, torch.cat([g.flatten() for g in slope]).mul_(unit))
             found, scaled.grad = seen[here][0], seen[here][1].clone()
             return found
 
@@ -183,7 +183,7 @@ class _Objective:
         # Cloned outside inference mode, so that gradients may pass beside them.
         baseline = None if encoded.baseline is None else encoded.baseline.clone()
         self.encoded = Encoded(encoded.deepest.clone(), tuple(s.clone() for s in encoded.skips), baseline)
-        self.mask = torch.from_numpy(features.crop.mask).to(self.device)
+        self.places = torch.from_numpy(np.flatnonzero(features.crop.mask)).to(self.device)
         self.network: DoseUNet = copy.deepcopy(surrogate.network)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
@@ -213,9 +213,11 @@ class _Objective:
         unseen = np.flatnonzero(~seen)
         anchor = (unseen, without[0][unseen], np.sqrt(cell) / np.maximum(spread[unseen], LEAST_SPREAD_GY))
         self.anchor = [torch.from_numpy(np.ascontiguousarray(v)).to(self.device) for v in anchor]
+        self.anchor[2] = self.anchor[2].float()
 
     def dose(self) -> Tensor:
-        return self.network.decode(self.encoded)[0, self.mask].float()
+        dose = self.network.decode_unclipped(self.encoded)[0]
+        return torch.relu(dose.flatten().index_select(0, self.places))
 
     def deviations(self, dose: Tensor) -> list[Tensor]:
         """Observed minus expected over noise: one number a scalar, one a voxel of a volume; and the anchor's."""
@@ -223,9 +225,9 @@ class _Objective:
             (reading.value - offset - reading.soft(dose)) / reading.std
             for reading, offset in zip(self.evidence.scalars, self.offsets, strict=True)
         ]
-        parts += [(target - dose[places]) / std for places, target, std, _ in self.volumes]
+        parts += [(target - dose.index_select(0, places)) / std for places, target, std, _ in self.volumes]
         places, held, weight = self.anchor
-        parts.append((held - dose[places]) * weight.float())
+        parts.append((held - dose.index_select(0, places)) * weight)
         return parts
 
     def size_prior(self) -> float:
@@ -260,7 +262,7 @@ class _Objective:
         data = self._traced_data()
         gradient = self._gradient(data)
         value = float(data.detach()) + 0.5 * _dot(position, position)
-        return value, [g + p for g, p in zip(gradient, position, strict=True)]
+        return value, [g.add_(p) for g, p in zip(gradient, position, strict=True)]
 
     def first_step(self, gradient: list[Tensor]) -> float:
         """The step that minimises J along the gradient, with h linear between here and one hundredth of a unit on."""
@@ -282,7 +284,7 @@ class _Objective:
         parameters = decoder_parameters(self.network)
         with torch.no_grad():
             for name, w in zip(self.names, position, strict=True):
-                parameters[name].copy_(self.before[name] + self.scale * self.sizes[name] * w)
+                torch.add(self.before[name], w, alpha=self.scale * self.sizes[name], out=parameters[name])
 
     def _traced(self) -> Tensor:
         for parameter in decoder_parameters(self.network).values():
@@ -300,7 +302,7 @@ class _Objective:
         for parameter in parameters.values():
             parameter.requires_grad_(False)
         return [
-            torch.zeros_like(self.before[name]) if g is None else g * (self.scale * self.sizes[name])
+            torch.zeros_like(self.before[name]) if g is None else g.mul_(self.scale * self.sizes[name])
             for name, g in zip(self.names, found, strict=True)
         ]
 

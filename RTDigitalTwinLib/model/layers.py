@@ -52,9 +52,11 @@ class _SharedPReLU(torch.autograd.Function):
         return functional.leaky_relu(values, float(slope))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         values, slope = ctx.saved_tensors
         of_values = torch.ops.aten.leaky_relu_backward(gradient, values, float(slope), False)
+        if not ctx.needs_input_grad[1]:
+            return of_values, None
         of_slope = (gradient * values.clamp(max=0)).sum(dtype=slope.dtype).reshape(slope.shape)
         return of_values, of_slope
 

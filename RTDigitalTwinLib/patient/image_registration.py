@@ -25,6 +25,9 @@ SEED = 1
 SOFT_TISSUE_HU = (-200.0, 400.0)
 RIGID_FACTORS, DEFORMABLE_FACTORS = (4, 2, 1), (4, 2)  # of the resolutions; the finest holds mostly noise
 DENSITY_CHANGE_HU = 300.0  # between soft tissue and air, or bone
+# Density changed and inconsistency beyond which a registration is taken for failed. Where left and right look alike, a
+# turned patient stays below them.
+MOST_CHANGED_RATIO, MOST_MM = 0.20, 10.0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.dicom_dose import EFFECTIVE_REMARK
 from RTDigitalTwinLib.patient.image_registration import (
     DENSITY_CHANGE_HU,
+    MOST_CHANGED_RATIO,
+    MOST_MM,
     RegistrationSettings,
     density_change_ratio,
     registered,
@@ -31,8 +33,6 @@ from RTDigitalTwinLib.report.tables import ordered_structures
 
 MUCH_CHANGED_RATIO = 0.05  # of the dose mask; noise alone and a slipped voxel at the skin change a part of this
 NOT_MUCH_MM = 3.0  # an inconsistency above it is told
-# Beyond these a registration is taken for failed. Where left and right look alike, a turned patient stays below them.
-MOST_CHANGED_RATIO, MOST_MM = 0.20, 10.0
 EQD2_UNIT = "Gy EQD2"
 UNCHANGED = "not registered: the anatomy is taken to be that of the planning CT, with no error of mapping."
 

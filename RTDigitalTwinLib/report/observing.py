@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
-from RTDigitalTwinLib.calibration.outliers import judge
+from RTDigitalTwinLib.calibration.outliers import Judgement, judge
+from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.twin import Update
 
@@ -20,7 +22,7 @@ class ObservedRow:
     Attributes
     ----------
     when : the fractions it sums over.
-    before, after : expected of it by the belief.
+    before, after : expected of it by the belief before it was given, and by the last one.
     reach : how far from the belief before it may lie without being an outlier.
     """
 
@@ -55,15 +57,23 @@ class Observing:
 def observing_of(update: Update, before: DoseEnsemble, after: DoseEnsemble) -> Observing:
     """The update in rows; ``before`` and ``after`` are drawn from its two beliefs."""
     belief = update.after if isinstance(update.after, RecalibratedBelief) else None
-    observations = [judgement.observation for judgement in update.judgements]
+    rows = rows_of(update.judgements, update.absorbed, after)
+    method = None if belief is None else belief.method
+    return Observing(before, method, belief is not None and belief.is_simulated, rows)
+
+
+def rows_of(
+    judgements: Sequence[Judgement], absorbed: Sequence[Observation], after: DoseEnsemble
+) -> tuple[ObservedRow, ...]:
+    """Each observation as it was judged, and what is expected of it ``after``; by identity ``absorbed`` or left out."""
     rows = []
-    for judgement, later in zip(update.judgements, judge(after, observations), strict=True):
+    for judgement, later in zip(judgements, judge(after, [j.observation for j in judgements]), strict=True):
         observation = judgement.observation
         first = observation.moment.fraction - observation.moment.fractions + 1
         last = observation.moment.fraction
         outcome = ABSORBED
         if judgement.is_outlier:
-            outcome = LEFT_OUT if any(observation is o for o in update.left_out) else ABSORBED_OUTLIER
+            outcome = ABSORBED_OUTLIER if any(observation is o for o in absorbed) else LEFT_OUT
         rows.append(
             ObservedRow(
                 observation.label,
@@ -77,8 +87,7 @@ def observing_of(update: Update, before: DoseEnsemble, after: DoseEnsemble) -> O
                 outcome,
             )
         )
-    method = None if belief is None else belief.method
-    return Observing(before, method, belief is not None and belief.is_simulated, tuple(rows))
+    return tuple(rows)
 
 
 def update_notes(update: Update) -> tuple[str, ...]:

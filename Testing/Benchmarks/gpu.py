@@ -53,7 +53,7 @@ def loop(effort: Effort) -> Values:
     _require_gpu()
     source = shared_folder("pt_201") or SAMPLE
     with tempfile.TemporaryDirectory() as place:
-        settings = LoopSettings(device="cuda")
+        settings = LoopSettings(device="cuda", views=False)
         seconds = seconds_of(lambda: loop_patient(source, Path(place) / "loop", settings))
     return Values((seconds,), (), {"gpu": torch.cuda.get_device_name()})
 

@@ -67,7 +67,7 @@ def loop_by_stage(effort: Effort) -> Values:
     fractions, source = effort.of(3, 1), _source(PATIENT)
     with tempfile.TemporaryDirectory() as place:
         summary: dict[str, Any] = {}
-        settings = LoopSettings(fractions=fractions, device="cpu")
+        settings = LoopSettings(fractions=fractions, device="cpu", views=False)
         whole = seconds_of(lambda: summary.update(loop_patient(source, Path(place) / "loop", settings)))
     patient, surrogate = chosen_patient(), DoseSurrogate.load(device="cpu")
     one = seconds_of(lambda: sample_dose(surrogate, patient, settings.samples))
