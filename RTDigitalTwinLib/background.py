@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Protocol
 
 from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError
-from RTDigitalTwinLib.job_process import ERROR_FILE, PROGRESS_FILE, do, error_in
+from RTDigitalTwinLib.job_process import PROGRESS_FILE, do, error_in
 from RTDigitalTwinLib.progress import Progress, silent
 
 PYTHON_OF_SLICER = "PythonSlicer"
 _PATIENCE_S = 5.0
+_ENDING_S = 1.0  # for work to take away what it had begun to write
 _LOOK_S = 0.05
 _ROOM = "rt-digital-twin-"
 
@@ -139,7 +140,11 @@ class _Process:
             tree = ["taskkill", "/F", "/T", "/PID", str(self._process.pid)]
             subprocess.run(tree, capture_output=True)
         else:
-            os.killpg(self._process.pid, signal.SIGKILL)  # a group of its own, started above
+            os.killpg(self._process.pid, signal.SIGTERM)  # a group of its own, started above
+            try:
+                self._process.wait(_ENDING_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
         try:
             self._process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -173,9 +178,4 @@ class _Thread:
                 told.write(json.dumps([round(done_ratio, 4), message]) + "\n")
                 told.flush()
 
-            try:
-                do(self.folder, lambda: run_job(self.folder, progress))
-            except Exception as error:
-                what = f"The computation failed ({type(error).__name__})."
-                told_error = {"type": "RTDigitalTwinError", "what": what, "where": "", "remedy": "Try again."}
-                (self.folder / ERROR_FILE).write_text(json.dumps(told_error), encoding="utf-8")
+            do(self.folder, lambda: run_job(self.folder, progress))

@@ -1,4 +1,4 @@
-"""Actions from a file, those that are customary, and how they are told."""
+"""Actions from a file, and those that are customary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from RTDigitalTwinLib.decision.action_file import action_to_dict, customary_actions, read_actions
+from RTDigitalTwinLib.decision.action_file import customary_actions, read_actions
 from RTDigitalTwinLib.decision.actions import Keep, ReImage, Scale, ScaleWithin
 from RTDigitalTwinLib.decision.bounds import ChangeBounds
 from RTDigitalTwinLib.decision.library_plan import LibraryPlan
@@ -80,10 +80,6 @@ def test_every_kind_is_read(patient: Patient, tmp_path: Path) -> None:
         Replan(steps=25),
         ReImage(),
     ]
-    told = [action_to_dict(action) for action in found]
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told[3]["kind"] == "spare" and told[3]["bounds"]["most_change_ratio"] == 0.2
-    assert len(told[5]["dose"]["sha256"]) == 64 and "other.nrrd" not in json.dumps(told)
 
 
 def entry(**keys: object) -> str:

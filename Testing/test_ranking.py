@@ -18,6 +18,7 @@ from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.dosimetry.goals import Criterion, MetricSamples
 from RTDigitalTwinLib.errors import Cancelled, LedgerError, PatientDataError, ProtocolError, RTDigitalTwinError
 from RTDigitalTwinLib.model.biology import load_biology, models_for
+from RTDigitalTwinLib.patient.plan import Prescription
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.reading import Reading
@@ -266,6 +267,33 @@ def test_a_constraint_on_an_absent_structure_is_told() -> None:
     assert not ranking.abstains and any("There is no structure Brainstem" in note for note in ranking.notes)
     only = rank(situation, (), protocol(constraints=[brainstem]))
     assert only.abstains and "No constraint can be judged" in only.obstacles[0]
+
+
+def test_a_target_that_is_not_drawn_is_told_and_not_replaced_by_a_lower_one() -> None:
+    patient = small_patient()
+    levels = Prescription((("PTV_7600", 76.0), ("PTV_7000", 70.0)), 35)
+    asked = [
+        {"label": "cover", "targets": "every", "metric": "D95", "at_least_ratio": 0.9},
+        {"label": "hot", "targets": "highest", "metric": "D1", "at_most_ratio": 1.1},
+    ]
+    kept, notes = protocol(target_constraints=asked).for_patient(
+        replace(patient, plans=(replace(patient.plan, prescription=levels),))
+    )
+    assert [str(constraint) for constraint in kept] == ["PTV_7000 D95 ≥ 63 Gy", "SpinalCord D0.1cc ≤ 72 Gy"]
+    assert [note.split(". ")[0] for note in notes] == [
+        "Not judged: PTV_7600 D95 ≥ 68.4 Gy",
+        "Not judged: PTV_7600 D1 ≤ 83.6 Gy",
+    ]
+
+
+def test_a_risk_beyond_what_was_measured_is_told() -> None:
+    prediction = uniform_ensemble(offsets(300, 0.5))
+    assert prediction.calibration is not None
+    short = {key: factors[:5] for key, factors in prediction.calibration.metrics.items()}  # up to 95 %
+    situation = Situation(replace(prediction, calibration=replace(prediction.calibration, metrics=short)))
+    for risk, told in ((0.025, False), (0.01, True)):
+        notes = rank(situation, (), protocol(), risk=risk).notes
+        assert any("a risk below 2.5 % rests on tails that are assumed" in note for note in notes) is told
 
 
 def test_too_few_samples_and_bad_actions_are_refused() -> None:

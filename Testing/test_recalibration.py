@@ -266,6 +266,10 @@ def test_beliefs_are_saved_loaded_and_compared(
     prepared = network_patient(replace(case.patient, pseudonym="x"))
     with pytest.raises(ModelError, match="of patient small-patient, not x"):
         load_belief(path, replace(case.belief, prepared=prepared))
+    smaller = replace(case.patient, dose_mask=case.patient.structures["PTV_7000"])
+    if posterior.shift_gy is not None:
+        with pytest.raises(ModelError, match="a dose mask of .* voxels, and the patient's has"):
+            load_belief(path, replace(case.belief, prepared=network_patient(smaller)))
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ModelError, match="cannot be read"):
         load_belief(path, case.belief)

@@ -73,15 +73,21 @@ def moved(patient: Patient, shift_mm: float) -> Patient:
     )
 
 
+def turning(patient: Patient) -> Patient:
+    """Treated with arcs."""
+    return replace(patient, plans=(replace(patient.plan, not_fixed_fields="Arcs."),))
+
+
 # Files between processes
 
 
 def test_a_patient_s_file_holds_all_of_it(tmp_path: Path) -> None:
-    patient = replace(small_patient(), warnings=("seen",))
+    patient = turning(replace(small_patient(), warnings=("seen",)))
     save_patient(patient, tmp_path / "patient.npz")
     back = load_patient_file(tmp_path / "patient.npz")
     assert fingerprint(back) == fingerprint(patient)
     assert (back.pseudonym, back.warnings, back.plan.label) == ("small-patient", ("seen",), patient.plan.label)
+    assert back.plan.not_fixed_fields == "Arcs."
     assert back.ct.grid == patient.ct.grid and back.plan.gantry_angles_deg == patient.plan.gantry_angles_deg
     (tmp_path / "cut.npz").write_bytes((tmp_path / "patient.npz").read_bytes()[:2000])
     with pytest.raises(RTDigitalTwinError, match=r"cut\.npz: The patient's file cannot be read"):
@@ -123,9 +129,10 @@ def test_a_job_is_read_as_it_was_told(tmp_path: Path) -> None:
 
 
 def test_the_scene_s_patient_is_the_one_loaded(scene: Any) -> None:
-    patient = small_patient()
+    patient = turning(small_patient())
     nodes = show_loaded(scene, patient)
     back = patient_in_scene(nodes.ct, nodes.segmentation, nodes.reference_dose)
+    assert back.plan.not_fixed_fields == "Arcs."
     assert fingerprint(back) == fingerprint(patient) and back.pseudonym == patient.pseudonym
 
 
@@ -328,6 +335,19 @@ def test_a_job_is_of_what_the_scene_shows(scene: Any, tmp_path: Path) -> None:
     assert load_patient_file(tmp_path / jobs.PATIENT_FILE).plan.dose is None and told.positions == ()
     with pytest.raises(SceneError, match="There are no measurements"):
         tell(TwinNodes(nodes.ct, nodes.segmentation), jobs.Observe(2), tmp_path)
+
+
+def test_a_belief_is_told_of_its_own_ct_alone(scene: Any, outcome: Outcome, tmp_path: Path) -> None:
+    bare = small_patient(with_dose=False)
+    mine, other = (show_loaded(scene, patient) for patient in (bare, replace(bare, pseudonym="other")))
+    mean = add_outcome(scene, outcome, mine.ct, mine.segmentation, None, mine.study).nodes.mean
+    belief = scene.AddNewNodeByClass("vtkMRMLTextNode", "Belief")
+    belief.SetText("YmVsaWVm")
+    mean.SetNodeReferenceID("RTDigitalTwin.belief", belief.GetID())
+    tell(TwinNodes(mine.ct, mine.segmentation, mean=mean), jobs.Predict(2), tmp_path)
+    assert (tmp_path / jobs.BELIEF_FILE).read_bytes() == b"belief"
+    with pytest.raises(SceneError, match="of another CT than the one chosen"):
+        tell(TwinNodes(other.ct, other.segmentation, mean=mean), jobs.Predict(2), tmp_path)
 
 
 def test_a_twin_without_prediction_says_so(scene: Any) -> None:

@@ -239,6 +239,7 @@ def load_belief(path: Path, prior: DoseBelief) -> RecalibratedBelief:
             )
         if pseudonym != prior.patient.pseudonym:
             raise ModelError(f"The belief is of patient {pseudonym}, not {prior.patient.pseudonym}.", where=path.name)
+        _require_this_mask(arrays, prior, path.name)
         observations = [
             from_row(row | ({"file": "stored"} if row["kind"] == "dose" else {}), _dose(arrays.get(f"dose {k}"), prior))
             for k, row in enumerate(about["observations"])
@@ -262,6 +263,18 @@ def load_belief(path: Path, prior: DoseBelief) -> RecalibratedBelief:
         raise
     except RTDigitalTwinError as error:
         raise ModelError(f"The belief is damaged: {error}", where=path.name, remedy="Make it again.") from error
+
+
+def _require_this_mask(arrays: Mapping[str, NDArray], prior: DoseBelief, where: str) -> None:
+    """Raise ModelError for numbers of other voxels than the dose mask has: structures were drawn anew since."""
+    voxels = int(prior.patient.dose_mask.mask.sum())
+    names = ("shift_gy", "spread_ratio", "paths before_gy", "paths after_gy")
+    if other := {arrays[name].shape[-1] for name in names if name in arrays} - {voxels}:
+        raise ModelError(
+            f"The belief is of a dose mask of {max(other)} voxels, and the patient's has {voxels}.",
+            where=where,
+            remedy="Observe again, from the network's own belief, or take the structures as they were.",
+        )
 
 
 def _dose(values: NDArray | None, prior: DoseBelief) -> Volume | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ from RTDigitalTwinLib.dosimetry.protocol_file import read_toml, reading, require
 from RTDigitalTwinLib.errors import ProtocolError, RTDigitalTwinError
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.dose_file import read_dose_image
-from RTDigitalTwinLib.patient.fingerprint import array_sha256
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import StructureKind
-from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 CUSTOMARY_FACTORS = (0.95, 0.975, 1.025, 1.05)
@@ -83,24 +80,6 @@ def customary_actions(patient: Patient, prediction: DoseEnsemble | None = None) 
 def chosen_actions(chosen: Sequence[Action] | Path, patient: Patient) -> tuple[Action, ...]:
     """Actions as given, or those of a file. Raises ProtocolError as ``read_actions``."""
     return read_actions(chosen, patient) if isinstance(chosen, Path) else tuple(chosen)
-
-
-def action_to_dict(action: Action) -> dict[str, Any]:
-    """An action's kind, name and settings as plain values; of a dose its SHA-256."""
-    plain: dict[str, Any] = {"kind": action.kind.value, "name": action.name}
-    if is_dataclass(action):
-        plain |= {f.name: _plain(getattr(action, f.name)) for f in fields(action) if f.name not in plain}
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Volume):
-        return {"sha256": array_sha256(value.values), "shape": list(value.grid.shape)}
-    if isinstance(value, Enum):
-        return value.value
-    if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _organs_with_goals(patient: Patient, prediction: DoseEnsemble | None) -> list[str]:

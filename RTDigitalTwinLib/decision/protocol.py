@@ -70,7 +70,8 @@ class TargetConstraint:
     citation: str = ""
 
     def of_patient(self, patient: Patient) -> tuple[Constraint, ...]:
-        levels = {n: gy for n, gy in target_levels_gy(patient).items() if n in patient.structures}
+        """Also of targets that are not drawn, which is then told: no lower one takes the place of the highest."""
+        levels = target_levels_gy(patient)
         if self.of == HIGHEST:
             levels = {n: gy for n, gy in levels.items() if gy == max(levels.values())}
         return tuple(

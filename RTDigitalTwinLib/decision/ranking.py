@@ -170,7 +170,7 @@ def rank(
         assessed.append(judge.assessed(action, outcome, judged, keep))
     progress(1.0, "ranked")
     order = tuple(sorted(assessed, key=_place))
-    said = [*notes, *more_notes, *judge.notes, chosen.remark(patient), *_of_samples(prediction), NOTICE]
+    said = [*notes, *more_notes, *judge.notes, chosen.remark(patient), *_of_samples(prediction, chosen), NOTICE]
     obstacles = () if order[0].is_acceptable else _obstacles(order, patient, chosen)
     return Ranking(chosen, prediction, order, tuple(refused), tuple(dict.fromkeys(n for n in said if n)), obstacles)
 
@@ -261,7 +261,7 @@ def _place(assessment: Assessment) -> tuple[bool, float, float, float]:
     return True, assessment.excess_ratio, far, utility
 
 
-def _of_samples(prediction: DoseEnsemble) -> tuple[str, ...]:
+def _of_samples(prediction: DoseEnsemble, protocol: DecisionProtocol) -> tuple[str, ...]:
     notes = []
     if not prediction.is_calibrated:
         notes.append(
@@ -270,6 +270,15 @@ def _of_samples(prediction: DoseEnsemble) -> tuple[str, ...]:
     elif prediction.absorbed:
         since = counted(prediction.absorbed, "observation")
         notes.append(f"The spread was calibrated before {since}; what they changed of its coverage was not measured.")
+    known = prediction.calibration
+    if prediction.is_calibrated and known is not None:
+        least_risk = (1 - known.highest_metric_level) / 2  # beyond a central band on one side
+        if _strictest_risk(protocol) < least_risk - 1e-9:
+            notes.append(
+                f"The spread was measured up to the {percent(known.highest_metric_level)} band, on "
+                f"{counted(known.patients, 'patient')}: a risk below {percent(least_risk)} rests on tails that are "
+                "assumed to be normal, and its certificate on nothing measured."
+            )
     return tuple(notes)
 
 

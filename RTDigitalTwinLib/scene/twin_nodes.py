@@ -28,7 +28,13 @@ from RTDigitalTwinLib.outcome import load_outcome
 from RTDigitalTwinLib.patient.patient_file import save_patient
 from RTDigitalTwinLib.scene.hierarchy import hierarchy, put_under, study_item
 from RTDigitalTwinLib.scene.measurement_nodes import forget_outcomes, keep_outcomes, measurements, write_waiting
-from RTDigitalTwinLib.scene.outcome_nodes import MEASUREMENTS_REFERENCE, PREVIOUS_REFERENCE, add_outcome, remove_outcome
+from RTDigitalTwinLib.scene.outcome_nodes import (
+    MEASUREMENTS_REFERENCE,
+    PREVIOUS_REFERENCE,
+    add_outcome,
+    find_outcome,
+    remove_outcome,
+)
 from RTDigitalTwinLib.scene.twin_patient import patient_in_scene, pseudonym_of
 
 _BELIEF = "RTDigitalTwin.belief"
@@ -68,6 +74,11 @@ def tell(twin: TwinNodes, job: Job, folder: Path) -> Told:
     save_patient(patient, folder / PATIENT_FILE)
     belief = None if twin.mean is None else twin.mean.GetNodeReference(_BELIEF)
     if belief is not None:
+        if find_outcome(twin.ct.GetScene(), twin.mean).ct is not twin.ct:
+            raise SceneError(
+                "What was observed is of another CT than the one chosen.",
+                remedy="Choose that CT again, or clear the prediction first.",
+            )
         (folder / BELIEF_FILE).write_bytes(base64.b64decode(belief.GetText()))
     positions: tuple[int, ...] = ()
     if isinstance(job, Observe):

@@ -120,6 +120,11 @@ class BandCalibration:
     samples: int
     correlation: tuple[float, ...] = CUSTOMARY_SHARES
 
+    @property
+    def highest_metric_level(self) -> float:
+        """The widest central band that was measured of every metric; beyond it samples are spread as a normal's."""
+        return LEVELS[min((len(factors) for factors in self.metrics.values()), default=1) - 1]
+
     def metric_scale(self, structure: str, kind: StructureKind, metric: str, unit: str) -> BandScale | None:
         """For a DVH metric of a structure, pooled over what is alike where it was not measured itself; None without."""
         pooled = pooled_key(kind)
