@@ -151,13 +151,13 @@ class StructureDose:
 
     @cached_property
     def _curve(self) -> tuple[Tensor, Tensor]:
-        """Knots of the cumulative DVHs: doses (samples, knots) ascending, and the share of volume above each.
+        """Knots of the cumulative DVHs: doses (samples, knots) ascending, and minus the share of volume above each.
 
-        Voxels without a range get one of 0.0002 Gy.
+        Both ascend, so that either can be searched. Voxels without a range get one of 0.0002 Gy.
         """
         samples, voxels = self._middle.shape
         knots = self._middle.new_empty((samples, 2 * voxels), dtype=torch.float64)
-        above = torch.empty_like(knots)
+        less = torch.empty_like(knots)
         together = max(1, _SORTED_TOGETHER // (2 * voxels))
         for first in range(0, samples, together):
             part = slice(first, first + together)
@@ -166,35 +166,36 @@ class StructureDose:
             ends, order = _sorted(torch.cat([middle - half, middle + half], dim=1))
             falls = torch.cat([density, -density], dim=1).gather(1, order).cumsum(dim=1)
             lost = (falls[:, :-1] * ends.diff(dim=1)).cumsum(dim=1)
-            knots[part], above[part, 0], above[part, 1:] = ends, 1.0, 1 - lost
-        # rounding must not let a curve rise
-        return knots, torch.cummin(above.clamp_(0, 1), dim=1).values
+            above = (1 - lost).clamp_(0, 1)
+            # rounding must not let a curve rise
+            knots[part], less[part, 0], less[part, 1:] = ends, -1.0, torch.cummin(above, dim=1).values.neg_()
+        return knots, less
 
     def volume_at_dose_ratio(self, dose_gy: ArrayLike) -> NDArray[np.float64]:
         """Share of the volume receiving at least each dose (to 0.0001 Gy): (samples, doses)."""
-        knots, above = self._curve
+        knots, less = self._curve
         wanted = torch.as_tensor(np.atleast_1d(np.asarray(dose_gy, dtype=float)), device=knots.device) - SAME_DOSE_GY
         wanted = wanted.expand(len(knots), -1).contiguous()
         upper = torch.searchsorted(knots, wanted).clamp(1, knots.shape[1] - 1)
         x0, x1 = knots.gather(1, upper - 1), knots.gather(1, upper)
-        y0, y1 = above.gather(1, upper - 1), above.gather(1, upper)
+        y0, y1 = -less.gather(1, upper - 1), -less.gather(1, upper)
         share = ((wanted - x0) / (x1 - x0).clamp_min(1e-12)).clamp(0, 1)
         return (y0 + share * (y1 - y0)).where(wanted < knots[:, -1:], 0.0).cpu().numpy()
 
     def doses_at_volume_gy(self, volume_ratio: ArrayLike) -> NDArray[np.float64]:
         """Dose that the hottest share of the volume receives at least, for each share in 0..1: (samples, shares)."""
-        knots, above = self._curve
+        knots, less = self._curve
         wanted = torch.as_tensor(np.atleast_1d(np.asarray(volume_ratio, dtype=float)), device=knots.device)
         # the hottest knot with at least the share above it
-        rising = (1 - above).contiguous()
-        target = (1 - wanted + _SAME_RATIO).expand(len(knots), -1).contiguous()
-        upper = torch.searchsorted(rising, target, right=True).clamp(1, knots.shape[1] - 1)
+        target = (_SAME_RATIO - wanted).expand(len(knots), -1).contiguous()
+        upper = torch.searchsorted(less, target, right=True).clamp(1, knots.shape[1] - 1)
         x0, x1 = knots.gather(1, upper - 1), knots.gather(1, upper)
-        y0, y1 = above.gather(1, upper - 1), above.gather(1, upper)
+        y0, y1 = -less.gather(1, upper - 1), -less.gather(1, upper)
         fall = y0 - y1
         share = torch.where(fall > 0, (y0 - wanted) / fall.clamp_min(1e-300), 0.0).clamp(0, 1)
         found = (x0 + share * (x1 - x0)).cpu().numpy()
-        return np.clip(found, self.min_gy()[:, None], self.max_gy()[:, None])
+        lowest, highest = self._ends
+        return np.clip(found, lowest[:, None], highest[:, None])
 
     def dose_at_volume_gy(self, volume_ratio: float) -> NDArray[np.float64]:
         """Dose that the hottest share of the volume receives at least: (samples,)."""
@@ -210,11 +211,17 @@ class StructureDose:
 
     def min_gy(self) -> NDArray[np.float64]:
         """Lowest dose anywhere in the structure: (samples,)."""
-        return (self._middle - self._half).amin(dim=1).double().clamp_min(0).cpu().numpy()
+        return self._ends[0].copy()
 
     def max_gy(self) -> NDArray[np.float64]:
         """Highest dose anywhere in the structure: (samples,)."""
-        return (self._middle + self._half).amax(dim=1).double().cpu().numpy()
+        return self._ends[1].copy()
+
+    @cached_property
+    def _ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest dose of each sample."""
+        lowest = (self._middle - self._half).amin(dim=1).double().clamp_min(0)
+        return lowest.cpu().numpy(), (self._middle + self._half).amax(dim=1).double().cpu().numpy()
 
     def average(self, function: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
         """Mean over the volume of a function of the dose in Gy: (samples,).

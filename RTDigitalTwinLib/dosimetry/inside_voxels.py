@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ CUT_TOGETHER = 20_000
 BISECTIONS = 20
 NOWHERE = -1
 SAMPLES_TOGETHER = 16
+MOST_KEPT = 500_000  # voxels of a structure, 84 bytes each, that are kept as long as it is in use
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,9 @@ class StructureVoxels:
 
     @classmethod
     def of(cls, structure: Structure) -> StructureVoxels:
-        """Of all voxels with any occupancy."""
+        """Of all voxels with any occupancy; worked out once as long as a structure that is not huge is in use."""
+        if structure in _KEPT:
+            return _KEPT[structure]
         inside = np.nonzero(structure.box_occupancy)
         shape = structure.grid.shape
         position = [axis + part.start for axis, part in zip(inside, structure.box, strict=True)]
@@ -74,7 +78,10 @@ class StructureVoxels:
                 part = slice(first, first + CUT_TOGETHER)
                 offset[:, cut[part]], variance[:, cut[part]] = cut_voxels(occupancy[cut[part]], normal[:, part])
         volume_cc = structure.grid.voxel_volume_mm3 / 1000
-        return cls(index, neighbours, occupancy, offset, variance, volume_cc, structure.name)
+        found = cls(index, neighbours, occupancy, offset, variance, volume_cc, structure.name)
+        if index.size <= MOST_KEPT:
+            _KEPT[structure] = found
+        return found
 
     def placed(self, place: NDArray) -> StructureVoxels:
         """The same voxels, found in another array: ``place`` (grid voxels,) says where each lies there, or -1."""
@@ -83,9 +90,17 @@ class StructureVoxels:
 
     def gathered(self) -> tuple[NDArray[np.int64], StructureVoxels]:
         """Places that the voxels and their neighbours need, and the same voxels found in an array of these alone."""
-        needed = np.unique(np.concatenate([self.index, self.neighbours[self.neighbours != NOWHERE]]))
-        neighbours = np.where(self.neighbours == NOWHERE, NOWHERE, np.searchsorted(needed, self.neighbours))
-        return needed, replace(self, index=np.searchsorted(needed, self.index), neighbours=neighbours)
+        if not self.index.size:
+            return self.index, self
+        nowhere = self.neighbours == NOWHERE
+        first = int(self.neighbours.min(initial=int(self.index.min()), where=~nowhere))
+        last = int(max(self.index.max(), self.neighbours.max()))
+        wanted = np.zeros(last - first + 1, bool)
+        wanted[self.index - first] = True
+        wanted[self.neighbours[~nowhere] - first] = True
+        place = wanted.cumsum(dtype=np.int64) - 1
+        neighbours = np.where(nowhere, NOWHERE, place[np.where(nowhere, 0, self.neighbours - first)])
+        return np.flatnonzero(wanted) + first, replace(self, index=place[self.index - first], neighbours=neighbours)
 
     def only(self, kept: NDArray[np.bool_]) -> StructureVoxels:
         """Those voxels alone."""
@@ -97,6 +112,9 @@ class StructureVoxels:
             offset=self.offset[:, kept],
             variance=self.variance[:, kept],
         )
+
+
+_KEPT: WeakKeyDictionary[Structure, StructureVoxels] = WeakKeyDictionary()
 
 
 def structure_dose_of(dose: Volume, structure: Structure, device: torch.device | str = "cpu") -> StructureDose:
@@ -127,14 +145,18 @@ def structure_doses_of(
     voxels = StructureVoxels.of(structure)
     needed, compact = voxels.gathered()
     gy = np.stack([d.values.reshape(-1)[needed] for d in doses]).astype(np.float32, copy=False)
-    if (gy[:, compact.index] < 0).any():
+    inside = gy if np.isfinite(gy).all() and gy.min(initial=0) >= 0 else gy[:, compact.index]
+    if (inside < 0).any():
         raise PatientDataError("The dose has negative values.", where=structure.name, remedy="Check its scaling.")
-    known = np.asarray(np.isfinite(gy[:, compact.index]).all(axis=0))
+    known = np.asarray(np.isfinite(inside).all(axis=0))
     kept = compact if known.all() else compact.only(known)
     covered = float(kept.occupancy.sum(dtype=float) / voxels.occupancy.sum(dtype=float))
     rows = torch.as_tensor(gy, device=device)
-    parts = [doses_inside(rows[k : k + SAMPLES_TOGETHER], kept) for k in range(0, len(rows), SAMPLES_TOGETHER)]
-    middle, half = (torch.cat(column) for column in zip(*parts, strict=True))
+    middle = rows.new_empty((len(rows), kept.index.size))
+    half = torch.empty_like(middle)
+    for first in range(0, len(rows), SAMPLES_TOGETHER):
+        part = slice(first, first + SAMPLES_TOGETHER)
+        middle[part], half[part] = doses_inside(rows[part], kept)
     return StructureDose(middle, kept.occupancy, voxels.voxel_volume_cc, half, covered, structure.name)
 
 
@@ -149,19 +171,27 @@ def doses_inside(doses_gy: Tensor, voxels: StructureVoxels) -> tuple[Tensor, Ten
     """
     device = doses_gy.device
 
+    nowhere = voxels.neighbours == NOWHERE
+    all_known = not nowhere.any() and bool(torch.isfinite(doses_gy).all())
+
     def at(index: NDArray[np.int64]) -> Tensor:
-        found = doses_gy[:, torch.as_tensor(np.maximum(index, 0), device=device)]
-        nowhere = index == NOWHERE
-        if nowhere.any():
-            found[:, torch.as_tensor(nowhere, device=device)] = torch.nan
+        return doses_gy.index_select(1, torch.as_tensor(index, device=device))
+
+    def neighbour(axis: int, side: int) -> Tensor:
+        if all_known:
+            return at(voxels.neighbours[axis, side])
+        found = at(np.maximum(voxels.neighbours[axis, side], 0))
+        found[:, torch.as_tensor(nowhere[axis, side], device=device)] = torch.nan
         return found
 
     centre = at(voxels.index)
     middle, variance = centre.clone(), torch.zeros_like(centre)
     for axis in range(3):
-        before = centre - at(voxels.neighbours[axis, 0])
-        after = at(voxels.neighbours[axis, 1]) - centre
-        slope = _limited(torch.where(before.isnan(), after, before), torch.where(after.isnan(), before, after))
+        before = centre - neighbour(axis, 0)
+        after = neighbour(axis, 1).sub_(centre)
+        if not all_known:
+            before, after = torch.where(before.isnan(), after, before), torch.where(after.isnan(), before, after)
+        slope = _limited(before, after)
         middle += slope * torch.as_tensor(voxels.offset[axis], device=device)
         variance += slope.square_() * torch.as_tensor(voxels.variance[axis], device=device)
     middle.clamp_min_(0)
@@ -170,10 +200,9 @@ def doses_inside(doses_gy: Tensor, voxels: StructureVoxels) -> tuple[Tensor, Ten
 
 def _limited(before: Tensor, after: Tensor) -> Tensor:
     """Monotonised central difference; 0 where either is not known."""
-    central = (before + after) / 2
-    steepest = 2 * torch.minimum(before.abs(), after.abs())
-    slope = torch.minimum(torch.maximum(central, -steepest), steepest)
-    return torch.where(before * after > 0, slope, 0.0)
+    central = (before + after).div_(2)
+    steepest = torch.minimum(before.abs(), after.abs()).mul_(2)
+    return torch.where(before * after > 0, central.clamp_(-steepest, steepest), 0.0)
 
 
 def _occupancy_gradient(structure: Structure) -> NDArray[np.float32]:

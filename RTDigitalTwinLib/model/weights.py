@@ -102,8 +102,9 @@ def load_network(path: Path | None = None) -> LoadedNetwork:
             remedy="Use weights trained with this version.",
         )
     try:
-        network = DoseUNet(configuration)
-        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+        with torch.device("meta"):  # no random values that would be overwritten
+            network = DoseUNet(configuration)
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()}, assign=True)
     except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
         raise ModelError("The weights do not fit the network of their manifest.", where=path.name) from error
     network.eval()

@@ -103,6 +103,8 @@ class Grid:
 
     def same_as(self, other: Grid) -> bool:
         """Whether both grids place every voxel within a micrometre of each other, in the same frame."""
+        if self is other:
+            return True
         if self.shape != other.shape or self.frame_of_reference != other.frame_of_reference:
             return False
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T

@@ -32,6 +32,8 @@ _SOLID_MANAGERS = (
     "vtkMRMLModelDisplayableManager",
 )
 _AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))  # towards lower and higher RAS
+_UNPEELED_RATIO = 0.01  # of the pixels may lack their deepest translucent layers: changes of a few grey levels
+_COMPRESSION = 2  # of 9: a third of the time of VTK's 5 for files a seventh larger
 _GREY, _WHITE = (0.72, 0.72, 0.75), (1.0, 1.0, 1.0)
 
 
@@ -104,6 +106,7 @@ class _View:
         with whole_file(path) as aside:
             writer = vtk.vtkPNGWriter()
             writer.SetFileName(str(aside))
+            writer.SetCompressionLevel(_COMPRESSION)
             writer.SetInputConnection(grab.GetOutputPort())
             writer.Write()
             if writer.GetErrorCode():
@@ -244,6 +247,7 @@ class SolidView(_View):
         super().__init__(scene, application_logic, slicer.vtkMRMLThreeDViewDisplayableManagerFactory, _SOLID_MANAGERS)
         self.renderer.SetUseDepthPeeling(True)
         self.renderer.SetMaximumNumberOfPeels(8)
+        self.renderer.SetOcclusionRatio(_UNPEELED_RATIO)
         self.logic = slicer.vtkMRMLViewLogic()
         self.logic.SetMRMLApplicationLogic(application_logic)
         application_logic.GetViewLogics().AddItem(self.logic)

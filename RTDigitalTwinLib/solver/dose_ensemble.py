@@ -58,6 +58,7 @@ class DoseEnsemble:
     floor_ratio: NDArray[np.float32] | None = None
     narrowing: Narrowing | None = None
     _curves: dict[str, DvhEnsemble] = field(default_factory=dict, repr=False, init=False)
+    _metrics: dict[tuple[str, DvhMetric], Ensemble] = field(default_factory=dict, repr=False, init=False)
 
     @property
     def count(self) -> int:
@@ -195,10 +196,12 @@ class DoseEnsemble:
         ``inside`` is its ``structure_dose``, where several metrics are wanted of it.
         """
         parsed = DvhMetric.parse(metric)
-        samples = (inside or self.structure_dose(name)).metric(parsed)
-        return self._known(
-            name, lambda doses: doses.metric(parsed), samples, parsed.unit, self._metric_scale(name, parsed)
-        )
+        if (name, parsed) not in self._metrics:
+            samples = (inside or self.structure_dose(name)).metric(parsed)
+            scale = self._metric_scale(name, parsed)
+            found = self._known(name, lambda doses: doses.metric(parsed), samples, parsed.unit, scale)
+            self._metrics[name, parsed] = found
+        return self._metrics[name, parsed]
 
     def metric_samples(self, name: str, metric: DvhMetric, inside: StructureDose | None = None) -> MetricSamples:
         """A metric with its samples, calibrated where that was measured, as clinical goals are judged on."""

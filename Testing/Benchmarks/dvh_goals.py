@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, dose_axis_gy
 from RTDigitalTwinLib.dosimetry.goals import Criterion, Goal, GoalSet, MetricSamples, evaluate_goals
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_doses_of
@@ -141,6 +142,7 @@ def setup(effort: Effort) -> Case:
         import dicompylercore  # noqa: F401
     except ImportError:
         raise Skipped("dicompyler-core is not installed (pip install dicompyler-core)") from None
+    keep_freed_memory()
     grid, shapes = Grid((SIDE,) * 3, (SPACING_MM,) * 3), balls()
     doses = made_up_doses(grid)
     structures, contours = [structure_of(b, grid) for b in shapes], [contours_of(b) for b in shapes]
@@ -166,6 +168,7 @@ def setup(effort: Effort) -> Case:
 
 def naive(effort: Effort) -> Case:
     """numpy, one sample and structure after the other: voxels behind a mask, sorted; no part of a voxel counts."""
+    keep_freed_memory()
     grid = Grid((SIDE,) * 3, (SPACING_MM,) * 3)
     doses, structures = made_up_doses(grid), [structure_of(b, grid) for b in balls()]
     axis = dose_axis_gy(75)
