@@ -14,6 +14,11 @@ from RTDigitalTwinLib.errors import LedgerError
 ROOM = "RTDigitalTwinLib.decision."
 
 
+def told(action: Action) -> dict[str, Any]:
+    """An action's name and kind, and its record where there can be one."""
+    return {"name": action.name, "kind": action.kind.value, "made": recorded(action)}
+
+
 def recorded(action: Action) -> dict[str, Any] | None:
     """An action of this library by its class and what it was made with; None where that is more than plain values."""
     try:
