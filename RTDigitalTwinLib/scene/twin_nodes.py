@@ -74,7 +74,7 @@ def tell(twin: TwinNodes, job: Job, folder: Path) -> Told:
     save_patient(patient, folder / PATIENT_FILE)
     belief = None if twin.mean is None else twin.mean.GetNodeReference(_BELIEF)
     if belief is not None:
-        if find_outcome(twin.ct.GetScene(), twin.mean).ct is not twin.ct:
+        if find_outcome(twin.mean.GetScene(), twin.mean).ct is not twin.ct:
             raise SceneError(
                 "What was observed is of another CT than the one chosen.",
                 remedy="Choose that CT again, or clear the prediction first.",
