@@ -43,8 +43,8 @@ def read_actions(path: Path, patient: Patient, belongs: Belongs | None = None) -
     """Actions of a TOML file, each an entry ``[[action]]`` with its ``kind``, in their order.
 
     A dose file is looked for beside the file; ``belongs`` says whether it is this person's.
-    Raises ProtocolError, naming the file and the entry, for what is no action, names a structure that the patient lacks,
-    contradicts itself or says what another entry says.
+    Raises ProtocolError, naming the file and the entry, for what is no action, names a structure that the patient
+    lacks, contradicts itself or says what another entry says.
     """
     content = read_toml(path)
     with reading(path.name):

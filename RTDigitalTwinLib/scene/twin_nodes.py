@@ -73,7 +73,7 @@ def tell(twin: TwinNodes, job: Job, folder: Path) -> Told:
     patient = patient_in_scene(twin.ct, twin.segmentation, twin.dose, twin.fractions)
     save_patient(patient, folder / PATIENT_FILE)
     belief = None if twin.mean is None else twin.mean.GetNodeReference(_BELIEF)
-    if belief is not None:
+    if belief is not None and twin.mean is not None:
         if find_outcome(twin.mean.GetScene(), twin.mean).ct is not twin.ct:
             raise SceneError(
                 "What was observed is of another CT than the one chosen.",
