@@ -228,12 +228,12 @@ def observation_row(observation: Observation) -> dict[str, Any]:
 def observations_from(content: Mapping[str, Any], path: Path, patient: Patient) -> tuple[Observation, ...]:
     """The observations of an entry of the ledger in ``path``. Raises LedgerError for arrays lost or changed."""
     found: list[Observation] = []
-    for k, told in enumerate(content["observations"]):
-        row = {key: value for key, value in told.items() if key not in ("grid", "source_sha256")}
-        row["source"] = f"SHA-256 {told['source_sha256']}"
+    for k, entry in enumerate(content["observations"]):
+        row = {key: value for key, value in entry.items() if key not in ("grid", "source_sha256")}
+        row["source"] = f"SHA-256 {entry['source_sha256']}"
         dose = None
-        if told["kind"] == "dose":
-            grid = Grid(**told["grid"], frame_of_reference=patient.ct.grid.frame_of_reference)
+        if entry["kind"] == "dose":
+            grid = Grid(**entry["grid"], frame_of_reference=patient.ct.grid.frame_of_reference)
             # Grids that only a rounding tells apart are one, as where it was first read.
             grid = patient.ct.grid if patient.ct.grid.same_as(grid) else grid
             dose = Volume(stored_array(path, content["arrays"][f"dose {k}"]), grid, Quantity.DOSE_GY)

@@ -17,13 +17,16 @@ from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.chance import percent
 from RTDigitalTwinLib.decision.protocol import DecisionProtocol, load_decision
 from RTDigitalTwinLib.decision.ranking import FEWEST_SAMPLES, Ranking, require_samples, required_samples
+from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.files import whole_file, whole_folder
 from RTDigitalTwinLib.observe import BELIEF_FILE, continued_ledger
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+from RTDigitalTwinLib.patient.dose_file import ReadDose, require_belongs
+from RTDigitalTwinLib.patient.loading import belonging_of
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
-from RTDigitalTwinLib.record import record_origin, write_dose_record, write_structures_record
+from RTDigitalTwinLib.record import SAMPLE, record_origin, write_dose_record, write_structures_record
 from RTDigitalTwinLib.report.charts import PAPER
 from RTDigitalTwinLib.report.deciding import Deciding, RankedRow
 from RTDigitalTwinLib.report.tables import Findings, write_rows
@@ -102,7 +105,7 @@ def recommend_patient(
             progress(0.03, "loading the network")
             twin = Twin(patient, settings.weights, settings.device)
             prior = prior_of(twin.dose_belief)
-            actions = _actions(settings.actions, prior.patient)
+            actions = _actions(settings.actions, prior.patient, source, choice)
             earlier = None if settings.belief is None else load_belief(settings.belief, prior)
             ledger = opened.enter_context(continued_ledger(folder, settings.belief, earlier))
             twin.tell(ledger)
@@ -165,8 +168,17 @@ def _samples(asked: int | None, protocol: DecisionProtocol) -> tuple[int, list[s
     return fewest, [f"{said}, {percent(protocol.risk)} or less."]
 
 
-def _actions(asked: Sequence[Action] | Path | None, patient: Patient) -> Sequence[Action] | None:
-    return read_actions(asked, patient) if isinstance(asked, Path) else asked
+def _actions(
+    asked: Sequence[Action] | Path | None, patient: Patient, source: str | Path, choice: DicomChoice | None
+) -> Sequence[Action] | None:
+    def belongs(read: ReadDose, where: str) -> tuple[str, ...]:
+        if read.identity is None:
+            return ()
+        if source == SAMPLE:
+            raise PatientDataError("The dose is of a person, and the sample patient is none.", where=where)
+        return require_belongs(read, belonging_of(Path(source), choice), (choice or DicomChoice()).overrides, where)
+
+    return read_actions(asked, patient, belongs) if isinstance(asked, Path) else asked
 
 
 def _absorb(twin: Twin, settings: RecommendSettings, patient: Patient, progress: Progress) -> list[str]:

@@ -23,7 +23,7 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.replay import replay
 from RTDigitalTwinLib.twin import Twin
-from Testing.dicom_sets import maps
+from Testing.dicom_sets import edited, maps
 
 # An untrained network gives doses of no meaning: limits that any of them keeps, and effort that decides.
 LAX = """
@@ -294,3 +294,19 @@ def test_the_recommended_dose_goes_back_to_the_record(
     best = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "dose_recommended.nrrd")))
     assert dose.pixel_array.max() * float(dose.DoseGridScaling) == pytest.approx(best.max(), rel=1e-3)
     assert (tmp_path / "out" / "dose_recommended_on_ct.nrrd").is_file()
+
+
+def test_a_plan_of_another_person_is_refused(
+    clinical_set: Path, narrow_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pydicom")
+    (tmp_path / "other.dcm").write_bytes((clinical_set / "RTDOSE.dcm").read_bytes())
+    with edited(tmp_path / "other.dcm") as ds:
+        ds.PatientID, ds.PatientName = "somebody-else", "Else^Somebody"
+    text = '[[action]]\nkind = "library"\ntitle = "of the day"\ndose = "other.dcm"\n'
+    (tmp_path / "actions.toml").write_text(text)
+    actions = tmp_path / "actions.toml"
+    assert recommend(clinical_set, narrow_weights, tmp_path / "out", *maps(), "--actions", str(actions)) != 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "The data are of another patient, by identifier" in told and "Else" not in told
+    assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from RTDigitalTwinLib.dosimetry.goals import evaluate_goals, fitting_goals
 from RTDigitalTwinLib.dosimetry.protocol_file import read_toml, reading, require_known, text_of
 from RTDigitalTwinLib.errors import ProtocolError, RTDigitalTwinError
 from RTDigitalTwinLib.patient import openkbp
-from RTDigitalTwinLib.patient.dose_file import read_dose_image
+from RTDigitalTwinLib.patient.dose_file import ReadDose, read_dose_image
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
@@ -29,11 +29,23 @@ _BOUNDS = {field.name for field in fields(ChangeBounds)}
 _SPATIAL = {"structure", "aim_gy", "risk", "steps"} | _BOUNDS
 
 
-def read_actions(path: Path, patient: Patient) -> tuple[Action, ...]:
+Belongs = Callable[[ReadDose, str], tuple[str, ...]]  # remarks of a file's dose, of that name; raises of another person
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where files of an action lie, and how it is seen whose a dose is."""
+
+    folder: Path
+    belongs: Belongs | None
+
+
+def read_actions(path: Path, patient: Patient, belongs: Belongs | None = None) -> tuple[Action, ...]:
     """Actions of a TOML file, each an entry ``[[action]]`` with its ``kind``, in their order.
 
-    A dose file is looked for beside the file. Raises ProtocolError, naming the file and the entry, for what is no
-    action, names a structure that the patient lacks, contradicts itself or says what another entry says.
+    A dose file is looked for beside the file; ``belongs`` says whether it is this person's.
+    Raises ProtocolError, naming the file and the entry, for what is no action, names a structure that the patient
+    lacks, contradicts itself or says what another entry says.
     """
     content = read_toml(path)
     with reading(path.name):
@@ -42,13 +54,14 @@ def read_actions(path: Path, patient: Patient) -> tuple[Action, ...]:
         if not isinstance(entries, list) or not entries:
             raise ValueError("it names no [[action]]")
     actions: list[Action] = []
+    place = _Place(path.parent, belongs)
     for number, entry in enumerate(entries, start=1):
         where = f"{path.name}, action {number}"
         if isinstance(entry, dict) and isinstance(entry.get("kind"), str):
             where += f" ({entry['kind']})"
         try:
             with reading(where):
-                action = _action(entry, path.parent, patient)
+                action = _action(entry, place, patient)
         except ProtocolError:
             raise
         except RTDigitalTwinError as error:
@@ -113,7 +126,7 @@ def _targets_to_boost(patient: Patient, prediction: DoseEnsemble | None) -> list
     ]
 
 
-def _action(entry: Mapping[str, Any], folder: Path, patient: Patient) -> Action:
+def _action(entry: Mapping[str, Any], place: _Place, patient: Patient) -> Action:
     if not isinstance(entry, Mapping):
         raise ValueError(f"{entry!r} is no table")
     kind = text_of(entry["kind"])
@@ -121,10 +134,10 @@ def _action(entry: Mapping[str, Any], folder: Path, patient: Patient) -> Action:
         raise ValueError(f"there is no kind {kind!r}; there are {', '.join(_READERS)}")
     keys, read = _READERS[kind]
     require_known(entry, {"kind", *keys}, f"; {kind} takes {', '.join(sorted(keys)) or 'nothing'}")
-    return read(entry, folder, patient)
+    return read(entry, place, patient)
 
 
-def _scale(entry: Mapping[str, Any], folder: Path, patient: Patient) -> Action:
+def _scale(entry: Mapping[str, Any], place: _Place, patient: Patient) -> Action:
     if "factor" in entry:
         if others := sorted(set(entry) & {"lowest", "highest", "risk"}):
             raise ValueError(f"a factor leaves no room for {', '.join(others)}")
@@ -134,26 +147,26 @@ def _scale(entry: Mapping[str, Any], folder: Path, patient: Patient) -> Action:
     return ScaleWithin(**_numbers(entry, "lowest", "highest", "risk"))
 
 
-def _spare(entry: Mapping[str, Any], folder: Path, patient: Patient) -> Action:
+def _spare(entry: Mapping[str, Any], place: _Place, patient: Patient) -> Action:
     action = Spare(**_spatial(entry, patient))
     if patient.structure(action.structure).kind is StructureKind.TARGET:
         raise ValueError(f"{action.structure} is a target, which cannot be spared")
     return action
 
 
-def _boost(entry: Mapping[str, Any], folder: Path, patient: Patient) -> Action:
+def _boost(entry: Mapping[str, Any], place: _Place, patient: Patient) -> Action:
     action = Boost(**_spatial(entry, patient))
     if action.aim_gy is None and action.structure not in target_levels_gy(patient):
         raise ValueError(f"no dose is prescribed to {action.structure}: give aim_gy")
     return action
 
 
-def _replan(entry: Mapping[str, Any], folder: Path, patient: Patient) -> Action:
+def _replan(entry: Mapping[str, Any], place: _Place, patient: Patient) -> Action:
     return Replan(**_numbers(entry, "risk"), **_steps(entry))
 
 
-def _library(entry: Mapping[str, Any], folder: Path, patient: Patient) -> Action:
-    title, file = text_of(entry["title"]), folder / text_of(entry["dose"])
+def _library(entry: Mapping[str, Any], place: _Place, patient: Patient) -> Action:
+    title, file = text_of(entry["title"]), place.folder / text_of(entry["dose"])
     unit = text_of(entry["unit"]) if "unit" in entry else None
     if not file.is_file():
         raise ValueError(f"there is no file {file.name} beside it")
@@ -162,7 +175,8 @@ def _library(entry: Mapping[str, Any], folder: Path, patient: Patient) -> Action
             raise ValueError("a dose in the OpenKBP layout is in Gy")
         return LibraryPlan(title, openkbp.read_dose(file, patient))
     found = read_dose_image(file, patient.ct.grid.frame_of_reference, unit)
-    return LibraryPlan(title, found.dose, found.remarks)
+    remarks = () if place.belongs is None else place.belongs(found, file.name)
+    return LibraryPlan(title, found.dose, (*remarks, *found.remarks))
 
 
 def _spatial(entry: Mapping[str, Any], patient: Patient) -> dict[str, Any]:
@@ -191,13 +205,13 @@ def _steps(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"steps": entry["steps"]}
 
 
-_Read = Callable[[Mapping[str, Any], Path, Patient], Action]
+_Read = Callable[[Mapping[str, Any], _Place, Patient], Action]
 _READERS: dict[str, tuple[set[str], _Read]] = {
-    "keep": (set(), lambda entry, folder, patient: Keep()),
+    "keep": (set(), lambda entry, place, patient: Keep()),
     "scale": ({"factor", "lowest", "highest", "risk"}, _scale),
     "spare": (_SPATIAL, _spare),
     "boost": (_SPATIAL, _boost),
     "library": ({"title", "dose", "unit"}, _library),
-    "re-image": (set(), lambda entry, folder, patient: ReImage()),
+    "re-image": (set(), lambda entry, place, patient: ReImage()),
     "replan": ({"risk", "steps"}, _replan),
 }

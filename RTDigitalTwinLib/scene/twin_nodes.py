@@ -73,8 +73,8 @@ def tell(twin: TwinNodes, job: Job, folder: Path) -> Told:
     patient = patient_in_scene(twin.ct, twin.segmentation, twin.dose, twin.fractions)
     save_patient(patient, folder / PATIENT_FILE)
     belief = None if twin.mean is None else twin.mean.GetNodeReference(_BELIEF)
-    if twin.mean is not None and twin.ct is not None and belief is not None:
-        if find_outcome(twin.ct.GetScene(), twin.mean).ct is not twin.ct:
+    if belief is not None and twin.mean is not None:
+        if find_outcome(twin.mean.GetScene(), twin.mean).ct is not twin.ct:
             raise SceneError(
                 "What was observed is of another CT than the one chosen.",
                 remedy="Choose that CT again, or clear the prediction first.",
