@@ -16,7 +16,8 @@ from RTDigitalTwinLib.progress import Progress, silent
 
 UNCERTAINTY_NOTE = (
     "A planned dose is known, and the network's uncertainty is not its own: what is kept is how uncertain the present "
-    "dose is, as a stand-in for how the delivered dose may differ from the planned one."
+    "dose is, as a stand-in for how the delivered dose may differ from the planned one. That was not measured, so that "
+    "nothing of it is certified."
 )
 
 
@@ -71,4 +72,4 @@ class LibraryPlan:
             notes += [f"Of the change {100 * ratio:.0f} % is consistent with the present beams.", explained.words]
         except (PatientDataError, GeometryError) as error:
             notes.append(f"How consistent it is with the present beams is not known. {error.what}")
-        return Outcome(added(prediction, change_gy), ratio, (*notes, UNCERTAINTY_NOTE))
+        return Outcome(added(prediction, change_gy, calibrated=False), ratio, (*notes, UNCERTAINTY_NOTE))

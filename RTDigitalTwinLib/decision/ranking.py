@@ -38,6 +38,7 @@ class Assessment:
     goals : of the protocols that fit the prescription, with their probabilities.
     changes : of metrics against keeping the plan, the largest first.
     reasons : plain sentences.
+    unread : constraints that could not be judged on this dose, and why.
     """
 
     action: Action
@@ -48,11 +49,12 @@ class Assessment:
     goals: tuple[GoalResult, ...]
     changes: tuple[MetricChange, ...]
     reasons: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
     @property
     def is_acceptable(self) -> bool:
-        """Whether every constraint is certified; never where there is none."""
-        return bool(self.chances) and all(chance.is_kept for chance in self.chances)
+        """Whether every constraint is certified; never where there is none, or one of a structure that cannot be read."""
+        return bool(self.chances) and not self.unread and all(chance.is_kept for chance in self.chances)
 
     @property
     def standing_in_way(self) -> tuple[Chance, ...]:
@@ -204,6 +206,7 @@ class _Judged:
     utility: UtilityValue
     chances: tuple[Chance, ...]
     goals: tuple[GoalResult, ...]
+    unread: tuple[str, ...]
 
 
 class _Judge:
@@ -221,25 +224,35 @@ class _Judge:
 
     def judged(self, action: Action, outcome: Outcome) -> _Judged:
         reading, protocol = Reading(outcome.prediction), self.protocol
-        chances = []
+        chances, unread = [], []
         for constraint in self.constraints:
             try:
                 chances.append(judge_chance(constraint, reading.metric, protocol.risk, protocol.confidence))
             except RTDigitalTwinError as error:
-                self.notes.append(f"Not judged: {constraint}. {error}")
+                unread.append(f"{constraint}. {error}")
+                self.notes.append(f"Not judged, so that nothing is certified: {constraint}. {error}")
         structures = list(outcome.prediction.patient.structures)
         results = [r for goals in self.goals for r in evaluate_goals(goals, structures, reading.metric)]
         utility = utility_of(reading, self.terms, protocol.uncertainty_weight, protocol.effort[action.kind])
-        return _Judged(reading, utility, tuple(chances), tuple(results))
+        return _Judged(reading, utility, tuple(chances), tuple(results), tuple(unread))
 
     def assessed(self, action: Action, outcome: Outcome, judged: _Judged, keep: _Judged) -> Assessment:
         same = judged is keep
         gain = None if same else Gain.over(judged.utility, keep.utility)
         changes = () if same else metric_changes(judged.reading, keep.reading)
         reasons = reasons_for(judged.utility, keep.utility, gain, changes, outcome, judged.chances)
+        missing = tuple(f"Not certified, for it cannot be judged: {constraint}" for constraint in judged.unread)
         return Assessment(
-            action, outcome, judged.utility, gain, judged.chances, judged.goals, changes, reasons
-        )  # fmt: skip
+            action,
+            outcome,
+            judged.utility,
+            gain,
+            judged.chances,
+            judged.goals,
+            changes,
+            (*missing, *reasons),
+            judged.unread,
+        )
 
 
 def _with_keep(actions: Sequence[Action]) -> tuple[Action, ...]:
@@ -285,11 +298,14 @@ def _of_samples(prediction: DoseEnsemble, protocol: DecisionProtocol) -> tuple[s
 def _obstacles(order: tuple[Assessment, ...], patient: Patient, protocol: DecisionProtocol) -> tuple[str, ...]:
     """What stands in the way: of the nearest action, of all of them, and of the plan itself."""
     nearest = order[0]
-    if not nearest.chances:
+    if not nearest.chances and not nearest.unread:
         return ("No constraint can be judged for this patient, so nothing can be certified.",)
-    said = [f"The nearest is {nearest.action.name}. {nearest.standing_in_way[0].words}"]
-    said += [chance.words for chance in nearest.standing_in_way[1:]]
-    never = [c for k, c in enumerate(nearest.chances) if not any(a.chances[k].is_kept for a in order)]
+    first, *others = [f"It cannot be judged: {told}" for told in nearest.unread] + [
+        chance.words for chance in nearest.standing_in_way
+    ]
+    said = [f"The nearest is {nearest.action.name}. {first}", *others]
+    kept = {str(chance.constraint) for a in order for chance in a.chances if chance.is_kept}
+    never = [chance for chance in nearest.chances if str(chance.constraint) not in kept]
     if len(order) > 1:
         said += [f"No action keeps it: {chance.constraint}." for chance in never]
     for chance in never:

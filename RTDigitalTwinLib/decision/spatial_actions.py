@@ -23,7 +23,11 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 AIM_WEIGHT = 10.0  # of what a structure is to get; a tenth of a target's, ten times an organ's that is to be kept
 STEPS, REPLAN_STEPS = 20, 30
 LEAST_CHANGE_GY = 0.01
-NEW_PLAN_NOTE = "The uncertainty is that of the present dose; how sure the dose of a new plan is was not measured."
+NEW_PLAN_NOTE = (
+    "The spread is that of the present dose; how sure the dose of a new plan is was not measured, so that nothing of it is "
+    "certified."
+)
+LEAST_TOLD_GY = 0.05  # of what the beams make beyond the bounds
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ class Replan:
             progress=part(progress, 0.4, 1.0),
         )
         notes = (_extent(found.change_gy), explained.words, NEW_PLAN_NOTE, NOTICE)
-        return Outcome(added(situation.prediction, found.change_gy), 1.0, notes)
+        return Outcome(added(situation.prediction, found.change_gy, calibrated=False), 1.0, notes)
 
 
 def _changed(
@@ -156,8 +160,11 @@ def _changed(
         return Outcome(prediction, notes=("Nothing is to be gained: the dose stays as it is.",))
     achieved = explained.projected(asked_gy, progress=part(progress, 0.8, 1.0))
     ratio = beam_consistent_ratio(asked_gy, achieved.change_gy)
-    told = f"Of the change asked for {100 * ratio:.0f} % is beam-consistent."
-    notes = (told, _extent(achieved.change_gy), explained.words, NOTICE)
+    told = [f"Of the change asked for {100 * ratio:.0f} % is beam-consistent."]
+    beyond_gy = float((np.abs(achieved.change_gy) - action.bounds.limits_gy(mean_gy(prediction))).max(initial=0))
+    if beyond_gy > LEAST_TOLD_GY:
+        told.append(f"What beams make of it is beyond the bounds by up to {beyond_gy:.1f} Gy.")
+    notes = (*told, _extent(achieved.change_gy), explained.words, NOTICE)
     return Outcome(added(prediction, achieved.change_gy), ratio, notes)
 
 
