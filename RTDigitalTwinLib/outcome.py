@@ -76,6 +76,8 @@ class Outcome:
     metrics, goals : as rows.
     observations, compared : what was observed, and metrics before and after; None where nothing was observed.
     ranking : the actions in their order; None where none were ranked.
+    action : whose dose it is; "" where none were ranked.
+    decided : what is recommended, or that nothing is and what stands in the way; "" where none were ranked.
     beside : what it and the prediction before it are called; None where it stands alone.
     highest_gy : the prescribed dose that is 100 %.
     band_words : what to call the bands; "" where there are none.
@@ -105,6 +107,8 @@ class Outcome:
     outcomes: tuple[str, ...] = ()
     ranking: Table | None = None
     beside: BesideWords | None = None
+    action: str = ""
+    decided: str = ""
 
     @property
     def mean(self) -> Volume:
@@ -120,7 +124,10 @@ class Outcome:
 
 
 _OPTIONAL = ("observations", "compared", "ranking")
-_PLAIN = ("pseudonym", "highest_gy", "band_words", "is_calibrated", "samples", "seed", "weights_sha256", "device")
+_PLAIN = (
+    "pseudonym", "highest_gy", "band_words", "is_calibrated", "samples", "seed", "weights_sha256", "device", "action",
+    "decided",
+)  # fmt: skip
 
 
 def save_outcome(outcome: Outcome, path: Path) -> None:

@@ -27,7 +27,7 @@ LEVELS = (
     ("ledger", "ledger_entries"),
     ("twin", "course", "course_projection", "course_record"),
     ("record",),
-    ("outcome", "report", "run", "jobs", "job_process", "background", "scene", "doctor"),
+    ("outcome", "report", "run", "jobs", "job_recommend", "job_process", "background", "scene", "doctor"),
     ("observe", "cohort", "study", "replay", "loop", "recommend", "course_run", "course_study"),
     ("train",),
     ("cli_terminal",),

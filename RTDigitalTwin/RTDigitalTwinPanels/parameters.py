@@ -57,7 +57,9 @@ class BandLevel(Enum):
 class RTDigitalTwinParameterNode:
     """What the twin is of and how it is computed and shown.
 
-    ``prediction`` is the mean dose of the prediction now; ``overlay`` its role, or ``reference``.
+    ``prediction`` is the mean dose of the prediction now; ``overlay`` its role, or ``reference``; ``shownAction`` whose
+    dose is in view, "" for that of the prediction. Actions are named as the library's ``jobs.CUSTOMARY`` names them,
+    those added "spare" or "boost" and a structure.
     """
 
     ct: vtkMRMLScalarVolumeNode
@@ -77,3 +79,9 @@ class RTDigitalTwinParameterNode:
     measurements: vtkMRMLTableNode
     method: Method = Method.GP
     absorbOutliers: bool = False
+    uncheckedActions: list[str]
+    addedActions: list[str]
+    decideSamples: Annotated[int, WithinRange(2, 1024)] = 64
+    riskPercent: Annotated[float, WithinRange(0.5, 50)] = 5.0
+    uncertaintyWeight: Annotated[float, WithinRange(0, 10)] = 0.5
+    shownAction: str = ""

@@ -117,6 +117,7 @@ def _plan_row(plan: Plan) -> dict[str, Any]:
         "approval": plan.approval.name,
         "label": plan.label,
         "dose_is_effective": plan.dose_is_effective,
+        "not_fixed_fields": plan.not_fixed_fields,
     }
 
 
@@ -128,4 +129,5 @@ def _plan(row: dict[str, Any], dose: NDArray | None, grid: Grid) -> Plan:
         Approval[row["approval"]],
         row["label"],
         row["dose_is_effective"],
+        row["not_fixed_fields"],
     )

@@ -45,6 +45,7 @@ def show_loaded(scene: Any, patient: Patient, progress: Progress = silent) -> Pa
     if patient.plans:
         plan = patient.plan
         more = {"gantry_angles_deg": plan.gantry_angles_deg, "label": plan.label, "effective": plan.dose_is_effective}
+        more |= {"not_fixed_fields": plan.not_fixed_fields}
         nodes.ct.SetAttribute(_PLAN, json.dumps(prescription_row(plan.prescription) | more))
     segmentation = nodes.segmentation.GetSegmentation()
     for segment_id in segmentation.GetSegmentIDs():
@@ -73,6 +74,7 @@ def stored_plan(ct_node: Any) -> Plan | None:
         tuple(told["gantry_angles_deg"]),
         label=told["label"],
         dose_is_effective=told["effective"],
+        not_fixed_fields=told.get("not_fixed_fields", ""),
     )
 
 
