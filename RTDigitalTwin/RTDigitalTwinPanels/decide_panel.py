@@ -14,7 +14,9 @@ from RTDigitalTwinLib.scene.outcome_nodes import show_table
 from RTDigitalTwinLib.scene.table_nodes import words_of_column
 from RTDigitalTwinPanels.layout import showLayout
 
-_COLUMNS = ("Place", "Action", "Outcome", "Utility", "Gain on keeping", "Violated with at most (%)", "Nearest limit", "Reasons")  # fmt: skip
+_COLUMNS = (
+    "Place", "Action", "Outcome", "Utility", "Gain on keeping", "Violated with at most (%)", "Nearest limit", "Reasons",
+)  # fmt: skip
 _REASONS_COLUMN = _COLUMNS.index("Reasons")
 
 
