@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 JOB_FILE = "job.json"
 PATIENT_FILE, BELIEF_FILE, MEASUREMENTS_FILE = "patient.npz", "belief.npz", "measurements.csv"
 OUTCOME_FILE, NEW_BELIEF_FILE, INSPECTION_FILE = "outcome.npz", "new-belief.npz", "inspection.json"
+COURSE_FILE = "course.npz"
 SAMPLE = "sample"
 CPU_INSTEAD = "The GPU's memory did not suffice, so the processor computed this."
 FEWEST_SAMPLES = 2
@@ -170,9 +171,43 @@ class Recommend:
         _on_device(self, folder, progress, recommend)
 
 
-Job: TypeAlias = Inspect | Read | Predict | Observe | Report | Recommend
-Computing: TypeAlias = Predict | Observe | Report | Recommend
-KINDS: dict[str, type[Any]] = {job.kind: job for job in (Inspect, Read, Predict, Observe, Report, Recommend)}
+@dataclass(frozen=True)
+class LiveCourse:
+    """A course lived through by the built-in simulator, nothing of it measured: answered in ``course.npz``.
+
+    Attributes
+    ----------
+    shift_at : the first fraction with the change; 0 for none.
+    shift_mm : of the whole patient: left, posterior, superior.
+    shrinkage_ratio : of the parotids.
+    policy : when to recalibrate, by its name; ``every`` is of the scheduled one.
+    ntcp : structure whose NTCP is charted; "" for a parotid.
+    """
+
+    kind: ClassVar[str] = "course"
+    fractions: int = 35
+    shift_at: int = 10
+    shift_mm: tuple[float, float, float] = (0.0, 4.0, -3.0)
+    shrinkage_ratio: float = 0.15
+    policy: str = "triggered"
+    every: int = 5
+    ntcp: str = ""
+    samples: int = 32
+    seed: int = 0
+    device: str = "auto"
+    weights: str = ""
+
+    def run(self, folder: Path, progress: Progress) -> None:
+        from RTDigitalTwinLib.job_course import live
+
+        _on_device(self, folder, progress, live)
+
+
+Job: TypeAlias = Inspect | Read | Predict | Observe | Report | Recommend | LiveCourse
+Computing: TypeAlias = Predict | Observe | Report | Recommend | LiveCourse
+KINDS: dict[str, type[Any]] = {
+    job.kind: job for job in (Inspect, Read, Predict, Observe, Report, Recommend, LiveCourse)
+}
 
 
 def write_job(job: Job, folder: Path) -> None:

@@ -64,7 +64,8 @@ def lenient_protocol() -> str:
     """The software's own, with one limit far above the cord's dose in place of all, and 50 % of risk."""
     own = resource_path("Protocols", "decision.toml").read_text(encoding="utf-8")
     head = own[: min(own.index("[[target_constraints]]"), own.index("[[constraints]]"))]
-    limit = '[[constraints]]\nlabel = "cord"\ncriteria = ["SpinalCord D0.1cc <= 60 Gy"]\n'
+    criterion = '{ structures = ["SpinalCord"], metric = "D0.1cc", at_most = 60, unit = "Gy" }'
+    limit = f'[[constraints]]\nlabel = "cord"\ncriteria = [{criterion}]\n'
     return head.replace("risk = 0.05 ", "risk = 0.5 ") + limit
 
 

@@ -107,6 +107,14 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
             action, _letEventsThrough, device=device, actions=str(actions), protocol=str(protocol)
         )
 
+    def simulateCourse(self, **settings):
+        """Live through a simulated course and watch it; returns its nodes. Settings are those of ``LiveCourse``."""
+        chosen = self.getParameterNode()
+        return self.twin().live(
+            _letEventsThrough,
+            **{"samples": chosen.samples, "seed": chosen.seed, "device": chosen.device.value} | settings,
+        )
+
     def undo(self):
         """Go back before the last observing; returns the mean dose node."""
         return self.twin().undo()

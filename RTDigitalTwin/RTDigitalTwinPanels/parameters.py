@@ -53,6 +53,22 @@ class BandLevel(Enum):
         return f"{100 * self.value:g} %"
 
 
+class Policy(Enum):
+    """When the twin looks again at what it believes, in a course."""
+
+    TRIGGERED = "triggered"
+    SCHEDULED = "scheduled"
+    STATIC = "static"
+
+    def label(self):
+        words = {
+            "triggered": _("When readings are not as expected"),
+            "scheduled": _("After every five fractions"),
+            "static": _("Never"),
+        }
+        return words[self.value]
+
+
 @parameterNodeWrapper
 class RTDigitalTwinParameterNode:
     """What the twin is of and how it is computed and shown.
@@ -85,3 +101,11 @@ class RTDigitalTwinParameterNode:
     riskPercent: Annotated[float, WithinRange(0.5, 50)] = 5.0
     uncertaintyWeight: Annotated[float, WithinRange(0, 10)] = 0.5
     shownAction: str = ""
+    courseFractions: Annotated[int, WithinRange(2, 100)] = 35
+    shiftAt: Annotated[int, WithinRange(0, 100)] = 10
+    shiftLeftMm: Annotated[float, WithinRange(-20, 20)] = 0.0
+    shiftPosteriorMm: Annotated[float, WithinRange(-20, 20)] = 4.0
+    shiftSuperiorMm: Annotated[float, WithinRange(-20, 20)] = -3.0
+    shrinkagePercent: Annotated[float, WithinRange(0, 90)] = 15.0
+    policy: Policy = Policy.TRIGGERED
+    courseNtcp: str = ""

@@ -274,10 +274,15 @@ def show_overlay(
     """
     overlay = overlay or nodes.mean
     show_isodoses_of(scene, *((overlay, nodes.mean) if isodoses else ()))
+    show_over_ct(scene, nodes.ct, overlay, opacity)
+
+
+def show_over_ct(scene: Any, ct: Any | None, overlay: Any, opacity: float = OVERLAY_OPACITY) -> None:
+    """A CT in every slice view with a volume above."""
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
         composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
         was = composite.StartModify()
-        composite.SetBackgroundVolumeID(nodes.ct.GetID() if nodes.ct is not None else None)
+        composite.SetBackgroundVolumeID(ct.GetID() if ct is not None else None)
         composite.SetForegroundVolumeID(overlay.GetID())
         composite.SetForegroundOpacity(opacity)
         composite.EndModify(was)

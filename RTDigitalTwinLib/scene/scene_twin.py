@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from RTDigitalTwinLib import background
+from RTDigitalTwinLib.course_outcome import load_course
 from RTDigitalTwinLib.errors import OutputError, RTDigitalTwinError, SceneError
 from RTDigitalTwinLib.jobs import (
+    COURSE_FILE,
     INSPECTION_FILE,
     PATIENT_FILE,
     SAMPLE,
     Choice,
     Inspect,
     Job,
+    LiveCourse,
     Observe,
     Predict,
     Read,
@@ -29,6 +32,7 @@ from RTDigitalTwinLib.patient.structure_matching import Match, MatchState
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.scene.action_nodes import KEEP, action_nodes, job_of_action, ranking_of, show_ranking
 from RTDigitalTwinLib.scene.bundle import load_mrb, save_mrb
+from RTDigitalTwinLib.scene.course_nodes import CourseNodes, add_course, find_course, remove_course
 from RTDigitalTwinLib.scene.measurement_nodes import import_measurements, measurement_table
 from RTDigitalTwinLib.scene.outcome_nodes import (
     OVERLAY_OPACITY,
@@ -39,7 +43,7 @@ from RTDigitalTwinLib.scene.outcome_nodes import (
     show_overlay,
     show_table,
 )
-from RTDigitalTwinLib.scene.twin_nodes import Told, TwinNodes, clear, show_answer, tell, undo
+from RTDigitalTwinLib.scene.twin_nodes import Told, TwinNodes, clear, require_present, show_answer, study_of, tell, undo
 from RTDigitalTwinLib.scene.twin_patient import pseudonym_of, show_loaded
 
 
@@ -139,6 +143,11 @@ class SceneTwin:
         return action_nodes(self.scene, nodes.mean, action) or nodes
 
     @property
+    def course(self) -> CourseNodes | None:
+        """The nodes of the patient's simulated course; None where none was lived through."""
+        return None if self.state.ct is None else find_course(self.scene, self.state.ct)
+
+    @property
     def pseudonym(self) -> str:
         """Of the patient. Raises SceneError without one."""
         if self.state.ct is None:
@@ -211,6 +220,25 @@ class SceneTwin:
             return self.ranking
 
         return Errand(title, prepare, land)
+
+    def living(self, job: LiveCourse | None = None) -> Errand:
+        """A whole course is simulated and watched; it takes the place of the course before."""
+        told: list[Told] = []
+
+        def land(room: Path) -> CourseNodes:
+            twin = told[0].twin
+            require_present(self.scene, twin)
+            earlier = find_course(self.scene, twin.ct)
+            nodes = add_course(self.scene, load_course(room / COURSE_FILE), twin.ct, study_of(self.scene, twin.ct))
+            if earlier is not None:
+                remove_course(self.scene, earlier)
+            return nodes
+
+        return Errand(
+            "Living through a simulated course",
+            lambda room: told.append(tell(self.nodes, job or LiveCourse(), room)),
+            land,
+        )
 
     def reporting(
         self, out: Path | None = None, dicom_out: Path | None = None, source: Path | None = None, weights: str = ""
@@ -300,6 +328,10 @@ class SceneTwin:
         """Bring an action's dose that is in the scene into view; ``keep`` or "" brings back the prediction."""
         self.state.shownAction = "" if action == KEEP else action
         self.show()
+
+    def live(self, progress: Progress = silent, **settings: Any) -> CourseNodes:
+        """The nodes of a simulated course, which was watched; settings are those of ``LiveCourse``."""
+        return self.do(self.living(LiveCourse(**settings)), progress)
 
     def import_measurements(self, file: Path) -> int:
         """Add a CSV file's measurements to the table; returns how many."""
