@@ -84,7 +84,8 @@ def _summary(result: CourseResult) -> str:
     done = f"recalibrated {counted(len(result.fractions_with(RECALIBRATED)), 'time')}"
     imaged = f"re-imaged {counted(len(result.fractions_with(RE_IMAGED)), 'time')}"
     alarms = counted(result.false_alarms, "false alarm")
-    return f"{change[0].upper()}{change[1:]}{when}. {counted(len(result.records), 'fraction')}: {done}, {imaged}, {alarms}."
+    lived = counted(len(result.records), "fraction")
+    return f"{change[0].upper()}{change[1:]}{when}. {lived}: {done}, {imaged}, {alarms}."
 
 
 def _column(shown: Endpoint, what: str) -> str:
