@@ -229,6 +229,8 @@ def _sequence(scene: Any, name: str, doses: Mapping[int, Volume], highest_gy: fl
 
 def _remove(scene: Any, node: Any) -> None:
     """A volume with its display, colour legend and storage."""
-    while node.GetNumberOfDisplayNodes():
-        scene.RemoveNode(node.GetNthDisplayNode(0))
+    displays = [node.GetNthDisplayNode(k) for k in range(node.GetNumberOfDisplayNodes())]
+    for display in displays:
+        if display is not None:
+            scene.RemoveNode(display)
     scene.RemoveNode(node)
