@@ -94,8 +94,16 @@ def load_course(path: Path) -> CourseOutcome:
             for of in ("accumulated", "daily")
         }
         charts = tuple(CourseChart(c["title"], c["unit"], tuple(map(tuple, c["curves"]))) for c in about["charts"])
-        tables = {name: table_from(about[name], name, arrays) for name in ("trajectory", "triggers")}
-        plain = {name: about[name] for name in ("policy", "highest_gy", "prescribed", "summary")}
-        return CourseOutcome(charts=charts, **doses, **tables, **plain)
+        return CourseOutcome(
+            about["policy"],
+            table_from(about["trajectory"], "trajectory", arrays),
+            table_from(about["triggers"], "triggers", arrays),
+            charts,
+            doses["accumulated"],
+            doses["daily"],
+            about["highest_gy"],
+            about["prescribed"],
+            about["summary"],
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, RTDigitalTwinError) as error:
         raise ModelError("The course cannot be read.", where=path.name, remedy="Run it again.") from error
