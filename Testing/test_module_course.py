@@ -106,6 +106,8 @@ def test_the_slider_plays_the_doses(host: Any, module: Any) -> None:
     # After one fraction what was accumulated is that fraction's dose, about a 35th of 70 Gy.
     assert np.array_equal(first, slicer.util.arrayFromVolume(daily)) and first.max() == pytest.approx(2, abs=0.2)
     assert last.max() == pytest.approx(4 * first.max(), rel=0.1)
+    colours = accumulated.GetDisplayNode().GetColorNode()
+    assert colours is not None and colours.GetName() != "Grey"  # painted as doses are
     ui.courseDoseComboBox.setCurrentIndex(2)
     assert foregrounds(scene) == {daily.GetName()}
 

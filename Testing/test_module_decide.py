@@ -224,4 +224,4 @@ def test_a_new_prediction_ends_the_ranking(host: Any, module: Any) -> None:
     names = [scene.GetNthNode(k).GetName() for k in range(count_nodes(scene))]
     assert not any(name.startswith(("Dose with action", "Ranking")) for name in names)
     assert sum(name.startswith("Clinical goals") for name in names) == 1  # the new prediction's own
-    assert foregrounds(scene) == {"Predicted dose"}
+    assert foregrounds(scene) == {module.widget.parameters.prediction.GetName()}

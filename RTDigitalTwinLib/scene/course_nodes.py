@@ -16,6 +16,7 @@ from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.scene import volume_nodes
 from RTDigitalTwinLib.scene.hierarchy import folder_item, hierarchy, put_under
+from RTDigitalTwinLib.scene.isodose_nodes import show_isodoses_of
 from RTDigitalTwinLib.scene.outcome_nodes import OVERLAY_OPACITY, show_over_ct
 from RTDigitalTwinLib.scene.patient_nodes import show_patient
 from RTDigitalTwinLib.scene.table_nodes import add_table
@@ -126,6 +127,8 @@ def _added(scene: Any, outcome: CourseOutcome, ct: Any, folder: int) -> CourseNo
     logic.UpdateProxyNodesFromSequences(browser)
     select_fraction(browser, len(outcome.accumulated) - 1)
     found = course_of(browser)
+    for proxy, highest_gy in zip(found.shown, (highest, highest / outcome.prescribed), strict=True):
+        volume_nodes.paint_dose(proxy, highest_gy)  # a browser dresses its volumes in grey
     put_under(scene, folder, [table, triggers, *charts, *series, accumulated, daily, browser, *found.shown])
     return found
 
@@ -165,6 +168,7 @@ def select_fraction(browser: Any, item: int) -> None:
 def show_course_dose(scene: Any, nodes: CourseNodes, which: int, opacity: float = OVERLAY_OPACITY) -> None:
     """Lay the accumulated dose (0) or that of the fraction (1) over the CT."""
     if which < len(nodes.shown):
+        show_isodoses_of(scene)  # they are of another dose
         show_over_ct(scene, nodes.ct, nodes.shown[which], opacity)
 
 
