@@ -19,6 +19,8 @@ if importlib.util.find_spec("RTDigitalTwinLib") is None:
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from RTDigitalTwinPanels import dependencies
+from RTDigitalTwinPanels.course_panel import CoursePanel
+from RTDigitalTwinPanels.decide_panel import DecidePanel
 from RTDigitalTwinPanels.dose_panel import DosePanel
 from RTDigitalTwinPanels.dvh_panel import DvhPanel
 from RTDigitalTwinPanels.logic import RTDigitalTwinLogic
@@ -84,6 +86,8 @@ class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservati
             self.dose,
             DvhPanel(self.ui, self),
             RecalibratePanel(self.ui, self),
+            DecidePanel(self.ui, self),
+            CoursePanel(self.ui, self),
             ReportPanel(self.ui, self),
         ]
         self.ui.cancelButton.connect("clicked(bool)", self.onCancel)

@@ -183,3 +183,17 @@ def ordered(patient: Patient) -> tuple[str, ...]:
 def _band(samples: NDArray) -> tuple[float, float]:
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def require_ntcp(patient: Patient, structure: str | None) -> None:
+    """Raise PatientDataError where a structure of a patient has no NTCP; None is any."""
+    if structure is None:
+        return
+    patient.structure(structure)
+    of = {name for model in load_biology() if model.effect.value == "NTCP" for name in model.structures}
+    if structure not in of:
+        raise PatientDataError(
+            "There is no NTCP of this structure.",
+            where=structure,
+            remedy=f"It is of {', '.join(n for n in patient.structures if n in of) or 'none of the patient'}.",
+        )

@@ -15,6 +15,7 @@ from typing import Any
 
 from RTDigitalTwinLib.calibration.belief import prior_of
 from RTDigitalTwinLib.course import Course, prepared
+from RTDigitalTwinLib.course_projection import require_ntcp
 from RTDigitalTwinLib.course_record import (
     RE_IMAGED,
     RECALIBRATED,
@@ -28,11 +29,11 @@ from RTDigitalTwinLib.decision.action_record import told
 from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.policies import Decider
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
-from RTDigitalTwinLib.errors import LedgerError, PatientDataError, SceneError
+from RTDigitalTwinLib.errors import LedgerError, SceneError
 from RTDigitalTwinLib.files import drop_aside, put_back, set_aside, whole_file
 from RTDigitalTwinLib.ledger import LEDGER_FILE, Entry, Ledger, canonical
 from RTDigitalTwinLib.ledger_entries import open_for
-from RTDigitalTwinLib.model.biology import NOTICE, load_biology
+from RTDigitalTwinLib.model.biology import NOTICE
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
@@ -97,7 +98,7 @@ def live_course(
     with watch.stage("network"):
         twin = Twin(patient, settings.weights, settings.device)
         prior = prior_of(twin.dose_belief)
-    _require_ntcp(prior.patient, settings.ntcp)
+    require_ntcp(prior.patient, settings.ntcp)
     actions = chosen_actions(settings.actions, prior.patient)
     with watch.stage("prediction"):
         drawn = prior.sample(settings.course.samples, 0, part(progress, 0.1, 0.35))
@@ -181,20 +182,6 @@ def write_trajectory(records: tuple[FractionRecord, ...], path: Path) -> None:
         writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _require_ntcp(patient: Any, structure: str | None) -> None:
-    """Before anything is computed."""
-    if structure is None:
-        return
-    patient.structure(structure)
-    of = {name for model in load_biology() if model.effect.value == "NTCP" for name in model.structures}
-    if structure not in of:
-        raise PatientDataError(
-            "There is no NTCP of this structure.",
-            where=structure,
-            remedy=f"It is of {', '.join(n for n in patient.structures if n in of) or 'none of the patient'}.",
-        )
 
 
 def _write(

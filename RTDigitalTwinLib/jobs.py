@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 JOB_FILE = "job.json"
 PATIENT_FILE, BELIEF_FILE, MEASUREMENTS_FILE = "patient.npz", "belief.npz", "measurements.csv"
 OUTCOME_FILE, NEW_BELIEF_FILE, INSPECTION_FILE = "outcome.npz", "new-belief.npz", "inspection.json"
+COURSE_FILE = "course.npz"
 SAMPLE = "sample"
 CPU_INSTEAD = "The GPU's memory did not suffice, so the processor computed this."
 FEWEST_SAMPLES = 2
+# The customary actions by what they do, to choose among before anything is computed.
+CUSTOMARY = ("scale 0.95", "scale 0.975", "scale 1.025", "scale 1.05", "spare", "boost", "replan", "re-image")
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,78 @@ class Report:
         _on_device(self, folder, progress, _report)
 
 
-Job: TypeAlias = Inspect | Read | Predict | Observe | Report
-Computing: TypeAlias = Predict | Observe | Report
-KINDS: dict[str, type[Any]] = {job.kind: job for job in (Inspect, Read, Predict, Observe, Report)}
+@dataclass(frozen=True)
+class Recommend:
+    """Actions ranked on the dose that is believed: answered in ``outcome.npz``, of the recommended or ``shown`` one.
+
+    Attributes
+    ----------
+    samples : at least; as many as the risk needs are drawn, and it is said.
+    risk, uncertainty_weight : None for the protocol's.
+    customary : of ``CUSTOMARY``; spare and boost are of the structures whose goals are in danger.
+    spare, boost : structures, besides.
+    actions : TOML file in place of all these; "" for none.
+    protocol : TOML file of utility and constraints; "" for the one that comes with the software.
+    shown : name of the action to show; then only keeping is judged beside it, and nothing is ranked anew.
+    """
+
+    kind: ClassVar[str] = "recommend"
+    samples: int = 64
+    seed: int = 0
+    device: str = "auto"
+    weights: str = ""
+    risk: float | None = None
+    uncertainty_weight: float | None = None
+    customary: tuple[str, ...] = CUSTOMARY
+    spare: tuple[str, ...] = ()
+    boost: tuple[str, ...] = ()
+    actions: str = ""
+    protocol: str = ""
+    shown: str = ""
+
+    def run(self, folder: Path, progress: Progress) -> None:
+        from RTDigitalTwinLib.job_recommend import recommend
+
+        _on_device(self, folder, progress, recommend)
+
+
+@dataclass(frozen=True)
+class LiveCourse:
+    """A course lived through by the built-in simulator, nothing of it measured: answered in ``course.npz``.
+
+    Attributes
+    ----------
+    shift_at : the first fraction with the change; 0 for none.
+    shift_mm : of the whole patient: left, posterior, superior.
+    shrinkage_ratio : of the parotids.
+    policy : when to recalibrate, by its name; ``every`` is of the scheduled one.
+    ntcp : structure whose NTCP is charted; "" for a parotid.
+    """
+
+    kind: ClassVar[str] = "course"
+    fractions: int = 35
+    shift_at: int = 10
+    shift_mm: tuple[float, float, float] = (0.0, 4.0, -3.0)
+    shrinkage_ratio: float = 0.15
+    policy: str = "triggered"
+    every: int = 5
+    ntcp: str = ""
+    samples: int = 32
+    seed: int = 0
+    device: str = "auto"
+    weights: str = ""
+
+    def run(self, folder: Path, progress: Progress) -> None:
+        from RTDigitalTwinLib.job_course import live
+
+        _on_device(self, folder, progress, live)
+
+
+Job: TypeAlias = Inspect | Read | Predict | Observe | Report | Recommend | LiveCourse
+Computing: TypeAlias = Predict | Observe | Report | Recommend | LiveCourse
+KINDS: dict[str, type[Any]] = {
+    job.kind: job for job in (Inspect, Read, Predict, Observe, Report, Recommend, LiveCourse)
+}
 
 
 def write_job(job: Job, folder: Path) -> None:
@@ -226,7 +298,7 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _twin(job: Computing, folder: Path, device: str, progress: Progress) -> Twin:
+def twin_of(job: Computing, folder: Path, device: str, progress: Progress) -> Twin:
     """The twin of the folder's patient, of the belief there."""
     from RTDigitalTwinLib.calibration.belief import load_belief, prior_of
     from RTDigitalTwinLib.twin import Twin
@@ -239,7 +311,7 @@ def _twin(job: Computing, folder: Path, device: str, progress: Progress) -> Twin
     return twin
 
 
-def _belief_notes(belief: Belief) -> tuple[str, ...]:
+def belief_notes(belief: Belief) -> tuple[str, ...]:
     from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
     from RTDigitalTwinLib.report.observing import SIMULATED_NOTE
 
@@ -253,9 +325,9 @@ def _predict(job: Predict, folder: Path, device: str, notes: tuple[str, ...], pr
     from RTDigitalTwinLib.run import remarks
     from RTDigitalTwinLib.versions import described_device
 
-    twin = _twin(job, folder, device, progress)
+    twin = twin_of(job, folder, device, progress)
     prediction = twin.predict(job.samples, job.seed, part(progress, 0.05, 0.9))
-    more = (*_belief_notes(twin.dose_belief), *remarks(twin), *notes)
+    more = (*belief_notes(twin.dose_belief), *remarks(twin), *notes)
     used = described_device(twin.dose_model.surrogate.device)
     outcome = outcome_of(Findings(prediction, more_notes=more), part(progress, 0.9, 1.0), device=used)
     save_outcome(outcome, folder / OUTCOME_FILE)
@@ -273,7 +345,7 @@ def _observe(job: Observe, folder: Path, device: str, notes: tuple[str, ...], pr
     from RTDigitalTwinLib.run import remarks
     from RTDigitalTwinLib.versions import described_device
 
-    twin = _twin(job, folder, device, progress)
+    twin = twin_of(job, folder, device, progress)
     observations = read_measurements(folder / MEASUREMENTS_FILE, twin.patient)
     before = twin.predict(job.samples, job.seed, part(progress, 0.05, 0.3))
     update = twin.observe(
@@ -311,9 +383,9 @@ def _report(job: Report, folder: Path, device: str, notes: tuple[str, ...], prog
         origin = source_origin(Path(job.source), choice.dicom)
     watch = Stopwatch()
     with watch.stage("prediction"):
-        twin = _twin(job, folder, device, progress)
+        twin = twin_of(job, folder, device, progress)
         prediction = twin.predict(job.samples, job.seed, part(progress, 0.05, 0.6))
-    more = (*_belief_notes(twin.dose_belief), *remarks(twin), *notes)
+    more = (*belief_notes(twin.dose_belief), *remarks(twin), *notes)
     findings = Findings(prediction, more_notes=more)
     if job.out:
         with whole_folder(Path(job.out)) as out:

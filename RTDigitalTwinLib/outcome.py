@@ -76,6 +76,8 @@ class Outcome:
     metrics, goals : as rows.
     observations, compared : what was observed, and metrics before and after; None where nothing was observed.
     ranking : the actions in their order; None where none were ranked.
+    action : whose dose it is; "" where none were ranked.
+    decided : what is recommended, or that nothing is and what stands in the way; "" where none were ranked.
     beside : what it and the prediction before it are called; None where it stands alone.
     highest_gy : the prescribed dose that is 100 %.
     band_words : what to call the bands; "" where there are none.
@@ -105,6 +107,8 @@ class Outcome:
     outcomes: tuple[str, ...] = ()
     ranking: Table | None = None
     beside: BesideWords | None = None
+    action: str = ""
+    decided: str = ""
 
     @property
     def mean(self) -> Volume:
@@ -120,7 +124,10 @@ class Outcome:
 
 
 _OPTIONAL = ("observations", "compared", "ranking")
-_PLAIN = ("pseudonym", "highest_gy", "band_words", "is_calibrated", "samples", "seed", "weights_sha256", "device")
+_PLAIN = (
+    "pseudonym", "highest_gy", "band_words", "is_calibrated", "samples", "seed", "weights_sha256", "device", "action",
+    "decided",
+)  # fmt: skip
 
 
 def save_outcome(outcome: Outcome, path: Path) -> None:
@@ -135,12 +142,12 @@ def save_outcome(outcome: Outcome, path: Path) -> None:
         "volume_cc": dict(outcome.volume_cc),
         "notes": outcome.notes,
         "outcomes": outcome.outcomes,
-        "curves": {name: _told(table, f"curve {name}", arrays) for name, table in outcome.curves.items()},
+        "curves": {name: table_told(table, f"curve {name}", arrays) for name, table in outcome.curves.items()},
     }
     about["beside"] = None if outcome.beside is None else asdict(outcome.beside)
     for name in ("metrics", "goals", *_OPTIONAL):
         table = getattr(outcome, name)
-        about[name] = None if table is None else _told(table, name, arrays)
+        about[name] = None if table is None else table_told(table, name, arrays)
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     with whole_file(path) as aside, aside.open("wb") as out:
         np.savez(out, **arrays)  # type: ignore[arg-type]
@@ -159,14 +166,14 @@ def load_outcome(path: Path) -> Outcome:
             key: Volume(arrays[f"volume {key}"], grid, Quantity[name]) for key, name in about["quantities"].items()
         }
         mask = np.unpackbits(arrays["shown"], count=grid.voxel_count).astype(bool).reshape(grid.shape)
-        tables = {name: None if about[name] is None else _table(about[name], name, arrays) for name in _OPTIONAL}
+        tables = {name: None if about[name] is None else table_from(about[name], name, arrays) for name in _OPTIONAL}
         return Outcome(
             volumes=volumes,
             shown=mask,
-            curves={name: _table(told, f"curve {name}", arrays) for name, told in about["curves"].items()},
+            curves={name: table_from(told, f"curve {name}", arrays) for name, told in about["curves"].items()},
             volume_cc=about["volume_cc"],
-            metrics=_table(about["metrics"], "metrics", arrays),
-            goals=_table(about["goals"], "goals", arrays),
+            metrics=table_from(about["metrics"], "metrics", arrays),
+            goals=table_from(about["goals"], "goals", arrays),
             observations=tables["observations"],
             compared=tables["compared"],
             ranking=tables["ranking"],
@@ -190,7 +197,8 @@ def load_outcome(path: Path) -> Outcome:
         raise ModelError("The result cannot be read.", where=path.name, remedy="Predict again.") from error
 
 
-def _told(table: Table, key: str, arrays: dict[str, NDArray]) -> dict[str, Any]:
+def table_told(table: Table, key: str, arrays: dict[str, NDArray]) -> dict[str, Any]:
+    """A table as JSON takes it; its numbers are added to ``arrays`` under names that begin with ``key``."""
     columns: list[tuple[str, list[str] | None]] = []
     for number, (title, values) in enumerate(table.columns.items()):
         if isinstance(values, np.ndarray):
@@ -201,7 +209,8 @@ def _told(table: Table, key: str, arrays: dict[str, NDArray]) -> dict[str, Any]:
     return {"description": table.description, "columns": columns}
 
 
-def _table(told: dict[str, Any], key: str, arrays: Mapping[str, NDArray]) -> Table:
+def table_from(told: dict[str, Any], key: str, arrays: Mapping[str, NDArray]) -> Table:
+    """The table that ``table_told`` told."""
     columns: dict[str, Values] = {
         title: arrays[f"{key} {number}"] if words is None else tuple(words)
         for number, (title, words) in enumerate(told["columns"])

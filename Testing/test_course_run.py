@@ -263,6 +263,7 @@ def test_the_scene_keeps_the_course(scene: Any, result: CourseResult, tmp_path: 
     from RTDigitalTwinLib.scene.course_nodes import show_course
 
     nodes = show_course(scene, result)
+    assert nodes.trajectory is not None and nodes.accumulated is not None
     names = (nodes.trajectory.GetName(), nodes.accumulated.GetName(), nodes.browser.GetName())
     save_mrb(scene, tmp_path / "course.mrb")
     load_mrb(tmp_path / "course.mrb", scene)

@@ -10,16 +10,16 @@ from RTDigitalTwinLib.scene.volume_nodes import hide_below, show_legend
 from RTDigitalTwinPanels.layout import showLayout
 
 
-def overlayWords(role):
+def overlayWords(role, isAction):
     words = {
-        MEAN: _("Predicted dose (mean)"),
+        MEAN: _("Dose with the action (mean)") if isAction else _("Predicted dose (mean)"),
         STD: _("Sampled spread (standard deviation)"),
         WIDTH: _("Calibrated 95 % band, half width"),
         "reference": _("Reference dose"),
         DIFFERENCE: _("Difference to reference"),
         ABSOLUTE: _("Absolute difference to reference"),
-        BEFORE: _("Dose before observing"),
-        CHANGE: _("Change by observing"),
+        BEFORE: _("Dose if nothing is changed") if isAction else _("Dose before observing"),
+        CHANGE: _("Change by the action") if isAction else _("Change by observing"),
     }
     return words[role]
 
@@ -29,7 +29,7 @@ class DosePanel:
 
     def __init__(self, ui, shell):
         self.ui, self.shell = ui, shell
-        self._roles, self._applied = [], None
+        self._roles, self._offered, self._applied = [], None, None
         ui.predictButton.connect("clicked(bool)", self.onPredict)
         ui.overlayComboBox.connect("currentIndexChanged(int)", self.onOverlay)
 
@@ -43,13 +43,15 @@ class DosePanel:
             self.shell.reasonNotToCompute() or self.shell.reasonNoPatient(),
             _("Predict the dose with its uncertainty. It takes the place of the prediction before."),
         )
-        nodes = self.shell.twin.outcome
+        nodes = self.shell.twin.shown
         known = overlays(nodes) if nodes else {}
-        if list(known) != self._roles:
+        isAction = bool(parameters.shownAction)
+        if [*known, isAction] != self._offered:
             self._roles = []  # filling the box shall switch nothing
             self.ui.overlayComboBox.clear()
-            self.ui.overlayComboBox.addItems([overlayWords(role) for role in known])
+            self.ui.overlayComboBox.addItems([overlayWords(role, isAction) for role in known])
             self._roles = list(known)
+            self._offered = [*known, isAction]
         for widget in (self.ui.overlayComboBox, self.ui.opacitySlider, self.ui.thresholdSlider):
             widget.setEnabled(bool(known))
         self.ui.overlayComboBox.setToolTip(

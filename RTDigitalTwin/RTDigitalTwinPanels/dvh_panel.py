@@ -22,7 +22,7 @@ class DvhPanel:
         self._listed = None
 
     def refresh(self):
-        nodes = self.shell.twin.outcome
+        nodes = self.shell.twin.shown
         ready = nodes is not None and nodes.chart is not None
         for widget in (self.ui.dvhStructuresList, self.ui.bandLevelComboBox, self.ui.tableComboBox):
             widget.setEnabled(ready)
@@ -33,7 +33,7 @@ class DvhPanel:
             self.ui.tableComboBox.clear()
             self.ui.goalsLabel.setText(_("Predict the dose first."))
             return
-        if self._listed != nodes.chart.GetID():
+        if self._listed != self._signature(nodes):
             self._list(nodes)
         level = self.shell.parameters.bandLevel.value
         if band_level_of(nodes.chart) != level:
@@ -44,7 +44,7 @@ class DvhPanel:
         self.ui.goalsLabel.setToolTip(nodes.goals.GetDescription() if nodes.goals else "")
 
     def onStructure(self, *unused):
-        nodes = self.shell.twin.outcome
+        nodes = self.shell.twin.shown
         if self._listed is None or nodes is None or nodes.chart is None:
             return
         box = self.ui.dvhStructuresList
@@ -74,10 +74,15 @@ class DvhPanel:
             _("Dose metrics"): nodes.metrics,
             _("Observations"): nodes.observations,
             _("Metrics before and after"): nodes.compared,
+            _("Ranking of actions"): self.shell.twin.ranking,
         }
         self._tables = {}
         self.ui.tableComboBox.clear()
         present = {words: table for words, table in named.items() if table is not None}
         self.ui.tableComboBox.addItems(list(present))
         self._tables = present
-        self._listed = nodes.chart.GetID()
+        self._listed = self._signature(nodes)
+
+    def _signature(self, nodes):
+        ranking = self.shell.twin.ranking
+        return nodes.chart.GetID(), ranking.GetID() if ranking else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 import slicer
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
-from RTDigitalTwinLib.jobs import Choice
+from RTDigitalTwinLib.jobs import CUSTOMARY, Choice
 from RTDigitalTwinLib.scene.dvh_nodes import show_band_level, show_curves
 from RTDigitalTwinLib.scene.measurement_nodes import add_measurement, measurement_table
 from RTDigitalTwinLib.scene.scene_twin import SceneTwin
@@ -75,6 +75,46 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
             absorb_outliers=chosen.absorbOutliers if absorbOutliers is None else absorbOutliers,
         )
 
+    def recommend(self, risk=None, samples=None, customary=CUSTOMARY, spare=(), boost=(), actions="", protocol="",
+                  uncertaintyWeight=None):  # fmt: skip
+        """Rank what could be done next; returns the table. What is not given is the protocol's or the parameter node's.
+
+        ``customary`` are names of ``CUSTOMARY``, ``spare`` and ``boost`` structures besides; ``actions`` and
+        ``protocol`` TOML files. Without a recommendation the present dose stays in view.
+        """
+        chosen = self.getParameterNode()
+        return self.twin().recommend(
+            _letEventsThrough,
+            samples=chosen.decideSamples if samples is None else samples,
+            seed=chosen.seed,
+            device=chosen.device.value,
+            risk=risk,
+            uncertainty_weight=uncertaintyWeight,
+            customary=tuple(customary),
+            spare=tuple(spare),
+            boost=tuple(boost),
+            actions=str(actions),
+            protocol=str(protocol),
+        )
+
+    def showAction(self, action, actions="", protocol=""):
+        """Show a ranked action's dose, histograms and goals beside the present ones; returns its mean dose node.
+
+        ``keep`` brings back the present dose. ``actions`` and ``protocol`` are the files of the ranking, if any.
+        """
+        device = self.getParameterNode().device.value
+        return self.twin().show_action(
+            action, _letEventsThrough, device=device, actions=str(actions), protocol=str(protocol)
+        )
+
+    def simulateCourse(self, **settings):
+        """Live through a simulated course and watch it; returns its nodes. Settings are those of ``LiveCourse``."""
+        chosen = self.getParameterNode()
+        return self.twin().live(
+            _letEventsThrough,
+            **{"samples": chosen.samples, "seed": chosen.seed, "device": chosen.device.value} | settings,
+        )
+
     def undo(self):
         """Go back before the last observing; returns the mean dose node."""
         return self.twin().undo()
@@ -91,12 +131,12 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
 
     def showStructures(self, names):
         """Show these structures' curves in the chart and no others."""
-        nodes = self.twin().outcome
+        nodes = self.twin().shown
         show_curves(nodes.chart, nodes.series, names)
 
     def showBandLevel(self, level):
         """Let the chart's dashed curves be the band at 0.95, 0.9, 0.8 or 0.5."""
-        nodes = self.twin().outcome
+        nodes = self.twin().shown
         show_band_level(nodes.chart, nodes.series, level)
 
     def writeReport(self, folder):

@@ -53,11 +53,29 @@ class BandLevel(Enum):
         return f"{100 * self.value:g} %"
 
 
+class Policy(Enum):
+    """When the twin looks again at what it believes, in a course."""
+
+    TRIGGERED = "triggered"
+    SCHEDULED = "scheduled"
+    STATIC = "static"
+
+    def label(self):
+        words = {
+            "triggered": _("When readings are not as expected"),
+            "scheduled": _("After every five fractions"),
+            "static": _("Never"),
+        }
+        return words[self.value]
+
+
 @parameterNodeWrapper
 class RTDigitalTwinParameterNode:
     """What the twin is of and how it is computed and shown.
 
-    ``prediction`` is the mean dose of the prediction now; ``overlay`` its role, or ``reference``.
+    ``prediction`` is the mean dose of the prediction now; ``overlay`` its role, or ``reference``; ``shownAction`` whose
+    dose is in view, "" for that of the prediction. Actions are named as the library's ``jobs.CUSTOMARY`` names them,
+    those added "spare" or "boost" and a structure.
     """
 
     ct: vtkMRMLScalarVolumeNode
@@ -77,3 +95,17 @@ class RTDigitalTwinParameterNode:
     measurements: vtkMRMLTableNode
     method: Method = Method.GP
     absorbOutliers: bool = False
+    uncheckedActions: list[str]
+    addedActions: list[str]
+    decideSamples: Annotated[int, WithinRange(2, 1024)] = 64
+    riskPercent: Annotated[float, WithinRange(0.5, 50)] = 5.0
+    uncertaintyWeight: Annotated[float, WithinRange(0, 10)] = 0.5
+    shownAction: str = ""
+    courseFractions: Annotated[int, WithinRange(2, 100)] = 35
+    shiftAt: Annotated[int, WithinRange(0, 100)] = 10
+    shiftLeftMm: Annotated[float, WithinRange(-20, 20)] = 0.0
+    shiftPosteriorMm: Annotated[float, WithinRange(-20, 20)] = 4.0
+    shiftSuperiorMm: Annotated[float, WithinRange(-20, 20)] = -3.0
+    shrinkagePercent: Annotated[float, WithinRange(0, 90)] = 15.0
+    policy: Policy = Policy.TRIGGERED
+    courseNtcp: str = ""

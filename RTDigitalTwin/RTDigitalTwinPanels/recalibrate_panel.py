@@ -139,6 +139,7 @@ class RecalibratePanel:
         self.shell.run(errand, self.shell.dose.landed)
 
     def onShowChange(self, *unused):
+        self.shell.parameters.shownAction = ""
         self.shell.parameters.overlay = CHANGE
 
     def onUndo(self, *unused):

@@ -53,7 +53,7 @@ class Assessment:
 
     @property
     def is_acceptable(self) -> bool:
-        """Whether every constraint is certified; never where there is none, or one of a structure that cannot be read."""
+        """Whether every constraint is certified; never without any, or with one that cannot be read."""
         return bool(self.chances) and not self.unread and all(chance.is_kept for chance in self.chances)
 
     @property

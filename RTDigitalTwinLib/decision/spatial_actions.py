@@ -24,8 +24,8 @@ AIM_WEIGHT = 10.0  # of what a structure is to get; a tenth of a target's, ten t
 STEPS, REPLAN_STEPS = 20, 30
 LEAST_CHANGE_GY = 0.01
 NEW_PLAN_NOTE = (
-    "The spread is that of the present dose; how sure the dose of a new plan is was not measured, so that nothing of it is "
-    "certified."
+    "The spread is that of the present dose; how sure the dose of a new plan is was not measured, so that nothing "
+    "of it is certified."
 )
 LEAST_TOLD_GY = 0.05  # of what the beams make beyond the bounds
 

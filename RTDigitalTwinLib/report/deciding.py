@@ -9,6 +9,7 @@ from typing import Any
 from RTDigitalTwinLib.decision.actions import Keep
 from RTDigitalTwinLib.decision.ranking import Assessment, Ranking
 from RTDigitalTwinLib.dosimetry.goals import GoalResult
+from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 RECOMMENDED, ACCEPTABLE, NOT_CERTIFIED = "recommended", "acceptable", "not certified"
@@ -86,15 +87,34 @@ class Deciding:
     Attributes
     ----------
     simulated : whether observations behind it stand in for measurements.
+    chosen : name of the action to show in place of the recommended one; "" for that.
     """
 
     ranking: Ranking
     simulated: bool = False
+    chosen: str = ""
 
     @property
     def shown(self) -> Assessment:
-        """What all further numbers are of: the recommended action, or keeping the plan where there is none."""
-        return self.ranking.recommended or self.ranking.keep
+        """What all further numbers are of: the action chosen, or the recommended, or keeping where there is none.
+
+        Raises RTDigitalTwinError where the chosen one is not among those judged.
+        """
+        if not self.chosen:
+            return self.ranking.recommended or self.ranking.keep
+        found = next((a for a in self.ranking.assessed if a.action.name == self.chosen), None)
+        if found is None:
+            reason = next((one.reason for one in self.ranking.refused if one.name == self.chosen), "")
+            raise RTDigitalTwinError(
+                f"This action was not judged. {reason}".strip(), where=self.chosen, remedy="Rank the actions again."
+            )
+        return found
+
+    @property
+    def words(self) -> str:
+        """What is recommended, or what stands in the way, and which actions are not possible."""
+        refused = (f"Not possible: {one.name}. {one.reason}" for one in self.ranking.refused)
+        return " ".join((self.ranking.words, *self.ranking.obstacles, *refused))
 
     @property
     def before(self) -> DoseEnsemble | None:

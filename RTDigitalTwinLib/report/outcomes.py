@@ -59,6 +59,8 @@ def outcome_of(findings: Findings, progress: Progress = silent, *, device: str =
         weights_sha256=prediction.weights_sha256,
         device=device,
         notes=findings.notes,
+        action="" if findings.deciding is None else findings.deciding.shown.action.name,
+        decided="" if findings.deciding is None else findings.deciding.words,
         outcomes=() if findings.observing is None else tuple(row.outcome for row in findings.observing.rows),
     )
 
@@ -212,5 +214,5 @@ def _ranking(findings: Findings) -> Table | None:
             "Violated with at most (%)": np.round(percent, 1),
             "Reasons": tuple(row.reasons for row in rows),
         },
-        " ".join(("Research use only.", ranking.words, *ranking.obstacles, *ranking.notes)),
+        " ".join(("Research use only.", findings.deciding.words, *ranking.notes)),
     )

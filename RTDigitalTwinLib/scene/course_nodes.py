@@ -1,135 +1,211 @@
-"""A course in the scene: its trajectory as table and charts, and the doses of its fractions as sequences to play."""
+"""A course in the scene: its trajectory as table and charts, and the doses of its fractions as sequences to play.
+
+The sequence browser stands for a course: it refers to its tables, charts and sequences, and to the CT it is of.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import slicer
-from numpy.typing import NDArray
 
-from RTDigitalTwinLib.course_projection import Endpoint
-from RTDigitalTwinLib.course_record import CourseResult
-from RTDigitalTwinLib.outcome import Table, Values
-from RTDigitalTwinLib.patient.volume import Quantity
+from RTDigitalTwinLib.course_outcome import BAND, FRACTION_COLUMN, LIMIT, TRUTH, TWIN, CourseChart, CourseOutcome
+from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
-from RTDigitalTwinLib.report.course_figure import NTCP_LIMIT, chosen_ntcp
 from RTDigitalTwinLib.scene import volume_nodes
-from RTDigitalTwinLib.scene.hierarchy import folder_item, put_under
-from RTDigitalTwinLib.scene.patient_nodes import PatientNodes, highest_prescription_gy, show_patient
+from RTDigitalTwinLib.scene.hierarchy import folder_item, hierarchy, put_under
+from RTDigitalTwinLib.scene.isodose_nodes import show_isodoses_of
+from RTDigitalTwinLib.scene.outcome_nodes import OVERLAY_OPACITY, show_over_ct
+from RTDigitalTwinLib.scene.patient_nodes import show_patient
 from RTDigitalTwinLib.scene.table_nodes import add_table
 
-COURSE_ATTRIBUTE = "RTDigitalTwin.Course"
+if TYPE_CHECKING:
+    from RTDigitalTwinLib.course_record import CourseResult
+
+COURSE_ATTRIBUTE, SUMMARY_ATTRIBUTE = "RTDigitalTwin.Course", "RTDigitalTwin.Summary"
 INDEX = "fraction"
-STEPS = 7  # doses of a sequence, at most: each is a volume
-FRACTION_COLUMN, UNCERTAINTY_COLUMN, EVENTS_COLUMN = "Fraction", "Uncertainty (Gy)", "Events"
-LIMIT_COLUMN = f"{NTCP_LIMIT:.0%} line"
+_CT, _TRAJECTORY, _TRIGGERS, _CHART, _SERIES, _ACCUMULATED, _DAILY = (
+    f"RTDigitalTwin.{role}" for role in ("ct", "trajectory", "triggers", "chart", "series", "accumulated", "daily")
+)
 _Plot = slicer.vtkMRMLPlotSeriesNode
+_STYLES = {
+    TWIN: ((0.12, 0.44, 0.55), _Plot.LineStyleSolid),
+    BAND: ((0.12, 0.44, 0.55), _Plot.LineStyleDash),
+    TRUTH: ((0.71, 0.27, 0.17), _Plot.LineStyleDashDot),
+    LIMIT: ((0.2, 0.2, 0.2), _Plot.LineStyleDot),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class CourseNodes:
-    """Nodes of a course.
+    """Nodes of a course, any of which but the browser may have been deleted since.
 
     Attributes
     ----------
-    trajectory : table, a row a fraction.
+    browser : plays both sequences.
+    trajectory, triggers : tables: a row a fraction; a row for each fraction after which something was done.
     charts : of the uncertainty, and of the NTCP where there is one.
-    accumulated, daily : sequences of doses; ``browser`` plays both.
-    shown : the proxy volumes that the browser moves.
+    series : their curves.
+    accumulated, daily : sequences of doses.
     """
 
-    patient: PatientNodes
-    trajectory: Any
-    charts: tuple[Any, ...]
-    accumulated: Any
-    daily: Any
     browser: Any
-    shown: tuple[Any, ...]
+    ct: Any | None
+    trajectory: Any | None
+    triggers: Any | None
+    charts: tuple[Any, ...]
+    series: tuple[Any, ...]
+    accumulated: Any | None
+    daily: Any | None
+
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """The proxy volumes that the browser moves: accumulated, then daily."""
+        sequences = (node for node in (self.accumulated, self.daily) if node is not None)
+        return tuple(self.browser.GetProxyNode(node) for node in sequences)
+
+    @property
+    def fractions(self) -> tuple[int, ...]:
+        """That there are doses of."""
+        if self.accumulated is None:
+            return ()
+        count = self.accumulated.GetNumberOfDataNodes()
+        return tuple(int(self.accumulated.GetNthIndexValue(k)) for k in range(count))
 
 
 def show_course(
     scene: Any, result: CourseResult, structure: str | None = None, progress: Progress = silent
 ) -> CourseNodes:
     """The patient, the trajectory and the simulated doses of a course; ``structure`` is whose NTCP is charted."""
+    from RTDigitalTwinLib.report.course_outcomes import course_outcome_of
+
     patient = show_patient(scene, result.projection.patient, part(progress, 0.0, 0.4))
-    has_ntcp = any(e.effect == "NTCP" for e in result.records[-1].endpoints)
-    shown = chosen_ntcp(result, structure) if has_ntcp else None
-    table = _trajectory(scene, result, shown)
-    charts, series = [], []
-    columns = [(UNCERTAINTY_COLUMN, (0.12, 0.44, 0.55), _Plot.LineStyleSolid)]
-    made = _chart(scene, table, "Uncertainty of the dose to come", "Gy", columns)
-    charts.append(made[0])
-    series += made[1]
-    if shown is not None:
-        title = f"{shown.structure} NTCP at the end: {shown.endpoint}"
-        lines = [
-            (_column(shown, "mean"), (0.12, 0.44, 0.55), _Plot.LineStyleSolid),
-            (_column(shown, "low"), (0.12, 0.44, 0.55), _Plot.LineStyleDash),
-            (_column(shown, "high"), (0.12, 0.44, 0.55), _Plot.LineStyleDash),
-            (_column(shown, "true"), (0.71, 0.27, 0.17), _Plot.LineStyleDashDot),
-            (LIMIT_COLUMN, (0.2, 0.2, 0.2), _Plot.LineStyleDot),
-        ]
-        made = _chart(scene, table, title, "%", lines)
-        charts.append(made[0])
-        series += made[1]
     progress(0.5, "doses of the fractions")
-    at = _steps(len(result.daily_gy))
-    prescribed = result.projection.patient.plan.prescription.fractions
-    highest = highest_prescription_gy(result.projection.patient)
-    sums = np.cumsum(result.daily_gy, axis=0, dtype=np.float32)
-    accumulated = _sequence(scene, result, "Accumulated dose (simulated)", at, sums, highest)
-    daily = _sequence(scene, result, "Dose of the fraction (simulated)", at, result.daily_gy, highest / prescribed)
+    return add_course(scene, course_outcome_of(result, structure), patient.ct, patient.study)
+
+
+def add_course(scene: Any, outcome: CourseOutcome, ct: Any, study: int) -> CourseNodes:
+    """Add everything of a course; what was added is taken away again where something goes wrong on the way."""
+    before = {scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())}
+    folder = folder_item(scene, study, "Course")
+    try:
+        return _added(scene, outcome, ct, folder)
+    except BaseException:
+        for node in [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]:
+            if node not in before and node is not None:
+                scene.RemoveNode(node)
+        hierarchy(scene).RemoveItem(folder)
+        raise
+
+
+def _added(scene: Any, outcome: CourseOutcome, ct: Any, folder: int) -> CourseNodes:
+    table = add_table(scene, "Trajectory of the course", outcome.trajectory)
+    table.SetAttribute(COURSE_ATTRIBUTE, outcome.policy)
+    triggers = add_table(scene, "Triggers of the course", outcome.triggers)
+    charts, series = [], []
+    for one in outcome.charts:
+        chart, curves = _chart(scene, table, one)
+        charts.append(chart)
+        series += curves
+    highest = outcome.highest_gy
+    accumulated = _sequence(scene, "Accumulated dose (simulated)", outcome.accumulated, highest)
+    daily = _sequence(scene, "Dose of the fraction (simulated)", outcome.daily, highest / outcome.prescribed)
     browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", scene.GenerateUniqueName("Fractions"))
     browser.SetAndObserveMasterSequenceNodeID(accumulated.GetID())
     browser.AddSynchronizedSequenceNodeID(daily.GetID())
+    browser.SetAttribute(COURSE_ATTRIBUTE, outcome.policy)
+    browser.SetAttribute(SUMMARY_ATTRIBUTE, outcome.summary)
+    referred = {_CT: ct, _TRAJECTORY: table, _TRIGGERS: triggers, _ACCUMULATED: accumulated, _DAILY: daily}
+    for role, node in referred.items():
+        browser.SetNodeReferenceID(role, node.GetID())
+    for role, nodes in ((_CHART, charts), (_SERIES, series)):
+        for node in nodes:
+            browser.AddNodeReferenceID(role, node.GetID())
     logic = slicer.modules.sequences.logic()
     logic.UpdateProxyNodesFromSequences(browser)
-    browser.SetSelectedItemNumber(len(at) - 1)
-    logic.UpdateProxyNodesFromSequences(browser)
-    proxies = tuple(browser.GetProxyNode(node) for node in (accumulated, daily))
-    folder = folder_item(scene, patient.study, "Course")
-    put_under(scene, folder, [table, *charts, *series, accumulated, daily, browser, *proxies])
-    return CourseNodes(patient, table, tuple(charts), accumulated, daily, browser, proxies)
+    select_fraction(browser, len(outcome.accumulated) - 1)
+    found = course_of(browser)
+    for proxy, highest_gy in zip(found.shown, (highest, highest / outcome.prescribed), strict=True):
+        volume_nodes.paint_dose(proxy, highest_gy)  # a browser dresses its volumes in grey
+    put_under(scene, folder, [table, triggers, *charts, *series, accumulated, daily, browser, *found.shown])
+    return found
 
 
-def _trajectory(scene: Any, result: CourseResult, shown: Endpoint | None) -> Any:
-    records = result.records
-    columns: dict[str, Values] = {
-        FRACTION_COLUMN: np.array([r.fraction for r in records]),
-        UNCERTAINTY_COLUMN: np.round([r.uncertainty_gy for r in records], 3),
-        "Innovation (of expected)": np.round([r.innovation_ratio for r in records], 3),
-        "Alarm value": np.round([r.alarm_value for r in records], 3),
-        EVENTS_COLUMN: tuple("; ".join(r.events) for r in records),
-        "Images so far": np.array([r.images for r in records]),
-    }
-    if shown is not None:
-        of = [next((e for e in r.endpoints if e.name == shown.name), None) for r in records]
-        for k in ("mean", "low", "high", "true"):
-            columns[_column(shown, k)] = np.array([np.nan if e is None else 100 * getattr(e, k) for e in of])
-        columns[LIMIT_COLUMN] = np.full(len(records), 100 * NTCP_LIMIT)
-    said = f"{result.settings.change.words}. NTCP in %, projected to the end of treatment."
-    node = add_table(scene, "Trajectory of the course", Table(columns, said))
-    node.SetAttribute(COURSE_ATTRIBUTE, result.settings.policy.name)
-    return node
+def course_of(browser: Any) -> CourseNodes:
+    """The nodes of a course, such as after a scene was read; deleted ones are None."""
+    charts, series = (
+        tuple(browser.GetNthNodeReference(role, k) for k in range(browser.GetNumberOfNodeReferences(role)))
+        for role in (_CHART, _SERIES)
+    )
+    return CourseNodes(
+        browser,
+        browser.GetNodeReference(_CT),
+        browser.GetNodeReference(_TRAJECTORY),
+        browser.GetNodeReference(_TRIGGERS),
+        tuple(node for node in charts if node is not None),
+        tuple(node for node in series if node is not None),
+        browser.GetNodeReference(_ACCUMULATED),
+        browser.GetNodeReference(_DAILY),
+    )
 
 
-def _column(shown: Endpoint, what: str) -> str:
-    words = {"mean": "", "low": ", band low", "high": ", band high", "true": ", simulated truth"}[what]
-    return f"{shown.structure} NTCP{words}"
+def find_course(scene: Any, ct: Any) -> CourseNodes | None:
+    """The latest course of a CT's patient; None where there is none."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")
+    browsers = [scene.GetNthNodeByClass(k, "vtkMRMLSequenceBrowserNode") for k in range(count)]
+    own = [node for node in browsers if node.GetAttribute(COURSE_ATTRIBUTE) and node.GetNodeReference(_CT) is ct]
+    return course_of(own[-1]) if own else None
 
 
-def _chart(
-    scene: Any, table: Any, title: str, unit: str, columns: list[tuple[str, tuple[float, float, float], int]]
-) -> tuple[Any, list[Any]]:
-    chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", scene.GenerateUniqueName(title.split(":")[0]))
-    chart.SetTitle(title)
+def select_fraction(browser: Any, item: int) -> None:
+    """Let the browser's volumes be those of an item of its sequences, from 0."""
+    browser.SetSelectedItemNumber(item)
+    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
+
+
+def show_course_dose(scene: Any, nodes: CourseNodes, which: int, opacity: float = OVERLAY_OPACITY) -> None:
+    """Lay the accumulated dose (0) or that of the fraction (1) over the CT."""
+    if which < len(nodes.shown):
+        show_isodoses_of(scene)  # they are of another dose
+        show_over_ct(scene, nodes.ct, nodes.shown[which], opacity)
+
+
+def show_course_chart(scene: Any, chart: Any) -> None:
+    """A chart in every plot view."""
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLPlotViewNode")):
+        scene.GetNthNodeByClass(index, "vtkMRMLPlotViewNode").SetPlotChartNodeID(chart.GetID())
+
+
+def remove_course(scene: Any, nodes: CourseNodes) -> None:
+    """Take away everything of a course; its patient stays."""
+    tree = hierarchy(scene)
+    folder = tree.GetItemParent(tree.GetItemByDataNode(nodes.browser))
+    proxies, sequences = nodes.shown, (nodes.accumulated, nodes.daily)
+    scene.RemoveNode(nodes.browser)  # first: it makes its volumes anew
+    for node in (*nodes.charts, *nodes.series, nodes.trajectory, nodes.triggers, *sequences):
+        if node is not None and scene.IsNodePresent(node):
+            storage = node.GetStorageNode() if node.IsA("vtkMRMLStorableNode") else None
+            scene.RemoveNode(node)
+            if storage is not None:
+                scene.RemoveNode(storage)
+    for proxy in proxies:
+        if proxy is not None and scene.IsNodePresent(proxy):
+            _remove(scene, proxy)
+    if folder and tree.GetItemLevel(folder) == "Folder" and not tree.GetNumberOfItemChildren(folder):
+        tree.RemoveItem(folder)
+
+
+def _chart(scene: Any, table: Any, told: CourseChart) -> tuple[Any, list[Any]]:
+    chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", scene.GenerateUniqueName(told.title.split(":")[0]))
+    chart.SetTitle(told.title)
     chart.SetXAxisTitle(FRACTION_COLUMN)
-    chart.SetYAxisTitle(unit)
+    chart.SetYAxisTitle(told.unit)
     chart.SetTitleFontSize(14)
     series = []
-    for column, colour, line in columns:
+    for column, kind in told.curves:
+        colour, line = _STYLES[kind]
         node = scene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", scene.GenerateUniqueName(column))
         node.SetAndObserveTableNodeID(table.GetID())
         node.SetXColumnName(FRACTION_COLUMN)
@@ -144,17 +220,11 @@ def _chart(
     return chart, series
 
 
-def _steps(fractions: int) -> list[int]:
-    """Fractions to keep, evenly, with the first and the last."""
-    return sorted({round(float(k)) for k in np.linspace(1, fractions, min(STEPS, fractions))})
-
-
-def _sequence(scene: Any, result: CourseResult, name: str, at: list[int], doses: NDArray, highest_gy: float) -> Any:
+def _sequence(scene: Any, name: str, doses: Mapping[int, Volume], highest_gy: float) -> Any:
     sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", scene.GenerateUniqueName(name))
     sequence.SetIndexName(INDEX)
     sequence.SetIndexUnit("")
-    for fraction in at:
-        volume = result.projection.crop.spread(doses[fraction - 1].astype(np.float32), Quantity.DOSE_GY)
+    for fraction, volume in doses.items():
         node = volume_nodes.add_dose(scene, volume, name, highest_gy)
         sequence.SetDataNodeAtValue(node, str(fraction))
         _remove(scene, node)
@@ -163,6 +233,8 @@ def _sequence(scene: Any, result: CourseResult, name: str, at: list[int], doses:
 
 def _remove(scene: Any, node: Any) -> None:
     """A volume with its display, colour legend and storage."""
-    while node.GetNumberOfDisplayNodes():
-        scene.RemoveNode(node.GetNthDisplayNode(0))
+    displays = [node.GetNthDisplayNode(k) for k in range(node.GetNumberOfDisplayNodes())]
+    for display in displays:
+        if display is not None:
+            scene.RemoveNode(display)
     scene.RemoveNode(node)

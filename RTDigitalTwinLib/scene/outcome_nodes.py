@@ -29,6 +29,7 @@ _CHART, _METRICS, _GOALS, _OBSERVATIONS, _COMPARED, _RANKING, _SERIES, _CT, _SEG
     )
 )  # fmt: skip
 MEASUREMENTS_REFERENCE, PREVIOUS_REFERENCE = "RTDigitalTwin.measurements", "RTDigitalTwin.previous"
+RANKING_REFERENCE, ACTION_REFERENCE, ACTION_ATTRIBUTE = _RANKING, f"{_PREFIX}action", f"{_PREFIX}Action"
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,16 +203,35 @@ def find_outcome(scene: Any, mean: Any) -> OutcomeNodes:
 
 
 def is_latest_outcome(scene: Any, node: Any) -> bool:
-    """Whether a volume node is the mean dose of a prediction that no observing followed."""
-    if node.GetAttribute(_PROVENANCE["samples"]) is None:
+    """Whether a volume node is the mean dose of a prediction that no observing followed, and of no action."""
+    if node.GetAttribute(_PROVENANCE["samples"]) is None or node.GetAttribute(ACTION_ATTRIBUTE) is not None:
         return False
     count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
     others = (scene.GetNthNodeByClass(k, "vtkMRMLScalarVolumeNode") for k in range(count))
     return all(other.GetNodeReference(PREVIOUS_REFERENCE) is not node for other in others)
 
 
+def action_means(mean: Any) -> list[Any]:
+    """Mean doses of the actions that were shown of a prediction."""
+    count = mean.GetNumberOfNodeReferences(ACTION_REFERENCE)
+    return [node for node in (mean.GetNthNodeReference(ACTION_REFERENCE, k) for k in range(count)) if node is not None]
+
+
+def remove_actions(scene: Any, mean: Any, action: str | None = None) -> None:
+    """Take away the doses of a prediction's actions and their ranking, or the dose of one action alone."""
+    for one in action_means(mean):
+        if action in (None, one.GetAttribute(ACTION_ATTRIBUTE)):
+            remove_outcome(scene, one)
+    table = mean.GetNodeReference(RANKING_REFERENCE)
+    if action is None and table is not None:
+        storages = _storages(table)
+        for node in (table, *storages):
+            scene.RemoveNode(node)
+
+
 def remove_outcome(scene: Any, mean: Any) -> None:
-    """Take away everything of a prediction; its patient stays."""
+    """Take away everything of a prediction and of its actions; its patient stays."""
+    remove_actions(scene, mean)
     nodes = find_outcome(scene, mean)
     tree = hierarchy(scene)
     folder = tree.GetItemParent(tree.GetItemByDataNode(mean))
@@ -254,10 +274,15 @@ def show_overlay(
     """
     overlay = overlay or nodes.mean
     show_isodoses_of(scene, *((overlay, nodes.mean) if isodoses else ()))
+    show_over_ct(scene, nodes.ct, overlay, opacity)
+
+
+def show_over_ct(scene: Any, ct: Any | None, overlay: Any, opacity: float = OVERLAY_OPACITY) -> None:
+    """A CT in every slice view with a volume above."""
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
         composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
         was = composite.StartModify()
-        composite.SetBackgroundVolumeID(nodes.ct.GetID() if nodes.ct is not None else None)
+        composite.SetBackgroundVolumeID(ct.GetID() if ct is not None else None)
         composite.SetForegroundVolumeID(overlay.GetID())
         composite.SetForegroundOpacity(opacity)
         composite.EndModify(was)

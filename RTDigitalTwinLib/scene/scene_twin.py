@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from RTDigitalTwinLib import background
+from RTDigitalTwinLib.course_outcome import load_course
 from RTDigitalTwinLib.errors import OutputError, RTDigitalTwinError, SceneError
 from RTDigitalTwinLib.jobs import (
+    COURSE_FILE,
     INSPECTION_FILE,
     PATIENT_FILE,
     SAMPLE,
     Choice,
     Inspect,
     Job,
+    LiveCourse,
     Observe,
     Predict,
     Read,
+    Recommend,
     Report,
     write_job,
 )
 from RTDigitalTwinLib.patient.patient_file import load_patient_file
 from RTDigitalTwinLib.patient.structure_matching import Match, MatchState
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.scene.action_nodes import KEEP, action_nodes, job_of_action, ranking_of, show_ranking
 from RTDigitalTwinLib.scene.bundle import load_mrb, save_mrb
+from RTDigitalTwinLib.scene.course_nodes import CourseNodes, add_course, find_course, remove_course
 from RTDigitalTwinLib.scene.measurement_nodes import import_measurements, measurement_table
 from RTDigitalTwinLib.scene.outcome_nodes import (
     OVERLAY_OPACITY,
@@ -35,8 +41,9 @@ from RTDigitalTwinLib.scene.outcome_nodes import (
     is_latest_outcome,
     show_chart_and_goals,
     show_overlay,
+    show_table,
 )
-from RTDigitalTwinLib.scene.twin_nodes import Told, TwinNodes, clear, show_answer, tell, undo
+from RTDigitalTwinLib.scene.twin_nodes import Told, TwinNodes, clear, require_present, show_answer, study_of, tell, undo
 from RTDigitalTwinLib.scene.twin_patient import pseudonym_of, show_loaded
 
 
@@ -49,6 +56,7 @@ class TwinState:
     ct, segmentation, referenceDose : of the patient.
     prediction : mean dose of the prediction now.
     measurements : table.
+    shownAction : whose dose is in view; "" for that of the prediction.
     fractions : of the course, where the patient was not read with a plan.
     """
 
@@ -57,6 +65,7 @@ class TwinState:
     referenceDose: Any = None  # noqa: N815 (the parameter node's names are Slicer's way)
     prediction: Any = None
     measurements: Any = None
+    shownAction: str = ""  # noqa: N815
     fractions: int = 35
 
 
@@ -120,6 +129,25 @@ class SceneTwin:
         return None if mean is None or not self.scene.IsNodePresent(mean) else find_outcome(self.scene, mean)
 
     @property
+    def ranking(self) -> Any | None:
+        """Table of the actions that were ranked on the prediction now; None where none were."""
+        nodes = self.outcome
+        return None if nodes is None else nodes.ranking
+
+    @property
+    def shown(self) -> OutcomeNodes | None:
+        """The nodes in view: those of the action to be shown, or else of the prediction now."""
+        nodes, action = self.outcome, self.state.shownAction
+        if nodes is None or not action:
+            return nodes
+        return action_nodes(self.scene, nodes.mean, action) or nodes
+
+    @property
+    def course(self) -> CourseNodes | None:
+        """The nodes of the patient's simulated course; None where none was lived through."""
+        return None if self.state.ct is None else find_course(self.scene, self.state.ct)
+
+    @property
     def pseudonym(self) -> str:
         """Of the patient. Raises SceneError without one."""
         if self.state.ct is None:
@@ -165,6 +193,53 @@ class SceneTwin:
             "Absorbing the measurements", Observe(samples, seed, device, weights, method, absorb_outliers)
         )
 
+    def recommending(self, job: Recommend | None = None) -> Errand:
+        """Actions are ranked on what is believed of the dose now; the recommended one's dose is shown beside it."""
+        return self._deciding("Ranking the actions", job or Recommend())
+
+    def computing_action(self, action: str, device: str = "auto", actions: str = "", protocol: str = "") -> Errand:
+        """The dose of a ranked action is added; ``actions`` and ``protocol`` are the files of the ranking, if any."""
+        table = self.ranking
+        if table is None:
+            raise SceneError("There is no ranking.", remedy="Rank the actions first.")
+        job = job_of_action(table, action, actions, protocol)
+        return self._deciding("Computing the dose of an action", replace(job, device=device))
+
+    def _deciding(self, title: str, job: Recommend) -> Errand:
+        told: list[Told] = []
+
+        def prepare(room: Path) -> None:
+            if self.outcome is None:
+                raise SceneError("There is no prediction.", remedy="Predict the dose first.")
+            told.append(tell(self.nodes, job, room))
+
+        def land(room: Path) -> Any:
+            action = show_ranking(self.scene, told[0], room)
+            self.state.shownAction = "" if action == KEEP else action
+            self.show()
+            return self.ranking
+
+        return Errand(title, prepare, land)
+
+    def living(self, job: LiveCourse | None = None) -> Errand:
+        """A whole course is simulated and watched; it takes the place of the course before."""
+        told: list[Told] = []
+
+        def land(room: Path) -> CourseNodes:
+            twin = told[0].twin
+            require_present(self.scene, twin)
+            earlier = find_course(self.scene, twin.ct)
+            nodes = add_course(self.scene, load_course(room / COURSE_FILE), twin.ct, study_of(self.scene, twin.ct))
+            if earlier is not None:
+                remove_course(self.scene, earlier)
+            return nodes
+
+        return Errand(
+            "Living through a simulated course",
+            lambda room: told.append(tell(self.nodes, job or LiveCourse(), room)),
+            land,
+        )
+
     def reporting(
         self, out: Path | None = None, dicom_out: Path | None = None, source: Path | None = None, weights: str = ""
     ) -> Errand:
@@ -194,7 +269,7 @@ class SceneTwin:
 
         def show(room: Path) -> Any:
             mean = show_answer(self.scene, told[0], room)
-            self.state.prediction = mean
+            self.state.prediction, self.state.shownAction = mean, ""
             self.show()
             return mean
 
@@ -215,7 +290,7 @@ class SceneTwin:
     def use(self, ct: Any, segmentation: Any, dose: Any = None) -> None:
         """Take nodes of the scene as the patient; a prediction of another CT is left."""
         if self.state.ct is not ct:
-            self.state.prediction = None
+            self.state.prediction, self.state.shownAction = None, ""
         self.state.ct, self.state.segmentation, self.state.referenceDose = ct, segmentation, dose
 
     def load(self, folder: str | Path | None = None, choice: Choice | None = None, progress: Progress = silent) -> Any:
@@ -232,6 +307,32 @@ class SceneTwin:
             self.import_measurements(Path(file))
         return self.do(self.observing(**settings), progress)
 
+    def recommend(self, progress: Progress = silent, **settings: Any) -> Any:
+        """The table of the actions ranked, the recommended one's dose in view; settings are those of ``Recommend``."""
+        return self.do(self.recommending(Recommend(**settings)), progress)
+
+    def show_action(self, action: str, progress: Progress = silent, **settings: Any) -> Any:
+        """Bring a ranked action's dose into view, computed first where it is not in the scene; returns its mean dose.
+
+        ``keep`` brings back the prediction. Settings are those of ``computing_action``.
+        """
+        mean = self.state.prediction
+        if mean is None or ranking_of(mean) is None:
+            raise SceneError("There is no ranking.", remedy="Rank the actions first.")
+        if action_nodes(self.scene, mean, action) is None:
+            self.do(self.computing_action(action, **settings), progress)
+        self.view_action(action)
+        return self.shown.mean if self.shown else None
+
+    def view_action(self, action: str) -> None:
+        """Bring an action's dose that is in the scene into view; ``keep`` or "" brings back the prediction."""
+        self.state.shownAction = "" if action == KEEP else action
+        self.show()
+
+    def live(self, progress: Progress = silent, **settings: Any) -> CourseNodes:
+        """The nodes of a simulated course, which was watched; settings are those of ``LiveCourse``."""
+        return self.do(self.living(LiveCourse(**settings)), progress)
+
     def import_measurements(self, file: Path) -> int:
         """Add a CSV file's measurements to the table; returns how many."""
         if self.state.measurements is None:
@@ -243,12 +344,13 @@ class SceneTwin:
         if self.state.prediction is None:
             raise RTDigitalTwinError("There is nothing to undo: nothing was observed.")
         self.state.prediction = undo(self.scene, self.state.prediction, self.state.measurements)
+        self.state.shownAction = ""
         self.show()
         return self.state.prediction
 
     def clear(self) -> None:
         """Take every prediction away; the patient stays."""
-        mean, self.state.prediction = self.state.prediction, None
+        mean, self.state.prediction, self.state.shownAction = self.state.prediction, None, ""
         if mean is not None:
             clear(self.scene, mean, self.state.measurements)
 
@@ -257,7 +359,7 @@ class SceneTwin:
 
         Raises SceneError where the prediction has no such volume.
         """
-        nodes = self.outcome
+        nodes = self.shown
         if nodes is None:
             raise SceneError("There is no prediction.", remedy="Predict the dose first.")
         known = overlays(nodes)
@@ -265,6 +367,7 @@ class SceneTwin:
             raise SceneError(f"The prediction has no {role!r}.", remedy=f"There are {', '.join(known)}.")
         show_overlay(self.scene, nodes, known[role], opacity=opacity, isodoses=isodoses)
         show_chart_and_goals(self.scene, nodes)
+        show_table(self.scene, self.ranking)
 
     def write_report(self, out: str | Path, progress: Progress = silent) -> Path:
         """A new folder with the HTML report, tables, volumes and pictures."""

@@ -96,11 +96,11 @@ def show_answer(scene: Any, told: Told, folder: Path) -> Any:
     SceneError where the patient is not in the scene any more, ModelError where the answer is damaged.
     """
     twin = told.twin
-    _require_present(scene, twin)
+    require_present(scene, twin)
     outcome = load_outcome(folder / OUTCOME_FILE)
     observed = isinstance(told.job, Observe)
     earlier = twin.mean if twin.mean is not None and scene.IsNodePresent(twin.mean) else None
-    study = _study(scene, twin.ct)
+    study = study_of(scene, twin.ct)
     dose = twin.dose if twin.dose is not None and scene.IsNodePresent(twin.dose) else None
     added = add_outcome(scene, outcome, twin.ct, twin.segmentation, dose, study)
     mean = added.nodes.mean
@@ -161,7 +161,8 @@ def step_of(mean: Any | None) -> int:
     return 0 if mean is None else int(mean.GetAttribute(_STEP) or 0)
 
 
-def _require_present(scene: Any, twin: TwinNodes) -> None:
+def require_present(scene: Any, twin: TwinNodes) -> None:
+    """Raise SceneError where the patient is not in the scene any more."""
     for node in (twin.ct, twin.segmentation):
         if node is None or not scene.IsNodePresent(node):
             raise SceneError(
@@ -196,7 +197,8 @@ def _remove_text(scene: Any, node: Any) -> None:
         scene.RemoveNode(storage)
 
 
-def _study(scene: Any, ct: Any) -> int:
+def study_of(scene: Any, ct: Any) -> int:
+    """Item of the study that a CT lies in."""
     tree = hierarchy(scene)
     item = tree.GetItemByDataNode(ct)
     study = tree.GetItemAncestorAtLevel(item, "Study") if item else 0

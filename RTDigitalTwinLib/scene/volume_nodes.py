@@ -62,10 +62,15 @@ def add_ct(scene: Any, ct: Volume, name: str = "CT") -> Any:
 def add_dose(scene: Any, dose: Volume, name: str, highest_gy: float) -> Any:
     """A dose in Gy as wash from 10 to 110 % of the highest prescription ``highest_gy``; SlicerRT knows it as dose."""
     node = add_volume(scene, dose, name)
+    paint_dose(node, highest_gy)
+    return node
+
+
+def paint_dose(node: Any, highest_gy: float) -> None:
+    """Dress a volume as ``add_dose`` does."""
     node.SetAttribute(names.DOSE_VOLUME, names.TRUE)
     limits = (0.0, HIGHEST_SHOWN_RATIO * highest_gy)  # a label at every tenth of the prescription
     _paint(node, colours.DOSE, limits, highest_gy / 10, (LOWEST_SHOWN_RATIO * highest_gy, np.inf), "Dose [Gy]")
-    return node
 
 
 def add_spread(scene: Any, spread: Volume, name: str, shown: np.ndarray, legend: str) -> Any:

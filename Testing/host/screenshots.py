@@ -15,7 +15,9 @@ from Testing.host.session import slicer_application
 PATIENCE_S = 600.0
 FEWEST_CALIBRATED = 16
 WIDEST_PIXELS = 1400
-PANELS = ("patient", "dose", "dvh", "recalibrate", "report")
+PANELS = ("patient", "dose", "dvh", "recalibrate", "decide", "course", "report")
+COURSE_FRACTIONS, COURSE_SHIFT_AT = 14, 5
+DECIDE_RISK_PERCENT = 20
 
 
 def finish(host: Any, module: Any) -> None:
@@ -77,6 +79,26 @@ def recalibrate(host: Any, module: Any, out: Path) -> None:
     host.grab(module.parent, out / "module_recalibrate.png")
 
 
+def decide(host: Any, module: Any, out: Path) -> None:
+    """Actions ranked; what is recommended, or why nothing is."""
+    only(module, "decide")
+    module.ui.riskSpinBox.value = DECIDE_RISK_PERCENT
+    module.ui.decideSamplesSpinBox.value = FEWEST_CALIBRATED
+    module.ui.rankButton.click()
+    finish(host, module)
+    host.grab(module.parent, out / "module_decide.png")
+
+
+def course(host: Any, module: Any, out: Path) -> None:
+    """A simulated course with a change, and its doses to play."""
+    only(module, "course")
+    module.ui.courseFractionsSpinBox.value = COURSE_FRACTIONS
+    module.ui.shiftAtSpinBox.value = COURSE_SHIFT_AT
+    module.ui.runCourseButton.click()
+    finish(host, module)
+    host.grab(module.parent, out / "module_course.png")
+
+
 def report(host: Any, module: Any, out: Path) -> None:
     """What can be kept."""
     only(module, "report")
@@ -87,7 +109,7 @@ def report(host: Any, module: Any, out: Path) -> None:
     host.grab(module.parent, out / "module_report.png")
 
 
-STEPS: tuple[Callable[[Any, Any, Path], None], ...] = (patient, dose, dvh, recalibrate, report)
+STEPS: tuple[Callable[[Any, Any, Path], None], ...] = (patient, dose, dvh, recalibrate, decide, course, report)
 
 
 def main(out: Path) -> int:
