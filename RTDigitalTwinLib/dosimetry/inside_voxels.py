@@ -172,7 +172,8 @@ def doses_inside(doses_gy: Tensor, voxels: StructureVoxels) -> tuple[Tensor, Ten
     device = doses_gy.device
 
     nowhere = voxels.neighbours == NOWHERE
-    all_known = not nowhere.any() and bool(torch.isfinite(doses_gy).all())
+    # On a GPU asking would wait for all that is under way.
+    all_known = device.type == "cpu" and not nowhere.any() and bool(torch.isfinite(doses_gy).all())
 
     def at(index: NDArray[np.int64]) -> Tensor:
         return doses_gy.index_select(1, torch.as_tensor(index, device=device))
