@@ -195,7 +195,8 @@ def test_without_dask_the_study_says_so(data: Path, study: CourseStudySettings, 
 
 def row(patient: str, policy: str, ntcp: float, delay: int | None, violated: int = 0) -> dict[str, Any]:
     decision = {
-        "action": "keep", "regret": 0.1, "gain": 0.2, "violated": violated, "constraints": 2, "possible": 1,
+        "action": "keep", "best_action": "keep", "regret": 0.1, "gain": 0.2, "violated": violated,
+        "constraints": 2, "possible": 1,
     }  # fmt: skip
     return {
         "patient": patient, "scenario": "change", "policy": policy, "true_ntcp": {"a": ntcp, "b": 0.0},
@@ -213,6 +214,7 @@ def test_tables_by_hand() -> None:
     assert mean["ntcp_mean_ratio"] == pytest.approx(0.13) and mean["ntcp_against_static_ratio"] == pytest.approx(-0.02)
     assert (mean["better_than_static"], mean["delay_fractions"], mean["undetected"]) == (1, 2.0, 1)
     assert (mean["violated"], mean["constraints"], mean["abstentions"]) == (1, 4, 2)
+    assert (mean["decisions"], mean["as_best"], mean["recommended_violating"]) == (4, 2, 1)
     assert clopper_pearson(1, 4) == pytest.approx((0.0063, 0.8059), abs=1e-4)
     assert clopper_pearson(0, 0) == (0.0, 1.0)
     text = course_markdown(summary)

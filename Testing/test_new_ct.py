@@ -65,7 +65,7 @@ def test_the_shift_comes_out_within_what_is_said_of_it(
     assert "shows the patient shifted by" in told and "HU on average" in told
     assert any("names no patient" in warning for warning in summary["warnings"])
     assert "The new CT of fraction 8" in (out / "report.html").read_text(encoding="utf-8")
-    assert "The new CT of fraction 8" in " ".join(capsys.readouterr().out.split())
+    assert "The new CT of fraction 8" in " ".join(capsys.readouterr().err.split())
     assert any(row["before"] != row["after"] for row in summary["metrics"])
     assert str(new_ct.parent) not in (out / "summary.json").read_text()
     ledger = [e for e in read_ledger(out / "ledger.jsonl") if e.kind == "observed"]
