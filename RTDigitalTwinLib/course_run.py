@@ -25,7 +25,7 @@ from RTDigitalTwinLib.course_record import (
     FractionRecord,
 )
 from RTDigitalTwinLib.decision.action_file import chosen_actions
-from RTDigitalTwinLib.decision.action_record import told
+from RTDigitalTwinLib.decision.action_record import action_row
 from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.policies import Decider
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
@@ -127,7 +127,7 @@ def live_course(
 def _live(course: Course, ledger: Ledger, settings: CourseRunSettings, progress: Progress) -> CourseResult:
     about = {
         "course": settings.course.as_dict(),
-        "actions": [told(action) for action in course.actions],
+        "actions": [action_row(action) for action in course.actions],
         "decider": None if course.decider is None else course.decider.as_dict(),
     }
     begun = next((e.content for e in ledger.entries if e.kind == COURSE), None)

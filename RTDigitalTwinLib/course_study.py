@@ -30,7 +30,7 @@ from RTDigitalTwinLib.course import Course, prepared
 from RTDigitalTwinLib.course_record import CourseResult, CourseSettings
 from RTDigitalTwinLib.course_run import counts_of
 from RTDigitalTwinLib.decision.action_file import chosen_actions
-from RTDigitalTwinLib.decision.action_record import told
+from RTDigitalTwinLib.decision.action_record import action_row
 from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.policies import POLICIES, UNCERTAINTY_WEIGHT, Decider, policy_named
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
@@ -243,7 +243,7 @@ def _about(settings: CourseStudySettings, surrogate: DoseSurrogate) -> dict[str,
 def _told(actions: tuple[Action, ...] | Path) -> Any:
     if isinstance(actions, Path):
         return read_toml(actions)
-    return [told(action) for action in actions]
+    return [action_row(action) for action in actions]
 
 
 def _open_cases(folder: Path, settings: CourseStudySettings) -> list[CourseCase]:

@@ -20,7 +20,7 @@ from RTDigitalTwinLib.calibration.calibrator import Calibrator
 from RTDigitalTwinLib.calibration.measurements import as_row, from_row
 from RTDigitalTwinLib.calibration.recalibration import Update
 from RTDigitalTwinLib.calibration.settings import settings_of
-from RTDigitalTwinLib.decision.action_record import told
+from RTDigitalTwinLib.decision.action_record import action_row
 from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.optimisation import Optimised
 from RTDigitalTwinLib.decision.ranking import Ranking
@@ -194,7 +194,7 @@ def recommended(ranking: Ranking, actions: Sequence[Action], belief: Belief) -> 
         "belief_sha256": belief_sha256(belief),
         "protocol": dict(ranking.protocol.content),
         "risk": ranking.protocol.risk,
-        "actions": [told(action) for action in actions],
+        "actions": [action_row(action) for action in actions],
         "ranking": [
             {
                 "action": a.action.name,

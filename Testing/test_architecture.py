@@ -40,7 +40,7 @@ LEVELS = (
         "scene",
         "doctor",
     ),
-    ("observe", "cohort", "study", "replay", "loop", "recommend", "course_run", "course_study"),
+    ("observe", "cohort", "study", "replay", "loop", "loop_summary", "recommend", "course_run", "course_study"),
     ("train",),
     ("cli_terminal",),
     ("cli_tables",),

@@ -14,7 +14,7 @@ from RTDigitalTwinLib.errors import LedgerError
 ROOM = "RTDigitalTwinLib.decision."
 
 
-def told(action: Action) -> dict[str, Any]:
+def action_row(action: Action) -> dict[str, Any]:
     """An action's name and kind, and its record where there can be one."""
     return {"name": action.name, "kind": action.kind.value, "made": recorded(action)}
 
