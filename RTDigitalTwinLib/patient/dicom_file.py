@@ -246,11 +246,17 @@ class _Order:
         return False
 
     def require_end(self, size: int) -> None:
-        """That nothing follows the last element. One that is cut short is for those who read it."""
+        """That nothing follows the last element. One that is cut short is for those who read it.
+
+        But none reads what comes after the pixels: there an element that the file cannot hold is pixels moved on, taken
+        for a private one.
+        """
         if self._length != _OPEN_LENGTH:
             left = size - self._start - self._length
             if left > 0:
                 raise _damaged(f"{left} bytes follow the last element, {_shown_tag(self._tag)}", self._where)
+            if left < 0 and self._tag > _PIXEL_DATA:
+                raise _damaged(f"{_shown_tag(self._tag)} comes after the pixels, cut short", self._where)
             return
         self._file.seek(-min(size, len(_DELIMITERS[0])), os.SEEK_END)
         if self._file.read() not in _DELIMITERS:
