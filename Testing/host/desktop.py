@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("_walk", "_interruptions", "_decide", "_course")
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def main() -> None:
         slicer.util.exit(2)
         return
     report = sys.argv[1] if len(sys.argv) > 1 else "slicer-report.xml"
-    tests = [str(ROOT / "Testing" / f"test_module{part}.py") for part in ("", "_walk", "_interruptions")]
+    tests = [str(ROOT / "Testing" / f"test_module{part}.py") for part in ("", *PARTS)]
     slicer.util.exit(int(pytest.main(["-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests])))
 
 
