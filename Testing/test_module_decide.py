@@ -124,7 +124,7 @@ def test_abstention_is_shown_with_what_stands_in_the_way(host: Any, module: Any)
 def test_the_recommended_action_comes_with_its_dose(host: Any, module: Any, kept: Path) -> None:
     ui, scene = module.ui, host.scene
     present = module.widget.twin.outcome
-    check_only(module, "0.95", "0.975", "Plan anew")
+    check_only(module, "0.95", "1.05", "Plan anew")
     ui.actionKindComboBox.setCurrentIndex(0)
     assert "PTV_7000" not in texts(ui.actionStructureComboBox)
     ui.actionStructureComboBox.setCurrentIndex(texts(ui.actionStructureComboBox).index("Parotid_L"))
@@ -142,7 +142,7 @@ def test_the_recommended_action_comes_with_its_dose(host: Any, module: Any, kept
     assert words_of_column(ranking, "Outcome")[0] == "★ recommended"
     assert ui.decidedLabel.text.startswith(f"Recommended: {best}")
     assert set(rows(module)) == {
-        "keep", "scale by 0.95", "scale by 0.975", "replan", "spare Parotid_L by at most 10 %",
+        "keep", "scale by 0.95", "scale by 1.05", "replan", "spare Parotid_L by at most 10 %",
     }  # fmt: skip
     utility = column(ranking, "Utility")
     acceptable = [not words.startswith("✗") for words in words_of_column(ranking, "Outcome")]
