@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
-class Validator:
+class Validator(ABC):
     """Refuses a value with a ValueError."""
 
     def validate(self, value: Any) -> None:
         if not self.allows(value):
             raise ValueError(f"{value!r} is not allowed by {self!r}")
 
-    def allows(self, value: Any) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def allows(self, value: Any) -> bool: ...
 
 
 @dataclass(frozen=True)
