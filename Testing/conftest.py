@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,3 +181,35 @@ def clinical_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for roi in ds.StructureSetROISequence:
             roi.ROIName = NAMES.get(roi.ROIName, roi.ROIName)
     return folder
+
+
+# Of tests that walk through the module's window, one application a file.
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Any]:
+    """A running application to load the module in."""
+    from Testing.host.fixtures import running_application
+
+    with running_application() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def module(host: Any) -> Any:
+    """The module with its window."""
+    return host.load_module()
+
+
+@pytest.fixture
+def nothing_goes_unseen(host: Any) -> Iterator[None]:
+    """No exception left a slot, and no box was shown that the test did not expect."""
+    host.dialogs.messages.clear()
+    yield
+    assert host.uncaught == []
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the tests of a file share."""
+    return tmp_path_factory.mktemp("kept")

@@ -5,7 +5,6 @@ These tests follow one another in one application: each goes on from where the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,15 @@ from RTDigitalTwinLib.outcome import BEFORE, CHANGE
 from RTDigitalTwinLib.resources import resource_path
 from RTDigitalTwinLib.scene.action_nodes import action_nodes
 from RTDigitalTwinLib.scene.table_nodes import words_of_column
-from Testing.host.fixtures import running_application, skip_where_missing
+from Testing.host.fixtures import skip_where_missing
 from Testing.module_walk import column, count_nodes, finish, foregrounds, predict, show_small_patient, texts
 
 skip_where_missing()
 
 import slicer  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_goes_unseen")]
 CALIBRATED = 16  # the fewest samples whose spread is calibrated
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Any]:
-    with running_application() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def module(host: Any) -> Any:
-    return host.load_module()
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_unseen(host: Any) -> Iterator[None]:
-    """No exception left a slot, and no box was shown that the test did not expect."""
-    host.dialogs.messages.clear()
-    yield
-    assert host.uncaught == []
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kept")
 
 
 def check_only(module: Any, *candidates: str) -> None:

@@ -5,7 +5,6 @@ These tests follow one another in one application: each goes on from where the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from RTDigitalTwinLib.outcome import BEFORE, CHANGE, DIFFERENCE, MEAN, STD
 from RTDigitalTwinLib.scene.dvh_nodes import structure_of_series
 from RTDigitalTwinLib.scene.table_nodes import words_of_column
-from Testing.host.fixtures import running_application, skip_where_missing
+from Testing.host.fixtures import skip_where_missing
 from Testing.module_walk import (
     column,
     count_nodes,
@@ -30,34 +29,10 @@ skip_where_missing()
 
 import slicer  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_goes_unseen")]
 CSV = """patient,kind,structure,metric,value,unit,days,fraction,fractions,noise_ratio,noise_floor,source
 small-patient,metric,SpinalCord,mean,2.0,Gy,0,1,1,0.02,0.02,film
 """
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Any]:
-    with running_application() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def module(host: Any) -> Any:
-    return host.load_module()
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_unseen(host: Any) -> Iterator[None]:
-    """No exception left a slot, and no box was shown that the test did not expect."""
-    host.dialogs.messages.clear()
-    yield
-    assert host.uncaught == []
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kept")
 
 
 def chart_of(scene: Any) -> Any:
