@@ -17,8 +17,9 @@ From metrics and points alone others leave less error elsewhere (docs/recalibrat
 from __future__ import annotations
 
 import copy
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 import numpy as np
 import torch
@@ -30,8 +31,9 @@ from RTDigitalTwinLib.calibration.linear import CORRELATED_CC
 from RTDigitalTwinLib.calibration.position import Position
 from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
+from RTDigitalTwinLib.model.differentiable_decoding import DecoderAlone
 from RTDigitalTwinLib.model.features import Features
-from RTDigitalTwinLib.model.network import DoseUNet, Encoded
+from RTDigitalTwinLib.model.network import DoseUNet
 from RTDigitalTwinLib.progress import Progress, silent
 
 STEPS_A_LINE = 4  # evaluations of one line search, at most
@@ -39,6 +41,7 @@ UNEXPLAINED_RATIO = 0.5  # of the belief's spread at a voxel: what no decoder of
 LEAST_SPREAD_GY = 0.1  # where the belief is surer, the anchor is no stronger
 PROBES = 1  # random combinations of observations that size the prior
 HISTORY = 5  # pairs of vectors as long as all of the decoder's weights
+LEAST_SHARE = 1e-4  # of the fall that the slope promises: the condition of Armijo
 
 
 @dataclass(frozen=True)
@@ -105,71 +108,55 @@ class DecoderMap:
     def _descend(self, objective: _Objective, progress: Progress) -> DecoderChange | None:
         progress(0.0, "sizing the prior of the decoder")
         scale = objective.size_prior()
-        value, gradient = objective.at_start()
+        value, gradient = objective.at(objective.start)
         # The largest first-order gain within one standard deviation of the prior.
-        if scale == 0 or _norm(gradient) < self.least_gain:
+        if scale == 0 or float(gradient.norm()) < self.least_gain:
             self.fits.append(DecoderFit((value,), "the observations hold no information"))
             return None
-        # torch's L-BFGS first goes 1 / |gradient|_1 along the gradient: in this unit of w, to the line's minimum.
-        unit = objective.first_step(gradient) * float(sum(g.abs().sum(dtype=torch.float64) for g in gradient))
-        scaled = torch.zeros(sum(g.numel() for g in gradient), device=objective.device, requires_grad=True)
-        values, best = [value], (value, [torch.zeros_like(g) for g in gradient])
-        seen: dict[bytes, tuple[float, Tensor]] = {}  # torch asks again where the line search ended
-
-        def closure() -> float:
-            nonlocal best
-            here = sha256(scaled.detach().cpu().numpy().data).digest()
-            if here not in seen:
-                position = _split(unit * scaled.detach(), gradient)
-                found, slope = objective.at(position)
-                if not np.isfinite(found):
-                    raise ModelError("The decoder's fit gives no finite numbers.", remedy="Look at the observations.")
-                progress(len(values) / (self.most_steps + 1), f"decoder step {len(values)}")
-                values.append(found)
-                if found < best[0]:
-                    best = (found, position)
-                if len(seen) > 1:
-                    del seen[next(iter(seen))]
-                seen[here] = (found, torch.cat([g.flatten() for g in slope]).mul_(unit))
-            found, scaled.grad = seen[here][0], seen[here][1].clone()
-            return found
-
-        optimiser = torch.optim.LBFGS(
-            [scaled],
-            max_iter=1,
-            max_eval=STEPS_A_LINE,
-            tolerance_grad=0.0,
-            tolerance_change=0.0,
-            history_size=HISTORY,
-            line_search_fn="strong_wolfe",
-        )
-        seen[sha256(scaled.detach().cpu().numpy().data).digest()] = (
-            value,
-            unit * torch.cat([g.flatten() for g in gradient]),
-        )
+        first = objective.first_step(gradient)
+        position, values = torch.zeros_like(gradient), [value]
+        history: deque[tuple[Tensor, Tensor]] = deque(maxlen=HISTORY)
         reason = "the most steps were taken"
         while len(values) - 1 < self.most_steps:
-            before, taken = best[0], len(values)
-            optimiser.step(closure)
-            settled = before - best[0] < self.tolerance_ratio * before
-            if len(values) == taken or (settled and len(values) - 1 >= self.fewest_steps):
+            direction = _downhill(gradient, history, first)
+            slope, length, before = float(direction @ gradient), 1.0, value
+            for _ in range(min(STEPS_A_LINE, self.most_steps + 1 - len(values))):
+                there = position + length * direction
+                found, gradient_there = objective.at(there)
+                if not np.isfinite(found):
+                    raise ModelError("The decoder's fit gives no finite numbers.", remedy="Look at the observations.")
+                values.append(found)
+                progress((len(values) - 1) / (self.most_steps + 1), f"decoder step {len(values) - 1}")
+                if found <= before + LEAST_SHARE * length * slope:
+                    step, bend = there - position, gradient_there - gradient
+                    if float(step @ bend) > 0:
+                        history.append((step, bend))
+                    position, value, gradient = there, found, gradient_there
+                    break
+                # To the bottom of the parabola through both values and the slope, within bounds.
+                bottom = -slope * length**2 / (2 * (found - before - slope * length))
+                length = min(max(bottom, 0.1 * length), 0.5 * length)
+            settled = before - value < self.tolerance_ratio * before
+            if value == before or (settled and len(values) - 1 >= self.fewest_steps):
                 reason = "the objective no longer falls"
                 break
         self.fits.append(DecoderFit(tuple(values), reason))
-        return objective.change(best[1])
+        return objective.change(position)
 
 
-def _split(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
-    parts = flat.split([g.numel() for g in like])
-    return [part.view_as(g) for part, g in zip(parts, like, strict=True)]
-
-
-def _dot(one: list[Tensor], other: list[Tensor]) -> float:
-    return float(sum(torch.vdot(a.flatten(), b.flatten()).double() for a, b in zip(one, other, strict=True)))
-
-
-def _norm(one: list[Tensor]) -> float:
-    return float(np.sqrt(_dot(one, one)))
+def _downhill(gradient: Tensor, history: Sequence[tuple[Tensor, Tensor]], first: float) -> Tensor:
+    """The direction of limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4); steepest descent at first."""
+    direction, shares = -gradient, []
+    for step, bend in reversed(history):
+        shares.append(float(step @ direction) / float(step @ bend))
+        direction = direction - shares[-1] * bend
+    if history:
+        step, bend = history[-1]
+        first = float(step @ bend) / float(bend @ bend)
+    direction = direction * first
+    for (step, bend), share in zip(history, reversed(shares), strict=True):
+        direction = direction + (share - float(bend @ direction) / float(step @ bend)) * step
+    return direction
 
 
 class _Objective:
@@ -180,17 +167,16 @@ class _Objective:
         self.evidence, self.device = evidence, surrogate.device
         features: Features = surrogate.features(evidence.prior.prepared.seen)
         encoded = surrogate.encoded(evidence.prior.prepared.seen)
-        # Cloned outside inference mode, so that gradients may pass beside them.
-        baseline = None if encoded.baseline is None else encoded.baseline.clone()
-        self.encoded = Encoded(encoded.deepest.clone(), tuple(s.clone() for s in encoded.skips), baseline)
-        self.places = torch.from_numpy(np.flatnonzero(features.crop.mask)).to(self.device)
+        places = torch.from_numpy(np.flatnonzero(features.crop.mask)).to(self.device)
         self.network: DoseUNet = copy.deepcopy(surrogate.network)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
+        self.decoder = DecoderAlone(self.network, encoded, places)
         self.before = {name: p.detach().clone() for name, p in decoder_parameters(self.network).items()}
         self.sizes = {name: float(p.square().mean().sqrt()) for name, p in self.before.items()}
         self.scale = 1.0
-        self.names = list(self.before)
+        self._lengths = [p.numel() for p in self.before.values()]
+        self.start = torch.zeros(sum(self._lengths), device=self.device)
         spread = voxel_std(evidence.drawn)
         self.scalar_std = [r.belief_std(evidence.drawn) for r in evidence.scalars]
         # Innovations are those of the samples' mean, which tables show: the fit itself runs without dropout.
@@ -216,8 +202,7 @@ class _Objective:
         self.anchor[2] = self.anchor[2].float()
 
     def dose(self) -> Tensor:
-        dose = self.network.decode_unclipped(self.encoded)[0]
-        return torch.relu(dose.flatten().index_select(0, self.places))
+        return torch.relu(self.decoder.dose_unclipped())
 
     def deviations(self, dose: Tensor) -> list[Tensor]:
         """Observed minus expected over noise: one number a scalar, one a voxel of a volume; and the anchor's."""
@@ -236,7 +221,7 @@ class _Objective:
         generator = torch.Generator().manual_seed(0)
         found, wanted = 0.0, 0.0
         for _ in range(PROBES):
-            self._set([torch.zeros_like(p) for p in self.before.values()])
+            self._set(self.start)
             dose = self._traced()
             total = dose.new_zeros(())
             for reading, std in zip(self.evidence.scalars, self.scalar_std, strict=True):
@@ -248,69 +233,65 @@ class _Objective:
                 weights = (signs / torch.from_numpy(spread).float() / np.sqrt(len(spread))).to(dose)
                 total = total + (weights * dose[places]).sum()
                 wanted += 1.0
-            gradient = self._gradient(total)
-            found += _dot(gradient, gradient)
+            found += float(self._gradient(total).square().sum())
         self.scale = float(np.sqrt(wanted / found)) if found > 0 else 0.0
         return self.scale
 
-    def at_start(self) -> tuple[float, list[Tensor]]:
-        return self.at([torch.zeros_like(p) for p in self.before.values()])
-
-    def at(self, position: list[Tensor]) -> tuple[float, list[Tensor]]:
+    def at(self, position: Tensor) -> tuple[float, Tensor]:
         """J and its gradient at w."""
         self._set(position)
-        data = self._traced_data()
+        data = 0.5 * sum((part.square().sum() for part in self.deviations(self._traced())), position.new_zeros(()))
         gradient = self._gradient(data)
-        value = float(data.detach()) + 0.5 * _dot(position, position)
-        return value, [g.add_(p) for g, p in zip(gradient, position, strict=True)]
+        return float(data.detach()) + 0.5 * float(position @ position), gradient.add_(position)
 
-    def first_step(self, gradient: list[Tensor]) -> float:
+    def first_step(self, gradient: Tensor) -> float:
         """The step that minimises J along the gradient, with h linear between here and one hundredth of a unit on."""
-        length = _norm(gradient)
+        length = float(gradient.norm())
         small = 0.01 / length
         with torch.no_grad():
-            self._set([torch.zeros_like(g) for g in gradient])
+            self._set(self.start)
             here = self.deviations(self.dose())
-            self._set([-small * g for g in gradient])
+            self._set(-small * gradient)
             there = self.deviations(self.dose())
         bend = sum(float(((b - a) / small).square().sum()) for a, b in zip(here, there, strict=True))
         return length**2 / (bend + length**2)
 
-    def change(self, position: list[Tensor]) -> DecoderChange:
+    def change(self, position: Tensor) -> DecoderChange:
         self._set(position)
         return DecoderChange.between(self.before, decoder_parameters(self.network))
 
-    def _set(self, position: list[Tensor]) -> None:
+    def _set(self, position: Tensor) -> None:
         parameters = decoder_parameters(self.network)
         with torch.no_grad():
-            for name, w in zip(self.names, position, strict=True):
-                torch.add(self.before[name], w, alpha=self.scale * self.sizes[name], out=parameters[name])
+            for name, w in zip(self.before, position.split(self._lengths), strict=True):
+                before = self.before[name]
+                torch.add(before, w.view_as(before), alpha=self.scale * self.sizes[name], out=parameters[name])
 
     def _traced(self) -> Tensor:
         for parameter in decoder_parameters(self.network).values():
             parameter.requires_grad_(True)
         return self.dose()
 
-    def _traced_data(self) -> Tensor:
-        dose = self._traced()
-        return 0.5 * sum((part.square().sum() for part in self.deviations(dose)), dose.new_zeros(()))
-
-    def _gradient(self, value: Tensor) -> list[Tensor]:
-        """By w, of parameters in ``names``; those the decoding does not use have 0."""
+    def _gradient(self, value: Tensor) -> Tensor:
+        """By w; that of weights which the decoding does not use is 0."""
         parameters = decoder_parameters(self.network)
         found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
         for parameter in parameters.values():
             parameter.requires_grad_(False)
-        return [
-            torch.zeros_like(self.before[name]) if g is None else g.mul_(self.scale * self.sizes[name])
-            for name, g in zip(self.names, found, strict=True)
-        ]
+        whole = torch.zeros_like(self.start)
+        for part, g, size in zip(whole.split(self._lengths), found, self.sizes.values(), strict=True):
+            if g is not None:
+                part.copy_(g.flatten()).mul_(self.scale * size)
+        return whole
 
 
 def decoder_parameters(network: DoseUNet) -> dict[str, torch.nn.Parameter]:
-    """Weights behind the first dropout. Those that the encoding uses too (the skips' share) get no gradient."""
+    """Weights of the convolutions on the way up, and the last bias: others do nothing in front of a norm.
+
+    Those that the encoding uses too (the skips' share) get no gradient.
+    """
     return {
         name: parameter
         for name, parameter in network.named_parameters()
-        if name.split(".")[0] in ("bottleneck", "decoder", "last")
+        if name.split(".")[0] == "last" or (name.split(".")[0] == "decoder" and not name.endswith("bias"))
     }

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
+from RTDigitalTwinLib.model.layers import NORM_EPSILON
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded, UpStage
-
-EPSILON = 1e-5  # under the root of the variance, as torch's norms have it
 
 Rows = Iterator[Tensor | None]
 
@@ -63,7 +62,7 @@ class CpuDecoder:
         inside = self._inside(values)
         if hasattr(block, "adn"):
             mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
-            inside = (inside - mean) * (variance + EPSILON).rsqrt()
+            inside = (inside - mean) * (variance + NORM_EPSILON).rsqrt()
             inside = functional.leaky_relu_(inside, float(block.adn.A.weight))
         inside = inside.add_(self._inside(raised))
         if self._network.configuration.fine_width:
@@ -102,4 +101,4 @@ def _normalise(values: Tensor, dropped: Tensor | None) -> None:
     for k in range(len(values)):
         one = values[k : k + 1]
         weight = None if dropped is None else dropped[k]
-        torch.native_batch_norm(one, weight, None, None, None, True, 0.0, EPSILON, out=(one, spare[0], spare[1]))
+        torch.native_batch_norm(one, weight, None, None, None, True, 0.0, NORM_EPSILON, out=(one, spare[0], spare[1]))

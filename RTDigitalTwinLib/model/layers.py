@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+NORM_EPSILON = 1e-5  # under the root of the variance, as torch's norms have it
+
 
 class ChannelDropout(nn.Module):
     """Multiplies whole channels by given factors (0, or 1/(1 - p)); the identity where none are given."""
@@ -57,8 +59,13 @@ class _SharedPReLU(torch.autograd.Function):
         of_values = torch.ops.aten.leaky_relu_backward(gradient, values, float(slope), False)
         if not ctx.needs_input_grad[1]:
             return of_values, None
-        of_slope = (gradient * values.clamp(max=0)).sum(dtype=slope.dtype).reshape(slope.shape)
+        of_slope = torch.dot(_flat(gradient), _flat(values.clamp(max=0))).to(slope.dtype).reshape(slope.shape)
         return of_values, of_slope
+
+
+def _flat(values: Tensor) -> Tensor:
+    """All of (samples, channels, ...) with channels last: a view where they are so in memory."""
+    return values.movedim(1, -1).reshape(-1)
 
 
 def own_layers(parts: nn.Module) -> None:

@@ -1,0 +1,104 @@
+"""Decoding one patient at the voxels of its mask, differentiable by the decoder's weights, for recalibration.
+
+As ``DoseUNet.decode_unclipped`` without dropout. The bottleneck is worked out once; behind the last convolution only
+the mask's voxels go on, and their gradient alone comes back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
+from RTDigitalTwinLib.model.layers import NORM_EPSILON
+from RTDigitalTwinLib.model.network import DoseUNet, Encoded
+
+
+class DecoderAlone:
+    """From what the bottleneck gives to the dose at some voxels.
+
+    Gradients by weights of the network pass where these ask for them; the encoding's are taken as fixed.
+    """
+
+    def __init__(self, network: DoseUNet, encoded: Encoded, places: Tensor) -> None:
+        """``places`` are flat indices of the wanted voxels in the field (slices, rows, columns), each once."""
+        self._network, self._places = network, places
+        # Cloned outside inference mode, so that gradients may pass beside them.
+        self._skips = [skip.clone() for skip in encoded.skips]
+        self._baseline = None if encoded.baseline is None else encoded.baseline.flatten()[places].clone()
+        with torch.no_grad():
+            self._deepest = network.bottleneck(encoded.deepest.clone())
+
+    def dose_unclipped(self) -> Tensor:
+        """Gy (voxels,), which may be negative."""
+        values = self._deepest
+        *stages, last = self._network.decoder
+        *skips, last_skip = self._skips
+        for stage, skip in zip(stages, skips, strict=True):
+            values = stage(skip, values)
+        raised = last.up.adn(last_skip + last.of_below(values))
+        block = last.unit.conv.unit0
+        if hasattr(block, "adn"):
+            inside = block.adn.A(_NormalisedAt.apply(block.conv(raised), self._places))
+        else:
+            inside = _At.apply(block.conv(raised), self._places)
+        inside = inside + _At.apply(raised, self._places)
+        if self._network.configuration.fine_width:
+            dose = torch.addmv(self._network.last.bias, inside, self._network.last.weight.flatten())
+        else:
+            dose = inside[:, 0]
+        if self._baseline is not None:
+            dose = dose + self._baseline
+        return dose * PRESCRIPTION_SCALE_GY
+
+
+def _rows(values: Tensor) -> Tensor:
+    """(voxels, channels) of (1, channels, slices, rows, columns): a view where channels come last in memory."""
+    return values[0].permute(1, 2, 3, 0).flatten(0, 2)
+
+
+def _spread(rows: Tensor, like: Tensor) -> Tensor:
+    """The inverse of ``_rows``."""
+    return rows.view(*like.shape[2:], like.shape[1]).permute(3, 0, 1, 2)[None]
+
+
+class _At(torch.autograd.Function):
+    """(voxels, channels) at some places of (1, channels, slices, rows, columns)."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.like = values
+        return _rows(values).index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        whole = gradient.new_zeros(ctx.like[0, 0].numel(), gradient.shape[1])
+        whole[places] = gradient
+        return _spread(whole, ctx.like), None
+
+
+class _NormalisedAt(torch.autograd.Function):
+    """Instance normalisation by the whole field of one sample, at some of its places."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor) -> Tensor:
+        mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
+        scale = (variance + NORM_EPSILON).rsqrt()
+        normalised = (_rows(values).index_select(0, places) - mean) * scale
+        ctx.save_for_backward(values, places, mean, scale, normalised)
+        return normalised
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        values, places, mean, scale, normalised = ctx.saved_tensors
+        voxels = values[0, 0].numel()
+        # scale * (g - mean(g) - n * mean(g n)), with g 0 at other places and n = (values - mean) * scale everywhere.
+        along = (gradient * normalised).sum(0) / voxels
+        slope = -scale.square() * along
+        whole = torch.addcmul(-scale * gradient.sum(0) / voxels - slope * mean, _rows(values), slope)
+        whole.index_add_(0, places, gradient * scale)
+        return _spread(whole, values), None
