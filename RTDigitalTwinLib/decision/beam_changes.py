@@ -103,7 +103,7 @@ class PatientBeams:
         with torch.no_grad():
             majoriser = self.transposed(self.dose(self.open_fluence()))
             return non_negative_minimum(
-                start, lambda f: self.transposed(self.dose(f) - wanted_gy), majoriser, iterations, progress
+                start, self.dose, lambda _, dose: self.transposed(dose - wanted_gy), majoriser, iterations, progress
             )
 
 

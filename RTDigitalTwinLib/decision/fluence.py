@@ -89,10 +89,17 @@ def optimised_fluence(
             where=prediction.patient.pseudonym,
         )
     search = _Search(explained, (*penalised, *kept), settings)
-    search.see(explained.fluence)
-    non_negative_minimum(
-        explained.fluence, search.gradient, search.majoriser(), settings.steps, progress, seen=search.see
-    )
+    search.see(explained.fluence, explained.dose_gy)
+    with torch.no_grad():
+        non_negative_minimum(
+            explained.fluence,
+            explained.beams.dose,
+            search.gradient,
+            search.majoriser(),
+            settings.steps,
+            progress,
+            seen=search.see,
+        )
     return search.found()
 
 
@@ -110,33 +117,30 @@ class _Search:
         values = [part.value(change_gy) for part in self.parts]
         return torch.stack(values).sum() + self.change_weight * change_gy.square().sum(), values
 
-    def see(self, fluence: Tensor) -> None:
-        with torch.no_grad():
-            change_gy = self.explained.change_gy(fluence)
-            total, values = self._total(change_gy)
+    def see(self, fluence: Tensor, dose_gy: Tensor) -> None:
+        change_gy = dose_gy - self.explained.dose_gy
+        total, values = self._total(change_gy)
         seen = [float(value) for value in values]
         self.first = self.first or seen
         if self.best is None or float(total) < min(self.objective):
             self.best = fluence, change_gy, seen
         self.objective.append(float(total))
 
-    def gradient(self, fluence: Tensor) -> Tensor:
-        with torch.no_grad():
-            change_gy = self.explained.change_gy(fluence)
-        total, _ = self._total(change_gy.requires_grad_())
-        (slope,) = torch.autograd.grad(total, change_gy)
-        with torch.no_grad():
-            return self.explained.beams.transposed(slope)
+    def gradient(self, _: Tensor, dose_gy: Tensor) -> Tensor:
+        with torch.enable_grad():
+            change_gy = (dose_gy - self.explained.dose_gy).requires_grad_()
+            total, _ = self._total(change_gy)
+            (slope,) = torch.autograd.grad(total, change_gy)
+        return self.explained.beams.transposed(slope)
 
     def majoriser(self) -> Tensor:
         """Of non-negative A and squares, A^T (w A 1). Of the worst samples' mean it holds as long as these stay."""
         beams = self.explained.beams
-        with torch.no_grad():
-            open_dose_gy = beams.dose(beams.open_fluence())
-            bound = 2 * self.change_weight * open_dose_gy
-            for part in self.parts:
-                part.curvature(open_dose_gy, bound)
-            return beams.transposed(bound)
+        open_dose_gy = beams.dose(beams.open_fluence())
+        bound = 2 * self.change_weight * open_dose_gy
+        for part in self.parts:
+            part.curvature(open_dose_gy, bound)
+        return beams.transposed(bound)
 
     def found(self) -> FluenceChange:
         assert self.best is not None

@@ -101,6 +101,10 @@ class CoplanarBeams:
         self.transmission = torch.stack([self._transmission(density, k, a) for k, a in enumerate(gantry_angles_deg)])
         self._rays_seen, self._ray_weights = self._interpolation()
         self.shape = tuple(self.transmission.shape[1:])
+        self._blurs = [
+            (_blur(self.shape[0], sigma_mm / dz, hu.device), _blur(self.rays, sigma_mm / dx, hu.device))
+            for sigma_mm in (quality.penumbra_mm, quality.scatter_mm)
+        ]
 
     @property
     def fluence_shape(self) -> tuple[int, int, int]:
@@ -142,20 +146,13 @@ class CoplanarBeams:
 
     def _blurred(self, fluence: Tensor) -> Tensor:
         """Penumbra and scatter over slices and rays."""
-        q = self.quality
-        sharp = self._gaussian(fluence, q.penumbra_mm)
-        return (1 - q.scatter_ratio) * sharp + q.scatter_ratio * self._gaussian(sharp, q.scatter_mm)
+        sharp = self._gaussian(fluence, 0)
+        return (1 - self.quality.scatter_ratio) * sharp + self.quality.scatter_ratio * self._gaussian(sharp, 1)
 
-    def _gaussian(self, fluence: Tensor, sigma_mm: float) -> Tensor:
-        values = fluence[:, None]
-        for axis, step in ((2, self.slice_mm), (3, self.pixel_mm)):
-            reach = math.ceil(3 * sigma_mm / step)
-            kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=fluence.device) * step / sigma_mm) ** 2)
-            kernel = kernel / kernel.sum()
-            size, pad = [1, 1, 1, 1], [0, 0]
-            size[axis], pad[axis - 2] = len(kernel), reach
-            values = functional.conv2d(values, kernel.view(size), padding=pad)
-        return values[:, 0]
+    def _gaussian(self, fluence: Tensor, which: int) -> Tensor:
+        """By the penumbra's (0) or the scatter's width (1)."""
+        over_slices, over_rays = self._blurs[which]
+        return over_slices @ fluence @ over_rays
 
     def dose(self, fluence: Tensor) -> Tensor:
         """Dose (slices, rows, columns) of a fluence (beams, slices, rays), in its units."""
@@ -179,8 +176,8 @@ class CoplanarBeams:
             given = (transmission * values).flatten(1)
             gathered[beam, :, self._rays_seen[beam]] = given @ self._ray_weights[beam].T
         q = self.quality
-        scattered = self._gaussian(gathered, q.scatter_mm)
-        return self._gaussian((1 - q.scatter_ratio) * gathered + q.scatter_ratio * scattered, q.penumbra_mm)
+        scattered = self._gaussian(gathered, 1)
+        return self._gaussian((1 - q.scatter_ratio) * gathered + q.scatter_ratio * scattered, 0)
 
     def projection(self, values: Tensor) -> Tensor:
         """The highest of non-negative ``values`` (slices, rows, columns) along each ray: (beams, slices, rays)."""
@@ -193,6 +190,14 @@ class CoplanarBeams:
             for rays in nearest:
                 result[beam].scatter_reduce_(1, rays[beam].expand(len(flat), -1), flat, "amax")
         return result
+
+
+def _blur(count: int, sigma: float, device: torch.device) -> Tensor:
+    """Symmetric (count, count) matrix of a Gaussian of ``sigma`` steps, cut off at three; 0 beyond the ends."""
+    reach = math.ceil(3 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=device) / sigma) ** 2)
+    apart = (torch.arange(count, device=device)[:, None] - torch.arange(count, device=device)).abs()
+    return torch.where(apart <= reach, torch.exp(-0.5 * (apart / sigma) ** 2) / kernel.sum(), 0.0)
 
 
 @dataclass(frozen=True)
@@ -242,40 +247,45 @@ def fitted_fluence(
     target = prescribed_gy > 0
     weight = goal.target * target + ~target * (goal.organ_at_risk * organs_at_risk + goal.other * reach)
 
-    def gradient(fluence: Tensor) -> Tensor:
-        return beams.transposed(weight * (beams.dose(fluence) - prescribed_gy))
+    def gradient(_: Tensor, dose: Tensor) -> Tensor:
+        return beams.transposed(weight * (dose - prescribed_gy))
 
     with torch.no_grad():
         majoriser = beams.transposed(weight * beams.dose(torch.ones(beams.fluence_shape, device=weight.device)))
-        return non_negative_minimum(start, gradient, majoriser, iterations)
+        return non_negative_minimum(start, beams.dose, gradient, majoriser, iterations)
 
 
 def non_negative_minimum(
     start: Tensor,
-    gradient: Callable[[Tensor], Tensor],
+    dose: Callable[[Tensor], Tensor],
+    gradient: Callable[[Tensor, Tensor], Tensor],
     majoriser: Tensor,
     iterations: int,
     progress: Progress = silent,
-    seen: Callable[[Tensor], None] | None = None,
+    seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Fluence of least cost by accelerated, diagonally scaled projected gradient (Beck and Teboulle 2009).
 
     Parameters
     ----------
     start : fluence to begin with.
-    gradient : of a convex cost, at a fluence; where it looks ahead, some of that may be negative.
+    dose : of a fluence, linear in it: where the search looks ahead, the dose follows from the last two.
+    gradient : of a convex cost, at a fluence and its dose; where it looks ahead, some fluence may be negative.
     majoriser : as the fluence, non-negative; as a diagonal matrix it bounds the cost's curvature.
-    seen : called with the fluence after each iteration.
+    seen : called with the fluence and its dose after each iteration.
     """
     majoriser = majoriser.clamp(min=1e-3 * float(majoriser.max()))
     fluence = ahead = start
+    given = given_ahead = dose(start)
     momentum = 1.0
     for iteration in range(iterations):
         progress(iteration / iterations, "optimising the fluence")
-        after = (ahead - gradient(ahead) / majoriser).clamp(min=0)
+        after = (ahead - gradient(ahead, given_ahead) / majoriser).clamp(min=0)
+        given_after = dose(after)
         if seen is not None:
-            seen(after)
+            seen(after, given_after)
         faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-        ahead = after + (momentum - 1) / faster * (after - fluence)
-        fluence, momentum = after, faster
+        share = (momentum - 1) / faster
+        ahead, given_ahead = after + share * (after - fluence), given_after + share * (given_after - given)
+        fluence, given, momentum = after, given_after, faster
     return fluence

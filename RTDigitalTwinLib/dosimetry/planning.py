@@ -183,7 +183,8 @@ def optimised_plan(
         cost = _Cost(patient, goals, beams, box)
         prescribed_gy = torch.from_numpy(prescribed_dose(patient, levels, box))
         start = prescribed_fluence(beams, prescribed_gy)
-        fluence = non_negative_minimum(start, cost.gradient, cost.majoriser(), iterations, part(progress, 0.05, 1.0))
+        searching = part(progress, 0.05, 1.0)
+        fluence = non_negative_minimum(start, beams.dose, cost.gradient, cost.majoriser(), iterations, searching)
         gy = np.zeros(patient.ct.grid.shape, np.float32)
         gy[box] = (beams.dose(fluence) * cost.mask).numpy()
     highest = max(levels, key=lambda name: levels[name])
@@ -241,8 +242,8 @@ class _Cost:
                                    remedy="Give a mask that holds it.")  # fmt: skip
         return voxels, occupancy[voxels] / float(structure.box_occupancy.sum(dtype=float))
 
-    def gradient(self, fluence: Tensor) -> Tensor:
-        dose = self.beams.dose(fluence).flatten()
+    def gradient(self, fluence: Tensor, dose_gy: Tensor) -> Tensor:
+        dose = dose_gy.flatten()
         slope = self.ceiling_weight * (dose - self.ceiling_gy).clamp(min=0)
         for objective, voxels, share in self.terms:
             inside = dose[voxels]
