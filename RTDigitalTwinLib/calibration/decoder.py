@@ -31,7 +31,7 @@ from RTDigitalTwinLib.calibration.linear import CORRELATED_CC
 from RTDigitalTwinLib.calibration.position import Position
 from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
-from RTDigitalTwinLib.model.differentiable_decoding import DecoderAlone
+from RTDigitalTwinLib.model.decoder_alone import DecoderAlone
 from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.network import DoseUNet
 from RTDigitalTwinLib.progress import Progress, silent
