@@ -11,7 +11,7 @@ import torch
 
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, save_belief
 from RTDigitalTwinLib.calibration.calibrator import Calibrator, gather
-from RTDigitalTwinLib.calibration.decoder import DecoderMap, decoder_parameters
+from RTDigitalTwinLib.calibration.decoder import DecoderMap
 from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
 from RTDigitalTwinLib.calibration.kalman import EnsembleKalman, gaspari_cohn
 from RTDigitalTwinLib.calibration.linear import GlobalScale, StructureOffsets, solve
@@ -22,6 +22,7 @@ from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sa
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import ModelError, PatientDataError
+from RTDigitalTwinLib.model.decoder_alone import decoder_weights
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.network_patient import network_patient
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
@@ -238,7 +239,7 @@ def test_the_decoder_learns_and_the_encoder_stays(case: Case, sampled: DoseEnsem
     assert all(torch.equal(p, before[n]) for n, p in case.belief.surrogate.network.named_parameters())
     now = dict(posterior.surrogate.network.named_parameters())
     changed = {n for n, p in now.items() if not torch.equal(p, before[n])}
-    assert changed and changed <= decoder_parameters(case.belief.surrogate.network).keys()
+    assert changed and changed <= decoder_weights(case.belief.surrogate.network).keys()
     for i, stage in enumerate(posterior.surrogate.network.decoder):  # the skips' share belongs to the encoding
         skip = before[f"decoder.{i}.up.conv.weight"][: stage.skip_width]
         assert torch.equal(stage.up.conv.weight[: stage.skip_width], skip)

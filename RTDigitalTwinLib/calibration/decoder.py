@@ -16,7 +16,6 @@ From metrics and points alone others leave less error elsewhere (docs/recalibrat
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,6 @@ from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.model.decoder_alone import DecoderAlone
 from RTDigitalTwinLib.model.features import Features
-from RTDigitalTwinLib.model.network import DoseUNet
 from RTDigitalTwinLib.progress import Progress, silent
 
 STEPS_A_LINE = 4  # evaluations of one line search, at most
@@ -168,11 +166,9 @@ class _Objective:
         features: Features = surrogate.features(evidence.prior.prepared.seen)
         encoded = surrogate.encoded(evidence.prior.prepared.seen)
         places = torch.from_numpy(np.flatnonzero(features.crop.mask)).to(self.device)
-        self.network: DoseUNet = copy.deepcopy(surrogate.network)
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(False)
-        self.decoder = DecoderAlone(self.network, encoded, places)
-        self.before = {name: p.detach().clone() for name, p in decoder_parameters(self.network).items()}
+        self.decoder = DecoderAlone(surrogate.network, encoded, places)
+        self.weights = self.decoder.weights
+        self.before = {name: p.detach().clone() for name, p in self.weights.items()}
         self.sizes = {name: float(p.square().mean().sqrt()) for name, p in self.before.items()}
         self.scale = 1.0
         self._lengths = [p.numel() for p in self.before.values()]
@@ -258,40 +254,35 @@ class _Objective:
 
     def change(self, position: Tensor) -> DecoderChange:
         self._set(position)
-        return DecoderChange.between(self.before, decoder_parameters(self.network))
+        before, after = (
+            {name: self.decoder.turned_back(w.detach()) for name, w in weights.items()}
+            for weights in (self.before, self.weights)
+        )
+        return DecoderChange.between(before, after)
 
     def _set(self, position: Tensor) -> None:
-        parameters = decoder_parameters(self.network)
         with torch.no_grad():
             for name, w in zip(self.before, position.split(self._lengths), strict=True):
                 before = self.before[name]
-                torch.add(before, w.view_as(before), alpha=self.scale * self.sizes[name], out=parameters[name])
+                torch.add(before, _shaped(w, before), alpha=self.scale * self.sizes[name], out=self.weights[name])
 
     def _traced(self) -> Tensor:
-        for parameter in decoder_parameters(self.network).values():
+        for parameter in self.weights.values():
             parameter.requires_grad_(True)
         return self.dose()
 
     def _gradient(self, value: Tensor) -> Tensor:
         """By w; that of weights which the decoding does not use is 0."""
-        parameters = decoder_parameters(self.network)
-        found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-        for parameter in parameters.values():
+        found = torch.autograd.grad(value, list(self.weights.values()), allow_unused=True)
+        for parameter in self.weights.values():
             parameter.requires_grad_(False)
         whole = torch.zeros_like(self.start)
-        for part, g, size in zip(whole.split(self._lengths), found, self.sizes.values(), strict=True):
+        for part, g, name in zip(whole.split(self._lengths), found, self.before, strict=True):
             if g is not None:
-                part.copy_(g.flatten()).mul_(self.scale * size)
+                _shaped(part, self.before[name]).copy_(g).mul_(self.scale * self.sizes[name])
         return whole
 
 
-def decoder_parameters(network: DoseUNet) -> dict[str, torch.nn.Parameter]:
-    """Weights of the convolutions on the way up, and the last bias: others do nothing in front of a norm.
-
-    Those that the encoding uses too (the skips' share) get no gradient.
-    """
-    return {
-        name: parameter
-        for name, parameter in network.named_parameters()
-        if name.split(".")[0] == "last" or (name.split(".")[0] == "decoder" and not name.endswith("bias"))
-    }
+def _shaped(flat: Tensor, like: Tensor) -> Tensor:
+    """A view of as many numbers in the shape and memory order of another."""
+    return flat.as_strided(like.shape, like.stride())

@@ -1,13 +1,16 @@
 """Decoding one patient at the voxels of its mask, differentiable by the decoder's weights, for recalibration.
 
 As ``DoseUNet.decode_unclipped`` without dropout. The bottleneck is worked out once; behind the last convolution only
-the mask's voxels go on, and their gradient alone comes back.
+the mask's voxels go on, and their gradient alone comes back. The field's axes are turned so that the longer come first:
+torch judges by the first ones whether one sample is large enough for the convolution library's fast ways.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,19 +20,47 @@ from RTDigitalTwinLib.model.network import DoseUNet, Encoded
 
 
 class DecoderAlone:
-    """From what the bottleneck gives to the dose at some voxels.
+    """From what the bottleneck gives to the dose at some voxels, by weights of its own, at first a network's.
 
-    Gradients by weights of the network pass where these ask for them; the encoding's are taken as fixed.
+    Attributes
+    ----------
+    weights : of the way up, by their names in the network, with the axes of convolutions turned; those of the
+        convolutions, slopes of activations, and the last bias: other biases do nothing in front of a norm. To be
+        changed in place. The share of the skip connections, which the encoding used, gets no gradient.
     """
 
     def __init__(self, network: DoseUNet, encoded: Encoded, places: Tensor) -> None:
         """``places`` are flat indices of the wanted voxels in the field (slices, rows, columns), each once."""
-        self._network, self._places = network, places
+        self._network: DoseUNet = copy.deepcopy(network).requires_grad_(False)
         # Cloned outside inference mode, so that gradients may pass beside them.
-        self._skips = [skip.clone() for skip in encoded.skips]
-        self._baseline = None if encoded.baseline is None else encoded.baseline.flatten()[places].clone()
         with torch.no_grad():
-            self._deepest = network.bottleneck(encoded.deepest.clone())
+            deepest = network.bottleneck(encoded.deepest.clone())
+        sizes = deepest.shape[2:]
+        self._order = sorted(range(len(sizes)), key=lambda axis: -sizes[axis])
+        self._deepest = self.turned(deepest)
+        self._skips = [self.turned(skip).clone() for skip in encoded.skips]
+        shape = encoded.skips[-1].shape[2:]
+        index = np.unravel_index(places.cpu().numpy(), shape)
+        turned = np.ravel_multi_index([index[axis] for axis in self._order], [shape[axis] for axis in self._order])
+        self._places = torch.from_numpy(turned).to(places.device)
+        self._baseline = None if encoded.baseline is None else encoded.baseline.flatten()[places].clone()
+        self.weights = decoder_weights(self._network)
+        for weight in self.weights.values():
+            weight.data = self.turned(weight.data)
+
+    def turned(self, values: Tensor) -> Tensor:
+        """A field or kernel (., ., slices, rows, columns) with its axes turned; all else as it is."""
+        return self._permuted(values, [2 + axis for axis in self._order])
+
+    def turned_back(self, values: Tensor) -> Tensor:
+        """The inverse of ``turned``."""
+        return self._permuted(values, [2 + self._order.index(axis) for axis in range(len(self._order))])
+
+    @staticmethod
+    def _permuted(values: Tensor, axes: list[int]) -> Tensor:
+        if values.ndim != 2 + len(axes):
+            return values
+        return values.permute(0, 1, *axes).contiguous(memory_format=torch.channels_last_3d)
 
     def dose_unclipped(self) -> Tensor:
         """Gy (voxels,), which may be negative."""
@@ -52,6 +83,15 @@ class DecoderAlone:
         if self._baseline is not None:
             dose = dose + self._baseline
         return dose * PRESCRIPTION_SCALE_GY
+
+
+def decoder_weights(network: DoseUNet) -> dict[str, torch.nn.Parameter]:
+    """See ``DecoderAlone.weights``; as they are in the network."""
+    return {
+        name: weight
+        for name, weight in network.named_parameters()
+        if name.split(".")[0] == "last" or (name.split(".")[0] == "decoder" and not name.endswith("bias"))
+    }
 
 
 def _rows(values: Tensor) -> Tensor:
