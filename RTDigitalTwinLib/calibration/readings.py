@@ -6,6 +6,7 @@ volume at a dose is asked for at that many times the dose. Predictions are doses
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,6 +33,8 @@ from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import to_sitk
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, doses_in_structure
 from RTDigitalTwinLib.solver.ensemble import Ensemble
+
+REACH_STD = 5  # standard deviations: further off, a Gaussian's kernel is cut
 
 SOFT_VOLUME_RATIO = 0.01  # a differentiable D95 is the mean over D94 to D96
 SOFT_POINTS = 5
@@ -212,8 +215,14 @@ def blurred(full: NDArray[np.float32], crop: Crop, blur_mm: float) -> NDArray[np
     """A dose on the whole grid after a Gaussian of ``blur_mm`` (standard deviation), at the mask's voxels."""
     import SimpleITK as sitk
 
-    image = sitk.DiscreteGaussian(to_sitk(full, crop.grid), blur_mm**2, 64)
-    return sitk.GetArrayFromImage(image).reshape(-1)[crop.mask_indices]
+    inside = np.argwhere(crop.mask) + crop.start
+    reach = [math.ceil(REACH_STD * blur_mm / step) for step in reversed(crop.grid.spacing_mm)]
+    starts = np.maximum(inside.min(0) - reach, 0)
+    stops = np.minimum(inside.max(0) + reach + 1, crop.grid.shape)
+    slices, rows, columns = (slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+    box = slices, rows, columns
+    image = sitk.DiscreteGaussian(to_sitk(full[box], crop.grid.cropped(box)), blur_mm**2, 64)
+    return sitk.GetArrayFromImage(image)[tuple((inside - starts).T)]
 
 
 def _corners(

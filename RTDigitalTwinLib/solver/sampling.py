@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
@@ -13,6 +19,9 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 DECODED_TOGETHER = {"cpu": 4, "cuda": 16}
 STRATIFIED_TOGETHER = 32
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def sample_dose(
@@ -36,11 +45,36 @@ def sample_dose(
     deviations = np.empty((samples, deterministic.size), np.float16)
     factors = surrogate.network.draw_factors(samples, torch.Generator().manual_seed(seed), STRATIFIED_TOGETHER)
     together = DECODED_TOGETHER.get(surrogate.device.type, 1)
-    for first in range(0, samples, together):
-        progress(0.05 + 0.95 * first / samples, f"sample {first + 1} of {samples}")
-        part = slice(first, first + together)
-        deviations[part] = decode([f[part] for f in factors]) - deterministic
+    parts = [slice(first, min(first + together, samples)) for first in range(0, samples, together)]
+
+    def decoded(part: slice) -> NDArray[np.float32]:
+        return decode([f[part] for f in factors])
+
+    with side_by_side(decoded, parts, surrogate.device.type) as doses:
+        for part, dose_gy in zip(parts, doses, strict=True):
+            progress(0.05 + 0.95 * part.start / samples, f"sample {part.start + 1} of {samples}")
+            deviations[part] = dose_gy - deterministic
     progress(1.0, "done")
     return DoseEnsemble(
         patient, features.crop, deterministic, deviations, seed if samples else None, surrogate.weights_sha256
     )
+
+
+@contextmanager
+def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part], device_type: str) -> Iterator[Iterator[Result]]:
+    """The results of work on each part, in order; on a CPU each core takes parts of its own.
+
+    Fields of this size keep one core busier than several that share each of their loops.
+    """
+    cores = min(torch.get_num_threads(), len(parts)) if device_type == "cpu" else 1
+    if cores < 2:
+        yield map(work, parts)
+        return
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(cores, initializer=lambda: torch.set_num_threads(1))
+    try:
+        torch.set_num_threads(1)
+        yield pool.map(work, parts)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
