@@ -12,12 +12,14 @@ It speaks of a model of parallel rays of free intensity, and is no proof that a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from RTDigitalTwinLib.dosimetry.beam_matrix import BeamMatrix
 from RTDigitalTwinLib.dosimetry.beams import CoplanarBeams, non_negative_minimum, prescribed_fluence
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.model.crop import Crop
@@ -75,6 +77,7 @@ class PatientBeams:
         starts = [side.start for side in box]
         first = [index - start for index, start in zip(inside, starts, strict=True)]
         self._places = torch.from_numpy(np.ravel_multi_index(first, self.beams.shape))
+        self._matrix = BeamMatrix(self.beams, self._places)
 
     @property
     def voxels(self) -> int:
@@ -83,11 +86,11 @@ class PatientBeams:
 
     def dose(self, fluence: Tensor) -> Tensor:
         """Gy (mask voxels,) of a fluence (beams, slices, rays)."""
-        return self.beams.dose(fluence).flatten()[self._places]
+        return self._matrix.dose(fluence)
 
     def transposed(self, values: Tensor) -> Tensor:
         """The adjoint of ``dose``: (mask voxels,) to (beams, slices, rays)."""
-        return self.beams.transposed(self.spread(values))
+        return self._matrix.transposed(values)
 
     def spread(self, values: Tensor) -> Tensor:
         """(mask voxels,) in the box (slices, rows, columns); 0 elsewhere."""
@@ -147,6 +150,17 @@ class ExplainedDose:
             return BeamChange(fluence, self.change_gy(fluence).numpy())
 
 
+_KNOWN: WeakKeyDictionary[Patient, tuple[Crop, PatientBeams]] = WeakKeyDictionary()
+
+
+def _beams_of(patient: Patient, crop: Crop) -> PatientBeams:
+    """Followed once as long as the patient is in use."""
+    known = _KNOWN.get(patient)
+    if known is None or not np.array_equal(known[0].mask_indices, crop.mask_indices):
+        known = _KNOWN[patient] = (crop, PatientBeams(patient, crop))
+    return known[1]
+
+
 def explained_dose(
     patient: Patient, crop: Crop, dose_gy: NDArray, iterations: int = FIT_ITERATIONS, progress: Progress = silent
 ) -> ExplainedDose:
@@ -156,7 +170,7 @@ def explained_dose(
     voxel with dose; GeometryError where the CT is not axial.
     """
     progress(0.0, "following the beams")
-    beams = PatientBeams(patient, crop)
+    beams = _beams_of(patient, crop)
     present = torch.from_numpy(np.asarray(dose_gy, np.float32))
     with torch.no_grad():
         start = prescribed_fluence(beams.beams, beams.spread(present))

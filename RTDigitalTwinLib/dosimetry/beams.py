@@ -144,10 +144,16 @@ class CoplanarBeams:
         seen = [slice(int(p.min()), min(int(p.max()) + 2, self.rays)) for p in position]
         return seen, [(1 - (p - every[s, None]).abs()).clamp(min=0) for p, s in zip(position, seen, strict=True)]
 
-    def _blurred(self, fluence: Tensor) -> Tensor:
+    def blurred(self, fluence: Tensor) -> Tensor:
         """Penumbra and scatter over slices and rays."""
         sharp = self._gaussian(fluence, 0)
         return (1 - self.quality.scatter_ratio) * sharp + self.quality.scatter_ratio * self._gaussian(sharp, 1)
+
+    def blurred_back(self, gathered: Tensor) -> Tensor:
+        """The adjoint of ``blurred``."""
+        q = self.quality
+        scattered = self._gaussian(gathered, 1)
+        return self._gaussian((1 - q.scatter_ratio) * gathered + q.scatter_ratio * scattered, 0)
 
     def _gaussian(self, fluence: Tensor, which: int) -> Tensor:
         """By the penumbra's (0) or the scatter's width (1)."""
@@ -157,13 +163,13 @@ class CoplanarBeams:
     def dose(self, fluence: Tensor) -> Tensor:
         """Dose (slices, rows, columns) of a fluence (beams, slices, rays), in its units."""
         total = torch.zeros(self.shape, device=fluence.device)
-        for beam, rays in enumerate(self._blurred(fluence)):
+        for beam, rays in enumerate(self.blurred(fluence)):
             total = total + self._beam_dose(beam, rays)
         return total
 
     def dose_by_beam(self, fluence: Tensor) -> Tensor:
         """Dose of each beam (beams, slices, rows, columns)."""
-        return torch.stack([self._beam_dose(beam, rays) for beam, rays in enumerate(self._blurred(fluence))])
+        return torch.stack([self._beam_dose(beam, rays) for beam, rays in enumerate(self.blurred(fluence))])
 
     def _beam_dose(self, beam: int, rays: Tensor) -> Tensor:
         spread = rays[:, self._rays_seen[beam]] @ self._ray_weights[beam]
@@ -175,9 +181,24 @@ class CoplanarBeams:
         for beam, transmission in enumerate(self.transmission):
             given = (transmission * values).flatten(1)
             gathered[beam, :, self._rays_seen[beam]] = given @ self._ray_weights[beam].T
-        q = self.quality
-        scattered = self._gaussian(gathered, 1)
-        return self._gaussian((1 - q.scatter_ratio) * gathered + q.scatter_ratio * scattered, 0)
+        return self.blurred_back(gathered)
+
+    def taps(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """For voxels (flat indices of ``shape``) the rays that reach them, as flat indices of the fluence, and their
+        dose per unit of blurred fluence: both (voxels, 2 x beams).
+        """
+        count, slices, rays = self.fluence_shape
+        pixels = self.shape[1] * self.shape[2]
+        lines, inside = places // pixels, places % pixels
+        seen, weights = [], []
+        for beam in range(count):
+            position = (self._across[beam] + (self.rays - 1) / 2).flatten()[inside]
+            below = position.floor()
+            transmission = self.transmission[beam].flatten()[places]
+            first = (beam * slices + lines) * rays
+            seen += [first + below.long(), first + (below.long() + 1).clamp(max=rays - 1)]
+            weights += [transmission * (1 - position + below), transmission * (position - below)]
+        return torch.stack(seen, dim=1), torch.stack(weights, dim=1)
 
     def projection(self, values: Tensor) -> Tensor:
         """The highest of non-negative ``values`` (slices, rows, columns) along each ray: (beams, slices, rays)."""
