@@ -119,7 +119,7 @@ class DecoderMap:
             direction = _downhill(gradient, history, first)
             slope, length, before = float(direction @ gradient), 1.0, value
             for _ in range(min(STEPS_A_LINE, self.most_steps + 1 - len(values))):
-                there = position + length * direction
+                there = torch.add(position, direction, alpha=length)
                 found, gradient_there = objective.at(there)
                 if not np.isfinite(found):
                     raise ModelError("The decoder's fit gives no finite numbers.", remedy="Look at the observations.")
@@ -147,13 +147,13 @@ def _downhill(gradient: Tensor, history: Sequence[tuple[Tensor, Tensor]], first:
     direction, shares = -gradient, []
     for step, bend in reversed(history):
         shares.append(float(step @ direction) / float(step @ bend))
-        direction = direction - shares[-1] * bend
+        direction.add_(bend, alpha=-shares[-1])
     if history:
         step, bend = history[-1]
         first = float(step @ bend) / float(bend @ bend)
-    direction = direction * first
+    direction.mul_(first)
     for (step, bend), share in zip(history, reversed(shares), strict=True):
-        direction = direction + (share - float(bend @ direction) / float(step @ bend)) * step
+        direction.add_(step, alpha=share - float(bend @ direction) / float(step @ bend))
     return direction
 
 

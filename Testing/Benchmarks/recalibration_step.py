@@ -34,7 +34,6 @@ def setup(effort: Effort) -> Case:
     evidence = gather(belief, trial.observations, drawn)
     objective = _Objective(evidence)
     objective.size_prior()
-    position = [torch.zeros_like(p) for p in objective.before.values()]
     network = copy.deepcopy(evidence.prior.surrogate.network).to(memory_format=torch.contiguous_format)
     for parameter in network.parameters():
         parameter.requires_grad_(True)
@@ -58,7 +57,7 @@ def setup(effort: Effort) -> Case:
             "gaussian_process_update_s": round(update, 2),
         }
 
-    return Case(lambda: objective.at(position), fine_tuning_step, effort.of(3, 1), facts=facts)
+    return Case(lambda: objective.at(objective.start), fine_tuning_step, effort.of(3, 1), facts=facts)
 
 
 BENCHMARKS = (
