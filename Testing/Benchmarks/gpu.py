@@ -37,7 +37,7 @@ def prediction_on(device: str, effort: Effort, samples: int = SAMPLES) -> Case:
     generator = torch.Generator().manual_seed(0)
 
     def ours() -> None:
-        surrogate._encoded.clear()
+        surrogate.forget()
         sample_dose(surrogate, patient, samples)
         _wait(surrogate.device)
 

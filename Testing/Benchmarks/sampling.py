@@ -46,7 +46,7 @@ def _case(effort: Effort, one_pass: Any) -> Case:
 
     def ours() -> None:
         """From the features on, as the passes begin with theirs; nothing else is kept from the time before."""
-        surrogate._encoded.clear()
+        surrogate.forget()
         sample_dose(surrogate, patient, SAMPLES)
 
     def plain() -> None:
