@@ -110,7 +110,10 @@ def run_patient(
         if verdict is not None:
             summary["familiarity"] = {"score": round(verdict.score, 3), "threshold": round(verdict.threshold, 3)}
         summary["ledger"] = {"entries": len(ledger.entries), "sha256": ledger.head_sha256}
-        summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
+        summary["provenance"] = provenance.as_dict() | {
+            "stage_seconds": watch.rounded(),
+            "stage_processor_seconds": watch.rounded_processor(),
+        }
         summary["files"] = sorted([*(path.name for path in folder.iterdir()), "summary.json"])
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
         if record_folder is not None and origin is not None:

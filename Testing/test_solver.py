@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError
+from RTDigitalTwinLib.model.decoding import CpuDecoder
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.patient import Patient
@@ -59,6 +62,31 @@ def test_same_seed_same_samples_other_seed_others(
     assert np.array_equal(again.deviations_gy, ensemble.deviations_gy)
     other = sample_dose(surrogate, sample, SAMPLES, seed=8)
     assert not np.array_equal(other.deviations_gy, ensemble.deviations_gy)
+
+
+def test_a_second_prediction_decodes_its_samples_alone(
+    surrogate: DoseSurrogate, sample: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sample_dose(surrogate, sample, 4, seed=1)
+    decoded: list[int] = []
+    doses_gy = CpuDecoder.doses_gy
+
+    def counted(self: CpuDecoder, factors: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+        decoded.append(0 if factors is None else len(factors[0]))
+        return doses_gy(self, factors)
+
+    monkeypatch.setattr(CpuDecoder, "doses_gy", counted)
+    monkeypatch.setattr(DoseSurrogate, "encode", None)  # nothing is encoded again
+    second = sample_dose(surrogate, sample, 4, seed=2)
+    assert decoded == [4]
+    assert np.array_equal(first.deterministic_gy, second.deterministic_gy)
+    second.deterministic_gy[:] = 0  # a prediction's own
+    assert np.array_equal(sample_dose(surrogate, sample, 0).deterministic_gy, first.deterministic_gy)
+    brighter = copy.deepcopy(surrogate.network)
+    with torch.no_grad():
+        brighter.last.bias += 1.0
+    other = surrogate.with_network(brighter, "brighter").deterministic_gy(sample)
+    assert other.mean() > first.deterministic_gy.mean()  # another decoder has a dose of its own, from the same encoding
 
 
 def test_fewer_samples_are_the_first_of_more(surrogate: DoseSurrogate) -> None:

@@ -24,7 +24,7 @@ BIN_GY = 0.1
 LEAST_COVERED_RATIO = 0.99  # of a structure's volume, for a metric to be given
 SAME_DOSE_GY = 1e-4
 _SAME_RATIO = 1e-9
-_SORTED_TOGETHER = 4_000_000
+_SORTED_TOGETHER = 250_000  # knots: what is worked on stays near the cache
 
 
 class DvhMetricKind(Enum):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -71,6 +72,7 @@ class DoseSurrogate:
         self.familiarity = familiarity
         self._features: WeakKeyDictionary[Patient, Features] = WeakKeyDictionary()
         self._encoded: WeakKeyDictionary[Patient, Encoded] = WeakKeyDictionary()
+        self._deterministic: WeakKeyDictionary[Patient, NDArray[np.float32]] = WeakKeyDictionary()
 
     @classmethod
     def load(cls, weights: Path | None = None, device: str = "auto") -> DoseSurrogate:
@@ -102,6 +104,17 @@ class DoseSurrogate:
         if patient not in self._encoded:
             self._encoded[patient] = self.encode(self.features(patient))
         return self._encoded[patient]
+
+    def deterministic_gy(self, patient: Patient) -> NDArray[np.float32]:
+        """(mask voxels,) the dose without dropout; worked out once as long as the patient is in use."""
+        if patient not in self._deterministic:
+            self._deterministic[patient] = self.decode(self.encoded(patient), self.features(patient))[0]
+        return self._deterministic[patient].copy()
+
+    def forget(self) -> None:
+        """Keep nothing of any patient but the features."""
+        self._encoded.clear()
+        self._deterministic.clear()
 
     @_exact
     def encode(self, features: Features) -> Encoded:

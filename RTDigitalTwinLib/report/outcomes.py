@@ -24,6 +24,7 @@ from RTDigitalTwinLib.outcome import (
     Values,
     band_columns,
 )
+from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.report.goal_table import UNCALIBRATED, GoalRow, GoalTable
@@ -109,23 +110,27 @@ def _curves(findings: Findings, progress: Progress) -> dict[str, Table]:
 
 def _metrics(prediction: DoseEnsemble) -> Table:
     structures = prediction.patient.structures
-    dose = {name: prediction.structure_dose(name) for name in structures}
-    mean = {name: prediction.metric(name, "mean", dose[name]) for name in structures}
-    columns: dict[str, Values] = {
-        "Structure": tuple(structures),
-        "Volume (cc)": np.array([s.volume_cc for s in structures.values()]),
-        "Mean dose (Gy)": np.array([float(m.mean) for m in mean.values()]),
-        "Min dose (Gy)": np.array([float(d.min_gy().mean()) for d in dose.values()]),
-        "Max dose (Gy)": np.array([float(d.max_gy().mean()) for d in dose.values()]),
+    rows = [_metric_row(prediction, structure) for structure in structures.values()]
+    columns: dict[str, Values] = {"Structure": tuple(structures)}
+    return Table(columns | {title: np.array([row[title] for row in rows]) for title in (rows[0] if rows else ())})
+
+
+def _metric_row(prediction: DoseEnsemble, structure: Structure) -> dict[str, float]:
+    """The columns of one structure: the doses of all its voxels in all samples are held for one at a time."""
+    name = structure.name
+    dose = prediction.structure_dose(name)
+    mean = prediction.metric(name, "mean", dose)
+    row = {
+        "Volume (cc)": structure.volume_cc,
+        "Mean dose (Gy)": float(mean.mean),
+        "Min dose (Gy)": float(dose.min_gy().mean()),
+        "Max dose (Gy)": float(dose.max_gy().mean()),
     }
-    for metric in ("D95", "D2"):
-        columns[f"{metric} (Gy)"] = np.array(
-            [float(prediction.metric(name, metric, dose[name]).mean) for name in structures]
-        )
+    row |= {f"{metric} (Gy)": float(prediction.metric(name, metric, dose).mean) for metric in ("D95", "D2")}
     if prediction.has_spread:
-        bands = np.array([m.band(BAND_LEVEL) for m in mean.values()])
-        columns |= {"Mean dose band low (Gy)": bands[:, 0], "Mean dose band high (Gy)": bands[:, 1]}
-    return Table(columns)
+        low, high = mean.band(BAND_LEVEL)
+        row |= {"Mean dose band low (Gy)": float(low), "Mean dose band high (Gy)": float(high)}
+    return row
 
 
 def _goals(findings: Findings) -> Table:

@@ -58,22 +58,23 @@ def save_pictures(nodes: PredictionNodes, folder: Path, progress: Progress = sil
     solids = _solids(nodes)
     count = len(ORIENTATIONS) * len(overlays) + len(solids)
     drawn: dict[str, Path] = {}
-    for orientation in ORIENTATIONS:
-        with ExitStack() as shown:
-            shown.enter_context(haloed(nodes.patient.segmentation))
-            view = SliceView(nodes.mean.GetScene(), application_logic, orientation)
-            shown.callback(view.close)
-            view.frame(points, _through_ras(nodes), slab_mm)
+    with ExitStack() as shown:  # one window for all slices: each would compile its drawing programs anew
+        shown.enter_context(haloed(nodes.patient.segmentation))
+        view = SliceView(nodes.mean.GetScene(), application_logic)
+        shown.callback(view.close)
+        for orientation in ORIENTATIONS:
+            view.frame(orientation, points, _through_ras(nodes), slab_mm)
             for overlay in overlays:
                 path = Path(folder) / f"{orientation.lower()}_{overlay.name}.png"
                 progress(len(drawn) / count, f"Drawing {path.name}")
                 _save_slice(view, nodes, orientation, overlay, path)
                 drawn[f"{orientation}: {overlay.caption}"] = path
-    for name, (title, caption, isodose) in solids.items():
-        path = Path(folder) / f"{name}.png"
-        progress(len(drawn) / count, f"Drawing {path.name}")
-        _save_solid(nodes, application_logic, path, title, isodose)
-        drawn[caption] = path
+    with _solid_view(nodes, application_logic) as solid:
+        for name, (title, caption, isodose) in solids.items():
+            path = Path(folder) / f"{name}.png"
+            progress(len(drawn) / count, f"Drawing {path.name}")
+            _save_solid(solid, nodes, path, title, isodose)
+            drawn[caption] = path
     progress(1.0, "Pictures drawn")
     rows = [f"{orientation}: {overlay.caption}" for overlay in overlays for orientation in ORIENTATIONS]
     return {caption: drawn[caption] for caption in [*rows, *(caption for _, caption, _ in solids.values())]}
@@ -176,9 +177,23 @@ def _shown_ras(nodes: PredictionNodes, *, with_mask: bool) -> np.ndarray:
     return patient.ct.grid.to_lps_mm(np.argwhere(shown)) * (-1, -1, 1)
 
 
-def _save_solid(nodes: PredictionNodes, application_logic: Any, path: Path, title: str, isodose: bool) -> None:
+@contextmanager
+def _solid_view(nodes: PredictionNodes, application_logic: Any) -> Iterator[SolidView]:
+    """A view of all that is shown in space, the dose mask as a faint body around it."""
     segmentation = nodes.patient.segmentation
     segmentation.CreateClosedSurfaceRepresentation()
+    view = SolidView(nodes.mean.GetScene(), application_logic)
+    try:
+        body = vtk.vtkPolyData()
+        if segmentation.GetClosedSurfaceRepresentation(nodes.patient.patient.dose_mask.name, body):
+            view.add_surface(body, _BODY_COLOUR, _BODY_OPACITY)
+        view.look(_shown_ras(nodes, with_mask=not nodes.patient.patient.structures))
+        yield view
+    finally:
+        view.close()
+
+
+def _save_solid(view: SolidView, nodes: PredictionNodes, path: Path, title: str, isodose: bool) -> None:
     target = main_target(nodes.patient.patient)
     named: Sequence[tuple[str, Colour]] = _named(nodes)
     with ExitStack() as shown:
@@ -188,13 +203,8 @@ def _save_solid(nodes: PredictionNodes, application_logic: Any, path: Path, titl
             named = [(name, colour) for name, colour in named if name in kept]
             level = next(level for level in nodes.isodoses.levels if level.percent == SOLID_PERCENT)
             named = [*named, (f"{level.percent:g} %: {level.dose_gy:.1f} Gy", level.colour)]
-            shown.enter_context(_only_in_space(segmentation, kept))
-        view = SolidView(nodes.mean.GetScene(), application_logic)
-        shown.callback(view.close)
-        body = vtk.vtkPolyData()
-        if segmentation.GetClosedSurfaceRepresentation(nodes.patient.patient.dose_mask.name, body):
-            view.add_surface(body, _BODY_COLOUR, _BODY_OPACITY)
-        view.look(_shown_ras(nodes, with_mask=not nodes.patient.patient.structures))
+            shown.enter_context(_only_in_space(nodes.patient.segmentation, kept))
+        view.clear_texts()
         view.text(title, 16, SIZE[1] - 22, 17)
         view.text(NOTICE, 16, 22, 13, _GREY)
         view.list_names(named)

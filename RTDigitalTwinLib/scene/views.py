@@ -49,6 +49,7 @@ class _View:
         self.window = offscreen_window()
         self.window.SetMultiSamples(self._samples_a_pixel)
         self.window.SetSize(*SIZE)
+        self.window.SwapBuffersOff()  # no frame goes to a display: each would be resolved once more
         self.window.AddRenderer(self.renderer)
         self.interactor = vtk.vtkRenderWindowInteractor()
         self.interactor.SetRenderWindow(self.window)
@@ -123,20 +124,19 @@ class _View:
 
 
 class SliceView(_View):
-    """A slice along one of the patient's axes (``Axial``, ``Coronal``, ``Sagittal``)."""
+    """A slice along one of the patient's axes at a time (see ``frame``)."""
 
     _samples_a_pixel = 4  # else outlines of many short lines have gaps
 
-    def __init__(self, scene: Any, application_logic: Any, orientation: str) -> None:
+    def __init__(self, scene: Any, application_logic: Any) -> None:
         super().__init__(scene, application_logic, slicer.vtkMRMLSliceViewDisplayableManagerFactory, _SLICE_MANAGERS)
         self.renderer.GetActiveCamera().ParallelProjectionOn()
         self.logic = slicer.vtkMRMLSliceLogic()
         self.logic.SetMRMLApplicationLogic(application_logic)
         application_logic.GetSliceLogics().AddItem(self.logic)
         self.logic.SetMRMLScene(scene)
-        self.node = self.logic.AddSliceNode(f"RTDigitalTwin{orientation}")
+        self.node = self.logic.AddSliceNode("RTDigitalTwin")
         self.managers.SetMRMLDisplayableNode(self.node)
-        self.node.SetOrientation(orientation)
         self.node.SetMappedInLayout(True)
         self.node.SetRulerType(slicer.vtkMRMLAbstractViewNode.RulerTypeThin)
         self.logic.ResizeSliceNode(*SIZE)
@@ -206,8 +206,12 @@ class SliceView(_View):
         middle = SIZE[0] - PANEL_PIXELS / 2
         self.text(kept.GetTitleText(), middle, SIZE[1] * _LEGEND_TOP + 26, 16, _WHITE, "middle")
 
-    def frame(self, points_ras: Any, through_ras: Sequence[float], slab_mm: float) -> None:
-        """Put the slice through a point; those of ``points_ras`` (n, 3) within a slab fill the image between panels."""
+    def frame(self, orientation: str, points_ras: Any, through_ras: Sequence[float], slab_mm: float) -> None:
+        """Put an ``Axial``, ``Coronal`` or ``Sagittal`` slice through a point.
+
+        Those of ``points_ras`` (n, 3) that lie within a slab fill the image between the panels.
+        """
+        self.node.SetOrientation(orientation)
         axes = array_of(self.node.GetSliceToRAS())[:3, :3]
         depth = float(np.asarray(through_ras) @ axes[:, 2])
         points = np.asarray(points_ras) @ axes

@@ -26,6 +26,7 @@ from RTDigitalTwinLib.solver.narrowing import Narrowing, Worked
 from RTDigitalTwinLib.words import counted
 
 BAND_REACH_GY = 5.0  # calibrated bands go beyond the highest sample
+SPREAD_TOGETHER = 8192  # voxels: no copy of all samples in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,11 @@ class DoseEnsemble:
         """
         if not self.has_spread:
             raise RTDigitalTwinError("A spread needs at least two samples.", remedy="Predict with more samples.")
-        return self._volume(self.deviations_gy.std(axis=0, ddof=1, dtype=np.float32), Quantity.DOSE_STD_GY)
+        spread = np.empty(self.deterministic_gy.size, np.float32)
+        for first in range(0, spread.size, SPREAD_TOGETHER):
+            part = slice(first, first + SPREAD_TOGETHER)
+            spread[part] = self.deviations_gy[:, part].std(axis=0, ddof=1, dtype=np.float32)
+        return self._volume(spread, Quantity.DOSE_STD_GY)
 
     @property
     def is_calibrated(self) -> bool:

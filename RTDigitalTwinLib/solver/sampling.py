@@ -41,7 +41,7 @@ def sample_dose(
     progress(0.02, "encoder")
     encoded = surrogate.encoded(patient)
     decode = surrogate.decoder(encoded, features)
-    deterministic = decode(None)[0]
+    deterministic = surrogate.deterministic_gy(patient)
     deviations = np.empty((samples, deterministic.size), np.float16)
     factors = surrogate.network.draw_factors(samples, torch.Generator().manual_seed(seed), STRATIFIED_TOGETHER)
     together = DECODED_TOGETHER.get(surrogate.device.type, 1)

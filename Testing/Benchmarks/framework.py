@@ -1,7 +1,8 @@
 """What a benchmark is, how it is measured, and how its line is written.
 
 A benchmark compares ours with a plain way or a peer in one process: both run in turn (ours, theirs, ours, theirs), so
-that a busy machine touches them alike, and the ratio of the medians is what to quote.
+that a busy machine touches them alike, and the ratio of the medians is what to quote. Beside the clock's seconds stand
+those of the processor, which a busy machine changes least.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import math
 import resource
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Work = Callable[[], object]
@@ -55,12 +56,40 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """On a piece of work: seconds of the clock, and of the processor (all threads, and processes that ended)."""
+
+    seconds: float
+    processor_s: float
+
+
+@dataclass(frozen=True)
 class Values:
-    """A comparison of something other than seconds that the setup has found itself."""
+    """A comparison that the setup has found itself.
+
+    Attributes
+    ----------
+    ours, plain : in the line's unit.
+    facts : more to tell.
+    ours_processor_s, plain_processor_s : processor seconds, where the values are seconds of the clock.
+    """
 
     ours: tuple[float, ...]
     plain: tuple[float, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    ours_processor_s: tuple[float, ...] = ()
+    plain_processor_s: tuple[float, ...] = ()
+
+    @classmethod
+    def of_seconds(cls, ours: Sequence[Spent], plain: Sequence[Spent], facts: dict[str, Any] | None = None) -> Values:
+        """Both clocks of what was timed."""
+        return cls(
+            tuple(spent.seconds for spent in ours),
+            tuple(spent.seconds for spent in plain),
+            facts or {},
+            tuple(spent.processor_s for spent in ours),
+            tuple(spent.processor_s for spent in plain),
+        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +102,7 @@ class Benchmark:
     ours, plain : what is compared, in words.
     setup : makes what is measured; raises Skipped where something is missing.
     unit : of both.
-    processor_seconds : measure these (all threads together) instead of the clock's.
+    processor_seconds : the ratio is of these (all threads together) instead of the clock's.
     target : the ratio asked for; None where none was.
     """
 
@@ -91,11 +120,22 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def seconds_of(work: Work, processor: bool = False) -> float:
-    clock = time.process_time if processor else time.perf_counter
-    start = clock()
+def spent_by(work: Work) -> Spent:
+    """Runs it once."""
+    start, processor_start = time.perf_counter(), _processor_s()
     work()
-    return clock() - start
+    return Spent(time.perf_counter() - start, _processor_s() - processor_start)
+
+
+def seconds_of(work: Work, processor: bool = False) -> float:
+    """Runs it once; seconds of the clock, or of the processor."""
+    spent = spent_by(work)
+    return spent.processor_s if processor else spent.seconds
+
+
+def _processor_s() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def flops_of(work: Work) -> float:
@@ -116,30 +156,52 @@ def measured(benchmark: Benchmark, effort: Effort, peak_flops: float = math.nan)
     try:
         case = benchmark.setup(effort)
         if isinstance(case, Values):
-            ours, plain = list(case.ours), list(case.plain)
+            values = case
             line["peak_memory_mib"] = round(peak_memory_mib())
-            facts = case.facts
         else:
-            case.ours()
-            line["peak_memory_mib"] = round(peak_memory_mib())  # plain has not run yet
-            if case.plain is not None and case.warm_plain:
-                case.plain()
-            ours, plain = [], []
-            for _ in range(case.repeats):
-                ours.append(seconds_of(case.ours, benchmark.processor_seconds))
-                if case.plain is not None:
-                    plain.append(seconds_of(case.plain, benchmark.processor_seconds) * case.plain_times)
-            line["peak_memory_with_plain_mib"] = round(peak_memory_mib())
-            facts = case.facts()
-            if case.counts_flops:
-                facts |= _efficiency(case, statistics.median(ours), peak_flops)
+            values = _values_of(case, line)
     except Skipped as missing:
         return line | {"skipped": str(missing)}
-    line |= {"ours": [_short(v) for v in ours], "plain": [_short(v) for v in plain]}
-    if plain:
-        line["ratio"] = round(statistics.median(plain) / statistics.median(ours), 2)
-        line["ratio_range"] = [round(min(plain) / max(ours), 2), round(max(plain) / min(ours), 2)]
+    by_processor = Values(values.ours_processor_s, values.plain_processor_s)
+    if benchmark.processor_seconds and by_processor.ours:
+        values, by_processor = replace(by_processor, facts=values.facts), Values((), ())
+    line |= {"ours": _short(values.ours), "plain": _short(values.plain), **_ratio(values)}
+    if by_processor.ours:
+        line["processor_s"] = {
+            "ours": _short(by_processor.ours), "plain": _short(by_processor.plain), **_ratio(by_processor)
+        }  # fmt: skip
+    facts = values.facts
+    if isinstance(case, Case) and case.counts_flops:
+        seconds = (by_processor if by_processor.ours else values).ours
+        facts = facts | _efficiency(case, statistics.median(seconds), peak_flops)
     return line | {"facts": facts}
+
+
+def _values_of(case: Case, line: dict[str, Any]) -> Values:
+    """Both ways in turn, after one untimed run of each; writes the process's peaks of memory into the line."""
+    case.ours()
+    line["peak_memory_mib"] = round(peak_memory_mib())  # plain has not run yet
+    if case.plain is not None and case.warm_plain:
+        case.plain()
+    ours, plain = [], []
+    for _ in range(case.repeats):
+        ours.append(spent_by(case.ours))
+        if case.plain is not None:
+            part = spent_by(case.plain)
+            plain.append(Spent(part.seconds * case.plain_times, part.processor_s * case.plain_times))
+    line["peak_memory_with_plain_mib"] = round(peak_memory_mib())
+    return Values.of_seconds(ours, plain, case.facts())
+
+
+def _ratio(values: Values) -> dict[str, Any]:
+    """Plain to ours: of the medians, and from the lowest to the highest pairing; nothing without both."""
+    ours, plain = values.ours, values.plain
+    if not (ours and plain):
+        return {}
+    return {
+        "ratio": round(statistics.median(plain) / statistics.median(ours), 2),
+        "ratio_range": [round(min(plain) / max(ours), 2), round(max(plain) / min(ours), 2)],
+    }
 
 
 def _efficiency(case: Case, seconds: float, peak_flops: float) -> dict[str, Any]:
@@ -154,8 +216,8 @@ def _efficiency(case: Case, seconds: float, peak_flops: float) -> dict[str, Any]
     return found
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
+def _short(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
 
 
 def table(lines: list[dict[str, Any]], about: dict[str, Any]) -> str:
@@ -163,23 +225,22 @@ def table(lines: list[dict[str, Any]], about: dict[str, Any]) -> str:
     rows = [
         "# Benchmark", "",
         "Every line is a ratio measured in one run: how many times as much the plain way or the peer takes. Medians, "
-        "with the lowest and the highest pairing in brackets. Memory is the process's peak when ours had run.", "",
+        "with the lowest and the highest pairing in brackets; beside them the ratio of processor seconds, where ratios "
+        "are of seconds. Memory is the process's peak when ours had run.", "",
         *(f"- {name.replace('_', ' ')}: {value}" for name, value in about.items()), "",
-        "| line | ours | plain | ratio | target | ours, plain | peak MiB |", "|---|---|---|---|---|---|---|",
+        "| line | ours | plain | ratio | of processor seconds | target | ours, plain | peak MiB |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for line in lines:
         if "skipped" in line or "failed" in line:
             said = f"skipped: {line['skipped']}" if "skipped" in line else f"FAILED: {line['failed']}"
-            rows.append(f"| {line['name']} | {line.get('ours_is', '')} | {line.get('plain_is', '')} | {said} | | | |")
+            rows.append(f"| {line['name']} | {line.get('ours_is', '')} | {line.get('plain_is', '')} | {said} | | | | |")
             continue
-        ratio = "-"
-        if "ratio" in line:
-            low, high = line["ratio_range"]
-            ratio = f"**{line['ratio']:g}** ({low:g} to {high:g})"
+        ratio, by_processor = _ratio_words(line, "**"), _ratio_words(line.get("processor_s", {}))
         middles = [f"{statistics.median(line[k]):.3g}" for k in ("ours", "plain") if line[k]]
         target = "" if line["target"] is None else f"{line['target']:g}"
         rows.append(
-            f"| {line['name']} | {line['ours_is']} | {line['plain_is']} | {ratio} | {target} | "
+            f"| {line['name']} | {line['ours_is']} | {line['plain_is']} | {ratio} | {by_processor} | {target} | "
             f"{', '.join(middles)} {line['unit']} | {line['peak_memory_mib']} |"
         )
     rows.append("")
@@ -189,6 +250,13 @@ def table(lines: list[dict[str, Any]], about: dict[str, Any]) -> str:
             rows += [f"- {name.replace('_', ' ')}: {_told(value)}" for name, value in line["facts"].items()]
             rows.append("")
     return "\n".join(rows)
+
+
+def _ratio_words(found: dict[str, Any], bold: str = "") -> str:
+    if "ratio" not in found:
+        return "-"
+    low, high = found["ratio_range"]
+    return f"{bold}{found['ratio']:g}{bold} ({low:g} to {high:g})"
 
 
 def _told(value: Any) -> str:

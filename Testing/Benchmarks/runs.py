@@ -1,11 +1,12 @@
-"""Where the time of ``run`` and ``loop`` goes, by the stages they write in their summaries."""
+"""Where the time of ``run`` and ``loop`` goes, by the stages they write in their summaries; memory of ``run``."""
 
 from __future__ import annotations
 
+import importlib
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.loading import load_patient
 from RTDigitalTwinLib.run import SAMPLE, RunSettings, run_patient
 from RTDigitalTwinLib.solver.sampling import sample_dose
-from Testing.Benchmarks.framework import Benchmark, Effort, Skipped, Values, seconds_of
+from Testing.Benchmarks.framework import Benchmark, Effort, Skipped, Values, seconds_of, spent_by
 from Testing.Benchmarks.patients import chosen_patient, shared_folder
 
 ARITHMETIC = ("planning", "prediction")
 PATIENT = "pt_201"
+LIMIT_MIB = 1907  # 2 GB, asked for up to 256 samples
 
 
 def _source(name: str) -> str | Path:
@@ -36,30 +38,68 @@ def share_of_arithmetic(name: str) -> Benchmark:
     def setup(effort: Effort) -> Values:
         source = _source(name)
         keep_freed_memory()
-        started = seconds_of(lambda: subprocess.run([sys.executable, "-c", "import RTDigitalTwinLib.run"], check=True))
+        imports = "import RTDigitalTwinLib.run, RTDigitalTwinLib.scene.snapshot"
+        started = spent_by(lambda: subprocess.run([sys.executable, "-c", imports], check=True))
+        importlib.import_module("RTDigitalTwinLib.scene.snapshot")  # so that the run has no more of it
         with tempfile.TemporaryDirectory() as place:
             summary: dict[str, Any] = {}
             out = Path(place) / "run"
-            whole = seconds_of(lambda: summary.update(run_patient(source, out, RunSettings(device="cpu"))))
-        stages: Mapping[str, float] = summary["provenance"]["stage_seconds"]
-        total = whole + started
-        arithmetic = sum(stages.get(stage, 0.0) for stage in ARITHMETIC)
-        facts: dict[str, Any] = {"seconds": round(total, 2), "imports_percent": round(100 * started / total, 1)}
-        facts |= {f"{stage} percent".replace(" ", "_"): round(100 * s / total, 1) for stage, s in stages.items()}
+            whole = spent_by(lambda: summary.update(run_patient(source, out, RunSettings(device="cpu"))))
+        told = summary["provenance"]
+        facts: dict[str, Any] = {}
+        shares = {}
+        for clock, stages, ran, begun in (
+            ("processor", told["stage_processor_seconds"], whole.processor_s, started.processor_s),
+            ("clock", told["stage_seconds"], whole.seconds, started.seconds),
+        ):
+            total = ran + begun
+            parts = {"imports": begun} | stages
+            parts["rest"] = total - sum(parts.values())
+            percent = {stage: round(100 * seconds / total, 1) for stage, seconds in parts.items()}
+            facts |= {f"{clock}_seconds": round(total, 2), f"{clock}_percent": percent}
+            shares[clock] = sum(stages.get(stage, 0.0) for stage in ARITHMETIC) / total
+        facts["share_by_the_clock"] = round(shares["clock"], 3)
         if source != SAMPLE:
             patient, network = load_patient(source), DoseSurrogate.load(device="cpu").network
-            features = seconds_of(lambda: build_features(patient, network.configuration.channels))
-            facts["features_percent_of_the_run_inside_prediction"] = round(100 * features / total, 1)
-        return Values((1.0,), (arithmetic / total,), facts)
+            features = seconds_of(lambda: build_features(patient, network.configuration.channels), processor=True)
+            facts["processor_seconds_of_features_inside_prediction"] = round(features, 2)
+        return Values((1.0,), (shares["processor"],), facts)
 
     return Benchmark(
         f"share of arithmetic, run {name}",
         "all of the run, imports too",
         "planning and prediction",
         setup,
-        unit="of the run",
+        unit="of the run's processor seconds",
         target=0.6,
     )
+
+
+def peak_memory(effort: Effort) -> Values:
+    """Of the whole command, pictures too, in processes of their own; the memory of small and large predictions."""
+    source = _source(PATIENT)
+    few, many = effort.of(32, 8), effort.of(256, 32)
+    with tempfile.TemporaryDirectory() as place:
+        peaks = {n: _peak_mib(["run", str(source), "--samples", str(n), "--out", f"{place}/{n}"]) for n in (few, many)}
+    each = (peaks[many] - peaks[few]) / (many - few)
+    facts = {
+        "patient": PATIENT,
+        "mib_by_samples": peaks,
+        "mib_a_further_sample": round(each, 2),
+        "limit_mib": LIMIT_MIB,
+    }
+    return Values((peaks[many],), (peaks[few],), facts)
+
+
+def _peak_mib(arguments: list[str]) -> float:
+    """The most memory that a command of ours held at once."""
+    command = [sys.executable, "-m", "RTDigitalTwinLib", *arguments, "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return round(used.ru_maxrss / 1024)
 
 
 def loop_by_stage(effort: Effort) -> Values:
@@ -79,5 +119,12 @@ def loop_by_stage(effort: Effort) -> Values:
 BENCHMARKS = (
     share_of_arithmetic(SAMPLE),
     share_of_arithmetic(PATIENT),
+    Benchmark(
+        "peak memory of run",
+        "of the most samples",
+        "of the fewest",
+        peak_memory,
+        unit="MiB",
+    ),
     Benchmark("loop by stage", "one prediction of 32 samples", "the whole loop of the first fractions", loop_by_stage),
 )

@@ -11,9 +11,10 @@ from monai.networks.nets import UNet
 from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.model.features import ANATOMY_CHANNELS, build_features
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-from RTDigitalTwinLib.solver.sampling import STRATIFIED_TOGETHER, sample_dose
-from Testing.Benchmarks.framework import Benchmark, Case, Effort, seconds_of
+from RTDigitalTwinLib.solver.sampling import DECODED_TOGETHER, STRATIFIED_TOGETHER, sample_dose
+from Testing.Benchmarks.framework import Benchmark, Case, Effort, Values, flops_of, seconds_of
 from Testing.Benchmarks.patients import FULL_SIDE, chosen_patient, full_grid
+from Testing.Benchmarks.peak import peak_rates
 
 SAMPLES = 32
 COMPARED = 4  # samples that are compared with whole-network passes
@@ -45,7 +46,7 @@ def _case(effort: Effort, one_pass: Any) -> Case:
 
     def ours() -> None:
         """From the features on, as the passes begin with theirs; nothing else is kept from the time before."""
-        surrogate._encoded.clear()
+        surrogate.forget()
         sample_dose(surrogate, patient, SAMPLES)
 
     def plain() -> None:
@@ -97,7 +98,38 @@ def agreement(surrogate: DoseSurrogate) -> dict[str, Any]:
     return apart
 
 
+def achieved(effort: Effort) -> Values:
+    """Arithmetic a processor second of decoding, and the most that this machine is seen to do, in turn."""
+    keep_freed_memory()
+    patient, surrogate = chosen_patient(), DoseSurrogate.load(device="cpu")
+    features, samples = surrogate.features(patient), effort.of(SAMPLES, 8)
+    decode = surrogate.decoder(surrogate.encoded(patient), features)
+    factors = surrogate.network.draw_factors(samples, torch.Generator().manual_seed(0), STRATIFIED_TOGETHER)
+    together = DECODED_TOGETHER["cpu"]
+
+    def decoded() -> None:
+        for first in range(0, samples, together):
+            decode([f[first : first + together] for f in factors])
+
+    gflop = flops_of(decoded) / 1e9
+    rates, peaks, faster = [], [], ""
+    for _ in range(effort.of(5, 2)):
+        rates.append(gflop / seconds_of(decoded, processor=True))
+        found = peak_rates(processor=True)
+        peaks.append(max(found.values()))
+        faster = max(found, key=found.__getitem__)
+    facts = {"gflop_a_sample": round(gflop / samples, 1), "samples": samples, "peak_is_of": faster}
+    return Values(tuple(rates), tuple(peaks), facts)
+
+
 BENCHMARKS = (
+    Benchmark(
+        "arithmetic of a sample",
+        "decoding, whole",
+        "the fastest large convolution or product",
+        achieved,
+        unit="GFLOP a processor s",
+    ),
     Benchmark(
         "prediction",
         "32 samples, features known",

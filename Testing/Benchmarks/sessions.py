@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.twin import Twin
-from Testing.Benchmarks.framework import Benchmark, Effort, Values, seconds_of
+from Testing.Benchmarks.framework import Benchmark, Effort, Spent, Values, spent_by
 from Testing.Benchmarks.patients import chosen_patient
 
 
 def second(samples: int) -> Benchmark:
     def setup(effort: Effort) -> Values:
         keep_freed_memory()
-        patient, firsts, seconds = chosen_patient(), [], []
+        patient = chosen_patient()
+        firsts: list[Spent] = []
+        seconds: list[Spent] = []
         for _ in range(effort.of(3, 1)):
             twins: list[Twin] = []
 
@@ -19,9 +21,9 @@ def second(samples: int) -> Benchmark:
                 twins.append(Twin(patient, device="cpu"))
                 twins[0].predict(samples, 0)
 
-            firsts.append(seconds_of(first))
-            seconds.append(seconds_of(lambda t=twins: t[0].predict(samples, 1)))  # type: ignore[misc]
-        return Values(tuple(seconds), tuple(firsts), {"patient": patient.pseudonym, "samples": samples})
+            firsts.append(spent_by(first))
+            seconds.append(spent_by(lambda t=twins: t[0].predict(samples, 1)))  # type: ignore[misc]
+        return Values.of_seconds(seconds, firsts, {"patient": patient.pseudonym, "samples": samples})
 
     return Benchmark(
         f"second prediction, {samples} samples",
