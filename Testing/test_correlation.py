@@ -11,7 +11,7 @@ from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, ErrorCovariance,
 from RTDigitalTwinLib.calibration.measuring import measure_scalars, measure_volume
 from RTDigitalTwinLib.calibration.outliers import Earlier, _joint_probability, judge
 from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
-from RTDigitalTwinLib.calibration.scalar_posterior import posterior
+from RTDigitalTwinLib.calibration.scalar_posterior import EVIDENCE_DEGREES, posterior
 from RTDigitalTwinLib.calibration.volume_posterior import inflation_ratio
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.model.crop import Crop, crop_around
@@ -101,7 +101,7 @@ def test_a_calibration_keeps_its_correlation() -> None:
 
 
 def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
-    """Shift at a voxel under each hypothesis: covariance with the mean over its variance, weighed by the evidence."""
+    """Change at a voxel as planned and by output, where all is linear: covariance with the mean over its variance."""
     patient, crop = drawn.patient, drawn.crop
     truth = delivered_dose(patient, Change(output_error_ratio=0.05))
     noise = NoiseModel(0.02, 0.005)
@@ -110,7 +110,6 @@ def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
     readings = read_scalars(observed, patient, crop)
     errors = ScalarErrors.of(readings, sampled_doses(drawn), covariance)
     found = posterior(errors)
-    shift, variance = found.shift_gy, found.variance_gy2
     places, std = positions_mm(crop), covariance.std.astype(float)
     (reading,) = readings
     mean_of = np.zeros(std.size)
@@ -119,17 +118,23 @@ def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
     voxel, seen = int(inside[0]), mean_of[inside] * std[inside]
     covered = [kernel(np.linalg.norm(places[inside] - places[a], axis=1)) @ seen for a in inside]
     own, with_voxel = float(seen @ covered), std[voxel] * covered[0]
-    changes, likely, moved = covariance.changes.astype(float), [], []
-    for hypothesis in HYPOTHESES:
-        of_mean, of_voxel = (changes @ mean_of) * hypothesis.sizes, changes[:, voxel] * hypothesis.sizes
+    changes, likely, linear = covariance.changes.astype(float), [], (0, 2)
+    assert not any(HYPOTHESES[k].shifted for k in linear)
+    for k in linear:
+        sizes, mode = HYPOTHESES[k].sizes, found.modes[k]
+        of_mean, of_voxel = (changes @ mean_of) * sizes, changes[:, voxel] * sizes
         total = own + of_mean @ of_mean + reading.std**2
-        evidence = np.exp(-0.5 * errors.off[0] ** 2 / total) / np.sqrt(total)
-        likely.append(hypothesis.probability * np.sqrt(evidence))
-        moved.append((with_voxel + of_voxel @ of_mean) / total * errors.off[0])
-    weights = np.array(likely) / sum(likely)
-    assert errors.weights() == pytest.approx(weights, rel=1e-3)
-    assert shift[voxel] == pytest.approx(float(weights @ moved), rel=1e-3)
-    assert 0 < variance[voxel] < std[voxel] ** 2
+        # Student's t of EVIDENCE_DEGREES, one value.
+        square = errors.off[0] ** 2 / total
+        evidence = (1 + square / EVIDENCE_DEGREES) ** (-0.5 * (EVIDENCE_DEGREES + 1)) / np.sqrt(total)
+        likely.append(HYPOTHESES[k].probability * evidence)
+        moved = (with_voxel + of_voxel @ of_mean) / total * errors.off[0]
+        assert mode.dose_gy[voxel] - errors.dose_gy[voxel] == pytest.approx(float(moved), rel=1e-3)
+        left = std[voxel] ** 2 + of_voxel @ of_voxel - (with_voxel + of_voxel @ of_mean) ** 2 / total
+        assert mode.variance_gy2[voxel] == pytest.approx(float(left), rel=1e-3)
+    assert found.weights[0] / found.weights[2] == pytest.approx(likely[0] / likely[1], rel=1e-3)
+    assert found.dose_gy[voxel] == pytest.approx(float(found.weights @ found.doses_gy[:, voxel]))
+    assert 0 < found.variance_gy2[voxel] < std[voxel] ** 2
 
 
 def scaled(drawn: DoseEnsemble, factors: dict[str, float]) -> list[Observation]:
