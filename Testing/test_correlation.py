@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, ErrorCovariance, ScalarErrors
-from RTDigitalTwinLib.calibration.measuring import measure_scalars, measure_volume
+from RTDigitalTwinLib.calibration.measuring import Wanted, asked, measure_scalars, measure_volume
 from RTDigitalTwinLib.calibration.outliers import Earlier, _joint_probability, judge
 from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
 from RTDigitalTwinLib.calibration.scalar_posterior import EVIDENCE_DEGREES, posterior
+from RTDigitalTwinLib.calibration.treatment_change import Mover
 from RTDigitalTwinLib.calibration.volume_posterior import inflation_ratio
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.model.crop import Crop, crop_around
@@ -201,3 +202,27 @@ def test_later_values_are_judged_given_earlier_ones(drawn: DoseEnsemble) -> None
     assert given.reach < 0.8 * alone.reach
     assert given.expected == pytest.approx(alone.expected, abs=0.2)  # the first said what was expected
     assert Earlier.of([], drawn) is None
+
+
+def test_a_set_that_a_real_shift_explains_is_no_outlier(drawn: DoseEnsemble) -> None:
+    """First order says one in a thousand; the dose moved says nothing unusual. Times 1.5 no shift explains it."""
+    plan = delivered_dose(drawn.patient, Change()).values.reshape(-1)[drawn.crop.mask_indices].astype(np.float32)
+    sure = replace(drawn, deterministic_gy=plan, deviations_gy=(0.05 * drawn.deviations_gy).astype(np.float16))
+    noise = NoiseModel(0.002, 0.001)
+    wanted: list[Wanted] = [(name, "mean") for name in drawn.patient.structures]
+    inside = np.argwhere(drawn.patient.structures["PTV_7000"].mask)
+    for place in (inside.min(axis=0), inside.max(axis=0), inside[0], inside[-1]):
+        x, y, z = (float(v) for v in drawn.crop.grid.to_lps_mm(place))
+        wanted.append((x, y, z))
+    covariance = ErrorCovariance.of(sure)
+    moved = Mover(plan, covariance).moved(np.array([1.5, 0.0, 1.2, 0.0]))
+    given = [
+        replace(reading.observation, value=float(reading.of(moved[None])[0]) / 35)
+        for reading in read_scalars(asked(wanted, FIRST, noise), drawn.patient, drawn.crop)
+    ]
+    errors = ScalarErrors.of(read_scalars(given, drawn.patient, drawn.crop), sampled_doses(sure), covariance)
+    first_order = _joint_probability(errors.off, errors.total(HYPOTHESES[3]))
+    assert first_order is not None and first_order < 1e-4
+    assert not any(j.is_outlier for j in judge(sure, given))
+    assert all(j.joint_probability is not None and j.joint_probability > 0.5 for j in judge(sure, given))
+    assert all(j.is_outlier for j in judge(sure, [replace(o, value=1.5 * o.value) for o in given]))
