@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, ErrorCovariance, ScalarErrors
-from RTDigitalTwinLib.calibration.measuring import measure_scalars, measure_volume
+from RTDigitalTwinLib.calibration.measuring import Wanted, asked, measure_scalars, measure_volume
 from RTDigitalTwinLib.calibration.outliers import Earlier, _joint_probability, judge
 from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
-from RTDigitalTwinLib.calibration.scalar_posterior import posterior
+from RTDigitalTwinLib.calibration.scalar_posterior import EVIDENCE_DEGREES, posterior
+from RTDigitalTwinLib.calibration.treatment_change import Mover
 from RTDigitalTwinLib.calibration.volume_posterior import inflation_ratio
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.model.crop import Crop, crop_around
@@ -101,7 +102,7 @@ def test_a_calibration_keeps_its_correlation() -> None:
 
 
 def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
-    """Shift at a voxel under each hypothesis: covariance with the mean over its variance, weighed by the evidence."""
+    """Change at a voxel as planned and by output, where all is linear: covariance with the mean over its variance."""
     patient, crop = drawn.patient, drawn.crop
     truth = delivered_dose(patient, Change(output_error_ratio=0.05))
     noise = NoiseModel(0.02, 0.005)
@@ -110,7 +111,6 @@ def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
     readings = read_scalars(observed, patient, crop)
     errors = ScalarErrors.of(readings, sampled_doses(drawn), covariance)
     found = posterior(errors)
-    shift, variance = found.shift_gy, found.variance_gy2
     places, std = positions_mm(crop), covariance.std.astype(float)
     (reading,) = readings
     mean_of = np.zeros(std.size)
@@ -119,17 +119,23 @@ def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
     voxel, seen = int(inside[0]), mean_of[inside] * std[inside]
     covered = [kernel(np.linalg.norm(places[inside] - places[a], axis=1)) @ seen for a in inside]
     own, with_voxel = float(seen @ covered), std[voxel] * covered[0]
-    changes, likely, moved = covariance.changes.astype(float), [], []
-    for hypothesis in HYPOTHESES:
-        of_mean, of_voxel = (changes @ mean_of) * hypothesis.sizes, changes[:, voxel] * hypothesis.sizes
+    changes, likely, linear = covariance.changes.astype(float), [], (0, 2)
+    assert not any(HYPOTHESES[k].shifted for k in linear)
+    for k in linear:
+        sizes, mode = HYPOTHESES[k].sizes, found.modes[k]
+        of_mean, of_voxel = (changes @ mean_of) * sizes, changes[:, voxel] * sizes
         total = own + of_mean @ of_mean + reading.std**2
-        evidence = np.exp(-0.5 * errors.off[0] ** 2 / total) / np.sqrt(total)
-        likely.append(hypothesis.probability * np.sqrt(evidence))
-        moved.append((with_voxel + of_voxel @ of_mean) / total * errors.off[0])
-    weights = np.array(likely) / sum(likely)
-    assert errors.weights() == pytest.approx(weights, rel=1e-3)
-    assert shift[voxel] == pytest.approx(float(weights @ moved), rel=1e-3)
-    assert 0 < variance[voxel] < std[voxel] ** 2
+        # Student's t of EVIDENCE_DEGREES, one value.
+        square = errors.off[0] ** 2 / total
+        evidence = (1 + square / EVIDENCE_DEGREES) ** (-0.5 * (EVIDENCE_DEGREES + 1)) / np.sqrt(total)
+        likely.append(HYPOTHESES[k].probability * evidence)
+        moved = (with_voxel + of_voxel @ of_mean) / total * errors.off[0]
+        assert mode.dose_gy[voxel] - errors.dose_gy[voxel] == pytest.approx(float(moved), rel=1e-3)
+        left = std[voxel] ** 2 + of_voxel @ of_voxel - (with_voxel + of_voxel @ of_mean) ** 2 / total
+        assert mode.variance_gy2[voxel] == pytest.approx(float(left), rel=1e-3)
+    assert found.weights[0] / found.weights[2] == pytest.approx(likely[0] / likely[1], rel=1e-3)
+    assert found.dose_gy[voxel] == pytest.approx(float(found.weights @ found.doses_gy[:, voxel]))
+    assert 0 < found.variance_gy2[voxel] < std[voxel] ** 2
 
 
 def scaled(drawn: DoseEnsemble, factors: dict[str, float]) -> list[Observation]:
@@ -196,3 +202,27 @@ def test_later_values_are_judged_given_earlier_ones(drawn: DoseEnsemble) -> None
     assert given.reach < 0.8 * alone.reach
     assert given.expected == pytest.approx(alone.expected, abs=0.2)  # the first said what was expected
     assert Earlier.of([], drawn) is None
+
+
+def test_a_set_that_a_real_shift_explains_is_no_outlier(drawn: DoseEnsemble) -> None:
+    """First order says one in a thousand; the dose moved says nothing unusual. Times 1.5 no shift explains it."""
+    plan = delivered_dose(drawn.patient, Change()).values.reshape(-1)[drawn.crop.mask_indices].astype(np.float32)
+    sure = replace(drawn, deterministic_gy=plan, deviations_gy=(0.05 * drawn.deviations_gy).astype(np.float16))
+    noise = NoiseModel(0.002, 0.001)
+    wanted: list[Wanted] = [(name, "mean") for name in drawn.patient.structures]
+    inside = np.argwhere(drawn.patient.structures["PTV_7000"].mask)
+    for place in (inside.min(axis=0), inside.max(axis=0), inside[0], inside[-1]):
+        x, y, z = (float(v) for v in drawn.crop.grid.to_lps_mm(place))
+        wanted.append((x, y, z))
+    covariance = ErrorCovariance.of(sure)
+    moved = Mover(plan, covariance).moved(np.array([1.5, 0.0, 1.2, 0.0]))
+    given = [
+        replace(reading.observation, value=float(reading.of(moved[None])[0]) / 35)
+        for reading in read_scalars(asked(wanted, FIRST, noise), drawn.patient, drawn.crop)
+    ]
+    errors = ScalarErrors.of(read_scalars(given, drawn.patient, drawn.crop), sampled_doses(sure), covariance)
+    first_order = _joint_probability(errors.off, errors.total(HYPOTHESES[3]))
+    assert first_order is not None and first_order < 1e-4
+    assert not any(j.is_outlier for j in judge(sure, given))
+    assert all(j.joint_probability is not None and j.joint_probability > 0.5 for j in judge(sure, given))
+    assert all(j.is_outlier for j in judge(sure, [replace(o, value=1.5 * o.value) for o in given]))

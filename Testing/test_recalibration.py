@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from RTDigitalTwinLib.model.network_patient import network_patient
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.observation import DoseObservation, MetricObservation, Moment, NoiseModel, Observation
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
@@ -273,6 +275,39 @@ def test_beliefs_are_saved_loaded_and_compared(
             load_belief(path, replace(case.belief, prepared=network_patient(smaller)))
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ModelError, match="cannot be read"):
+        load_belief(path, case.belief)
+
+
+def written_as(path: Path, file_format: int) -> None:
+    """A belief's file as one of another format, without the mask's hash."""
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    about = json.loads(arrays["about"].tobytes()) | {"format": file_format}
+    about.pop("dose_mask_sha256", None)
+    np.savez(path, **arrays | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)})
+
+
+def test_beliefs_are_of_one_mask_and_of_known_formats(case: Case, sampled: DoseEnsemble, tmp_path: Path) -> None:
+    """As many voxels elsewhere are another mask; files of before have no hash; those of later versions are refused."""
+    posterior = StructureOffsets().absorb(gather(case.belief, case.observed(), sampled))
+    path = tmp_path / "small.belief.npz"
+    save_belief(posterior, path)
+    mask = case.patient.dose_mask
+    turned = np.roll(mask.occupancy, 1, axis=0)
+    moved = replace(case.patient, dose_mask=Structure.from_array(mask.name, turned, mask.grid, mask.kind))
+    assert moved.dose_mask.mask.sum() == mask.mask.sum()
+    elsewhere = replace(case.belief, prepared=network_patient(moved))
+    with pytest.raises(ModelError, match="other voxels or in another place") as refused:
+        load_belief(path, elsewhere)
+    assert "Observe again" in str(refused.value)
+    written_as(path, 1)
+    assert load_belief(path, case.belief).same_as(posterior)
+    assert load_belief(path, elsewhere).shift_gy is not None  # nothing in it tells
+    written_as(path, 2)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_belief(path, case.belief)
+    written_as(path, 3)
+    with pytest.raises(ModelError, match="format 3"):
         load_belief(path, case.belief)
 
 

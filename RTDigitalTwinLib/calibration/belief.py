@@ -26,6 +26,7 @@ from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.model.network import DoseUNet
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+from RTDigitalTwinLib.patient.fingerprint import voxels_sha256
 from RTDigitalTwinLib.patient.observation import DoseObservation, Observation, same_observation
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
@@ -35,7 +36,8 @@ from RTDigitalTwinLib.solver.dose_state import DoseBelief
 from RTDigitalTwinLib.solver.narrowing import ErrorPaths, Narrowing
 
 SUFFIX = ".belief.npz"
-FORMAT = 1
+FORMAT = 2
+READ_FORMATS = (1, 2)  # 1 has no hash of the dose mask; one from before errors were stored with it has no paths
 LEAST_SHIFT_GY = 1e-6  # less is rounding, which shows where the dose is 0
 
 
@@ -206,6 +208,7 @@ def save_belief(belief: RecalibratedBelief, path: Path) -> None:
     about: dict[str, Any] = {
         "format": FORMAT,
         "patient": belief.patient.pseudonym,
+        "dose_mask_sha256": voxels_sha256(belief.patient.dose_mask),
         "weights_sha256": belief.prior.surrogate.weights_sha256,
         "method": belief.method,
         "observations": rows,
@@ -221,14 +224,19 @@ def save_belief(belief: RecalibratedBelief, path: Path) -> None:
 def load_belief(path: Path, prior: DoseBelief) -> RecalibratedBelief:
     """The belief in a file, on the network's belief it began from.
 
-    Raises ModelError where the file is damaged, or was made with other weights or for another patient.
+    Raises ModelError where the file is damaged, or was made with other weights, for another patient or dose mask. Files
+    of before (format 1) are told by the number of the mask's voxels alone.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         about = json.loads(arrays.pop("about").tobytes())
-        if about["format"] != FORMAT:
-            raise ModelError("The belief was written by another version.", where=path.name)
+        if about["format"] not in READ_FORMATS:
+            raise ModelError(
+                f"The belief was written by another version (format {about['format']}).",
+                where=path.name,
+                remedy="Read it with that version, or observe again.",
+            )
         weights, pseudonym = about["weights_sha256"], about["patient"]
         if weights != prior.surrogate.weights_sha256:
             raise ModelError(
@@ -239,7 +247,8 @@ def load_belief(path: Path, prior: DoseBelief) -> RecalibratedBelief:
             )
         if pseudonym != prior.patient.pseudonym:
             raise ModelError(f"The belief is of patient {pseudonym}, not {prior.patient.pseudonym}.", where=path.name)
-        _require_this_mask(arrays, prior, path.name)
+        told = about["dose_mask_sha256"] if about["format"] > 1 else None
+        _require_this_mask(arrays, told, prior, path.name)
         observations = [
             from_row(row | ({"file": "stored"} if row["kind"] == "dose" else {}), _dose(arrays.get(f"dose {k}"), prior))
             for k, row in enumerate(about["observations"])
@@ -265,15 +274,23 @@ def load_belief(path: Path, prior: DoseBelief) -> RecalibratedBelief:
         raise ModelError(f"The belief is damaged: {error}", where=path.name, remedy="Make it again.") from error
 
 
-def _require_this_mask(arrays: Mapping[str, NDArray], prior: DoseBelief, where: str) -> None:
+def _require_this_mask(arrays: Mapping[str, NDArray], told: str | None, prior: DoseBelief, where: str) -> None:
     """Raise ModelError for numbers of other voxels than the dose mask has: structures were drawn anew since."""
-    voxels = int(prior.patient.dose_mask.mask.sum())
+    mask = prior.patient.dose_mask
+    voxels = int(mask.mask.sum())
+    remedy = "Observe again, from the network's own belief, or take the structures as they were."
     names = ("shift_gy", "spread_ratio", "paths before_gy", "paths after_gy")
     if other := {arrays[name].shape[-1] for name in names if name in arrays} - {voxels}:
         raise ModelError(
             f"The belief is of a dose mask of {max(other)} voxels, and the patient's has {voxels}.",
             where=where,
-            remedy="Observe again, from the network's own belief, or take the structures as they were.",
+            remedy=remedy,
+        )
+    if told is not None and told != voxels_sha256(mask):
+        raise ModelError(
+            "The belief is of a dose mask with other voxels or in another place than the patient's.",
+            where=where,
+            remedy=remedy,
         )
 
 

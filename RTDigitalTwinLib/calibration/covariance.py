@@ -3,8 +3,8 @@
 Errors of the network have the calibrated spread at each voxel and hang together over the distances measured on a cohort
 (``solver.correlation``). Treatment may differ from the plan by a shift of the patient and by the machine's output; to
 first order these are the dose's slopes along the three axes, and the dose itself. How likely such a change is before
-anything is observed is said by ``HYPOTHESES``; the observations then weigh them by their evidence. Probabilities and
-power were chosen on three validation patients (pt_203, pt_213, pt_219).
+anything is observed is said by ``HYPOTHESES``; the observations then weigh them by their evidence. Probabilities were
+chosen on three validation patients (pt_203, pt_213, pt_219).
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ HYPOTHESES = (
     Hypothesis("output", 0.20, False, True),
     Hypothesis("shifted, output", 0.02, True, True),
 )
-EVIDENCE_POWER = 0.5  # errors are not quite as the model says, so the evidence counts half (Gruenwald 2012)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +58,14 @@ class ErrorCovariance:
     std : (mask voxels,) of the network's error.
     shares : of the lengths over which it hangs together.
     changes : (4, mask voxels) of one standard deviation each: shift along slices, rows, columns; output.
+    fixed : (mask voxels,) where a dose volume was seen: no change of treatment that it did not show; None for nowhere.
     """
 
     box: MaskBox
     std: NDArray[np.float32]
     shares: tuple[float, ...]
     changes: NDArray[np.float32]
+    fixed: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, drawn: DoseEnsemble) -> ErrorCovariance:
@@ -82,7 +83,7 @@ class ErrorCovariance:
         """Where a dose volume was seen: less of the network's error, and no change of treatment it did not show."""
         std = np.sqrt(variance).astype(np.float32)
         seen = std < self.std * SEEN_RATIO
-        return replace(self, std=std, changes=np.where(seen, 0, self.changes))
+        return replace(self, std=std, changes=np.where(seen, 0, self.changes), fixed=seen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +92,15 @@ class ScalarErrors:
 
     Attributes
     ----------
+    dose_gy : (mask voxels,) that dose.
     slopes : (readings, mask voxels) change of each reading by the dose at each voxel.
-    off, noise_std : (readings,) observed minus the mean over the samples, and the noise.
+    off, noise_std : (readings,) observed minus expected, and the noise.
     network : (readings, mask voxels) covariance of the network's error at each voxel with that of each reading.
     """
 
     covariance: ErrorCovariance
+    readings: tuple[Reading, ...]
+    dose_gy: NDArray[np.float32]
     slopes: NDArray[np.float32]
     off: NDArray[np.float64]
     noise_std: NDArray[np.float64]
@@ -104,18 +108,37 @@ class ScalarErrors:
 
     @classmethod
     def of(cls, readings: Sequence[Reading], doses: NDArray[np.float32], covariance: ErrorCovariance) -> ScalarErrors:
-        """About the mean of doses (samples, mask voxels)."""
+        """About the mean of doses (samples, mask voxels); what is expected is the mean over the samples."""
         doses = np.maximum(doses, 0)
         mean = doses.mean(axis=0)
-        slopes = np.stack([slope_of(reading, mean) for reading in readings])
+        slopes = slopes_of(readings, mean)
         off = np.array([reading.value - reading.of(doses).mean() for reading in readings])
         noise = np.array([reading.std for reading in readings])
-        return cls(covariance, slopes, off, noise, covariance.of_network(slopes))
+        return cls(covariance, tuple(readings), mean, slopes, off, noise, covariance.of_network(slopes))
+
+    def off_at(self, dose_gy: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(readings,) observed minus expected where the dose is another."""
+        doses = np.stack([dose_gy, self.dose_gy])
+        return self.off - np.array([float(np.subtract(*reading.of(doses))) for reading in self.readings])
+
+    def about(
+        self, dose_gy: NDArray[np.float32], changes: NDArray[np.float32], sizes: NDArray[np.float64]
+    ) -> ScalarErrors:
+        """The same, linear about another dose: the one that changes of treatment of ``sizes`` (4,) lead to.
+
+        ``off`` is then what would be off without them, were all as linear as it is there.
+        """
+        slopes = slopes_of(self.readings, dose_gy)
+        network = self.network if np.array_equal(slopes, self.slopes) else self.covariance.of_network(slopes)
+        covariance = replace(self.covariance, changes=changes)
+        moved = replace(self, covariance=covariance, dose_gy=dose_gy, slopes=slopes, network=network)
+        return replace(moved, off=self.off_at(dose_gy) + moved.change_slopes @ sizes)
 
     @cached_property
-    def _between(self) -> NDArray[np.float64]:
+    def as_planned(self) -> NDArray[np.float64]:
+        """(readings, readings) covariance of what is observed under errors of the network alone, noise included."""
         both = self.network.astype(float) @ self.slopes.T.astype(float)
-        return (both + both.T) / 2
+        return (both + both.T) / 2 + np.diag(np.square(self.noise_std))
 
     @cached_property
     def change_slopes(self) -> NDArray[np.float64]:
@@ -125,18 +148,12 @@ class ScalarErrors:
     def total(self, hypothesis: Hypothesis) -> NDArray[np.float64]:
         """(readings, readings) covariance of what is observed, noise included."""
         moved = self.change_slopes * hypothesis.sizes
-        return self._between + moved @ moved.T + np.diag(np.square(self.noise_std))
+        return self.as_planned + moved @ moved.T
 
-    def weights(self) -> NDArray[np.float64]:
-        """(hypotheses,) their probabilities after what the readings observed: prior times tempered evidence."""
-        logs = []
-        for hypothesis in HYPOTHESES:
-            total = self.total(hypothesis)
-            _, size = np.linalg.slogdet(total)
-            evidence = -0.5 * (size + self.off @ np.linalg.solve(total, self.off))
-            logs.append(np.log(hypothesis.probability) + EVIDENCE_POWER * evidence)
-        likely = np.exp(np.array(logs) - max(logs))
-        return likely / likely.sum()
+
+def slopes_of(readings: Sequence[Reading], dose_gy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(readings, mask voxels) of ``slope_of``."""
+    return np.stack([slope_of(reading, dose_gy) for reading in readings])
 
 
 def slope_of(reading: Reading, dose_gy: NDArray[np.float32]) -> NDArray[np.float32]:

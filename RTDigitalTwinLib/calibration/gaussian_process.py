@@ -72,7 +72,8 @@ class GaussianProcess:
         if evidence.scalars:
             errors = ScalarErrors.of(evidence.scalars, doses + shift.astype(np.float32), covariance)
             found = posterior(errors)
-            shift, variance, left = shift + found.shift_gy, found.variance_gy2, found.left_of(left, errors, rng)
+            shift = shift + (found.dose_gy - errors.dose_gy)
+            variance, left = found.variance_gy2, found.left_of(left, rng)
         moved = np.maximum(evidence.mean_gy + shift, 0) - evidence.mean_gy
         return RecalibratedBelief(
             evidence.prior,

@@ -7,7 +7,9 @@ after the shift and the output that explain it best, or where these are larger t
 
 Values that agree are judged together as well: their squared Mahalanobis distance under belief, change and noise has a
 chi-square distribution, and a set as far off as one in a thousand would be is an outlier as a whole (all in the wrong
-unit, or another patient's). Where metrics and points were absorbed before, later ones are judged given these.
+unit, or another patient's). The distance is taken to first order; a set too far off so is judged again with the dose
+really moved and scaled as explains it best, unless that change is itself a rare one. Where metrics and points were
+absorbed before, later ones are judged given these.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, SHIFT_STD_MM, ErrorCovariance, ScalarErrors
 from RTDigitalTwinLib.calibration.readings import (
-    Reading,
     VolumeReading,
     read_scalars,
     read_volumes,
     sampled_doses,
     voxel_std,
 )
+from RTDigitalTwinLib.calibration.scalar_posterior import Mode
+from RTDigitalTwinLib.calibration.treatment_change import Mover
 from RTDigitalTwinLib.patient.observation import (
     CouchShiftObservation,
     DoseObservation,
@@ -40,9 +43,10 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 OUTLIER_STDS = 3.5  # errors of a network have longer tails than a normal distribution
 OUTLIER_LEVEL = 0.98
-OUTLIER_NOISE_STDS = 3.0
+OUTLIER_VOXEL_NOISE_STDS = 3.0  # less than for a value: no voxel is rejected by itself, a quarter of all must be off
 OUTLIER_VOXEL_RATIO = 0.25  # of a dose volume's voxels beyond their bands
 JOINT_PROBABILITY = 0.001  # a set of values that is less likely is an outlier as a whole
+LIKELY_CHANGE = 7.78  # squared sizes of a change, in standard deviations: nine in ten of all changes are within
 DAILY_RATIO = 0.5  # of shift and output: how much they differ from one fraction to another
 WIDEST_CHANGE = 3.0  # standard deviations of shift and output that may explain a dose volume
 ANYTHING = HYPOTHESES[-1]
@@ -135,18 +139,28 @@ def _judged_scalars(
 ) -> Iterator[Judgement]:
     if not observations:
         return iter(())
-    readings = tuple(read_scalars(observations, drawn.patient, drawn.crop))
-    if earlier is None:
-        errors = ScalarErrors.of(readings, sampled_doses(drawn), covariance)
-        off, total = errors.off, errors.total(ANYTHING)
-    else:
-        off, total = _given(earlier, readings)
+    before = () if earlier is None else earlier.observations
+    drawn_before = drawn if earlier is None else earlier.drawn
+    if earlier is not None:
+        covariance = ErrorCovariance.of(drawn_before)
+    doses = sampled_doses(drawn_before)
+
+    def errors_of(some: Sequence[ScalarObservation]) -> ScalarErrors:
+        return ScalarErrors.of(read_scalars([*before, *some], drawn.patient, drawn.crop), doses, covariance)
+
+    errors = errors_of(observations)
+    off, total = _given(errors, len(before))
     reach = OUTLIER_STDS * np.sqrt(np.diag(total))
     # What the others say of each, left out in turn, from the inverse (Sundararajan and Keerthi 2001).
     inverse = np.linalg.inv(total)
     from_others = np.abs(inverse @ off) / np.sqrt(np.diag(inverse))
     beyond = (np.abs(off) > reach) & (from_others > OUTLIER_STDS) & drawn.is_calibrated
     likely = _joint_probability(off[~beyond], total[np.ix_(~beyond, ~beyond)])
+    if likely is not None and likely < JOINT_PROBABILITY:
+        kept = errors_of([o for o, out in zip(observations, beyond, strict=True) if not out])
+        mode = Mode.of(kept, Mover(kept.dose_gy, covariance), ANYTHING)
+        if float(mode.sizes @ mode.sizes) <= LIKELY_CHANGE:
+            likely = _joint_probability(*_given(mode.errors, len(before)))
     together = drawn.is_calibrated and likely is not None and likely < JOINT_PROBABILITY
     return iter(
         Judgement(
@@ -158,20 +172,19 @@ def _judged_scalars(
             bool(beyond[k]) or together,
             None if beyond[k] else likely,
         )
-        for k, reading in enumerate(readings)
+        for k, reading in enumerate(errors.readings[len(before) :])
     )
 
 
-def _given(earlier: Earlier, readings: Sequence[Reading]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(readings,) observed minus expected and (readings, readings) its covariance, given what was absorbed before.
+def _given(errors: ScalarErrors, before: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(readings,) observed minus expected and (readings, readings) its covariance, given the first ``before`` of them.
 
     Normal conditioning under the network's own errors and one change of treatment for all; from day to day that may
     vary by ``DAILY_RATIO`` of it.
     """
-    drawn, before = earlier.drawn, len(earlier.observations)
-    first = read_scalars(earlier.observations, drawn.patient, drawn.crop)
-    errors = ScalarErrors.of([*first, *readings], sampled_doses(drawn), ErrorCovariance.of(drawn))
     total, off = errors.total(ANYTHING), errors.off
+    if not before:
+        return off, total
     gain = np.linalg.solve(total[:before, :before], total[:before, before:]).T
     daily = DAILY_RATIO * errors.change_slopes[before:]
     left = total[before:, before:] - gain @ total[:before, before:] + daily @ daily.T
@@ -190,7 +203,7 @@ def _judged_volume(volume: VolumeReading, drawn: DoseEnsemble, covariance: Error
     mean = sampled_doses(drawn).mean(axis=0)
     expected, known = volume.of(mean), volume.known
     off = np.where(known, volume.values - expected, 0)
-    limits = np.hypot(_outlier_factor(drawn) * voxel_std(drawn), OUTLIER_NOISE_STDS * volume.std)
+    limits = np.hypot(_outlier_factor(drawn) * voxel_std(drawn), OUTLIER_VOXEL_NOISE_STDS * volume.std)
     sizes, explained = _best_change(volume, off, covariance)
     left = np.abs(off - explained)
     ratio = float((left > limits)[known].mean())

@@ -1,15 +1,19 @@
-"""Which shift of the patient and output of the machine explain dose volumes best."""
+"""Which shift of the patient and output of the machine explain what was observed best.
+
+Under each hypothesis the maximum a posteriori of three lengths and a factor is found by Gauss-Newton; the dose itself
+is moved and scaled, not its slopes. Hypotheses are weighed by their evidence (Laplace), each at its own maximum.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.covariance import (
-    EVIDENCE_POWER,
     HYPOTHESES,
     OUTPUT_STD_RATIO,
     SHIFT_STD_MM,
@@ -19,83 +23,163 @@ from RTDigitalTwinLib.calibration.covariance import (
 from RTDigitalTwinLib.calibration.readings import VolumeReading
 from RTDigitalTwinLib.solver.correlation import MaskBox
 
-GAUSS_NEWTON_STEPS = 3
+GAUSS_NEWTON_STEPS = 8
+HALVINGS = 4  # of a step that makes things worse
+LEAST_STEP = 1e-3  # standard deviations of a change: less is not gone on for
+EVIDENCE_POWER = 0.5  # of volumes: errors are not quite as the model says, so it counts half (Gruenwald 2012)
 CORRELATED_CC = 8.0  # voxels of a dose volume within such a volume count as one: the belief's errors are smooth
 
 
-def changed_dose(
-    volumes: Sequence[VolumeReading], mean_gy: NDArray[np.float32], covariance: ErrorCovariance
-) -> NDArray[np.float32]:
-    """(mask voxels,) the dose expected, shifted and scaled as the volumes tell.
+class Told(Protocol):
+    """What observations say of a dose (mask voxels,)."""
 
-    Under each hypothesis the maximum a posteriori of three lengths and a factor, by Gauss-Newton; the dose itself is
-    moved, not its slopes. The hypotheses are weighed by their evidence (Laplace), tempered as for metrics.
+    def of_changes(
+        self, changes: NDArray[np.float32], dose_gy: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """J' W J and J' W d: J what is seen of changes (changes, mask voxels), d what is off, W its weight."""
+        ...
+
+    def misfit(self, dose_gy: NDArray[np.float32]) -> float:
+        """d' W d."""
+        ...
+
+
+class Mover:
+    """A dose, shifted and scaled by sizes (4,) in standard deviations: along slices, rows, columns; output."""
+
+    def __init__(self, dose_gy: NDArray[np.float32], covariance: ErrorCovariance) -> None:
+        self.dose_gy, self.covariance = dose_gy, covariance
+        self.box: MaskBox = covariance.box
+        self._full = self.box.spread(dose_gy[None])[0]
+
+    def moved(self, sizes: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(mask voxels,) the dose read where the tissue lies; beyond the mask it is 0 Gy, and nowhere less."""
+        steps = sizes[:3] * SHIFT_STD_MM / self.box.spacing_mm
+        moved = read_off(self._full, steps).reshape(-1)[self.box.places] if steps.any() else self.dose_gy
+        return self._free((1 + OUTPUT_STD_RATIO * sizes[3]) * moved, self.dose_gy).astype(np.float32)
+
+    def changes(self, now: NDArray[np.float32], sizes: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(4, mask voxels) by one standard deviation of each, about the dose ``now`` moved by ``sizes``."""
+        unscaled = now / np.float32(1 + OUTPUT_STD_RATIO * sizes[3])
+        found = np.concatenate([SHIFT_STD_MM * self.box.slopes(now), OUTPUT_STD_RATIO * unscaled[None]])
+        return self._free(found, np.float32(0))
+
+    def _free(self, changed: NDArray, otherwise: NDArray | np.float32) -> NDArray:
+        fixed = self.covariance.fixed
+        return changed if fixed is None else np.where(fixed, otherwise, changed)
+
+
+def read_off(values: NDArray[np.float32], steps: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Values (slices, rows, columns) read off by (3,) voxels: not below 0, and 0 beyond the array.
+
+    Cubic convolution (Keys 1981): it does not blur as linear interpolation does, and its derivative by a step of 0 is
+    the central difference, so that Gauss-Newton steps lead where the slopes say.
     """
-    fits = [_Fit.of(volumes, mean_gy, covariance, hypothesis) for hypothesis in HYPOTHESES]
-    logs = np.array(
-        [np.log(h.probability) + EVIDENCE_POWER * fit.evidence for h, fit in zip(HYPOTHESES, fits, strict=True)]
-    )
-    weights = np.exp(logs - logs.max())
-    weights /= weights.sum()
-    # As a change, so that volumes that say nothing leave the dose as it is to the last bit.
-    change = sum((w * (fit.dose_gy - mean_gy) for w, fit in zip(weights, fits, strict=True)), np.zeros(mean_gy.shape))
-    return mean_gy + change.astype(np.float32)
+    for axis, step in enumerate(steps):
+        whole, part = int(np.floor(step)), float(step - np.floor(step))
+        weights = (
+            ((2 - part) * part - 1) * part / 2,
+            ((3 * part - 5) * part**2 + 2) / 2,
+            ((4 - 3 * part) * part + 1) * part / 2,
+            (part - 1) * part**2 / 2,
+        )
+        found = np.zeros_like(values)
+        for k, weight in zip(range(whole - 1, whole + 3), weights, strict=True):
+            low, high = max(0, -k), min(values.shape[axis], values.shape[axis] - k)
+            if weight and low < high:
+                into, out = (np.moveaxis(array, axis, 0) for array in (found, values))
+                into[low:high] += np.float32(weight) * out[low + k : high + k]
+        values = found
+    return np.maximum(values, 0)
 
 
 @dataclass(frozen=True, eq=False)
-class _Fit:
+class Changed:
     """A hypothesis with the sizes that suit it best.
 
     Attributes
     ----------
     sizes : (4,) in standard deviations of each change.
-    evidence : logarithm of the probability of the volumes, up to what all hypotheses share.
+    evidence : logarithm of the probability of what was observed, up to what all hypotheses share.
     """
 
     sizes: NDArray[np.float64]
     dose_gy: NDArray[np.float32]
     evidence: float
 
+
+def best_change(mover: Mover, hypothesis: Hypothesis, told: Told) -> Changed:
+    """The maximum a posteriori by Gauss-Newton, steps halved where they make things worse; from no change on."""
+    free = np.flatnonzero(hypothesis.sizes)
+    sizes, now, total = np.zeros(4), mover.dose_gy, np.eye(len(free))
+    misfit = told.misfit(now)
+    for _ in range(GAUSS_NEWTON_STEPS if len(free) else 0):
+        information, pull = told.of_changes(mover.changes(now, sizes)[free], now)
+        total = np.eye(len(free)) + information
+        step = np.zeros(4)
+        step[free] = np.linalg.solve(total, pull - sizes[free])
+        worse = misfit + float(sizes @ sizes)
+        for _ in range(HALVINGS):
+            tried = mover.moved(sizes + step)
+            left = told.misfit(tried)
+            if left + float(np.square(sizes + step).sum()) <= worse:
+                sizes, now, misfit = sizes + step, tried, left
+                break
+            step = step / 2
+        else:
+            break
+        if np.abs(step).max() < LEAST_STEP:
+            break
+    occam = np.linalg.slogdet(total)[1] if len(free) else 0.0
+    return Changed(sizes, now, -0.5 * (misfit + float(sizes @ sizes) + occam))
+
+
+def probabilities(evidence: Sequence[float]) -> NDArray[np.float64]:
+    """(hypotheses,) after observing, from the logarithm of each one's evidence."""
+    logs = np.array([np.log(h.probability) + e for h, e in zip(HYPOTHESES, evidence, strict=True)])
+    likely = np.exp(logs - logs.max())
+    return likely / likely.sum()
+
+
+def changed_dose(
+    volumes: Sequence[VolumeReading], mean_gy: NDArray[np.float32], covariance: ErrorCovariance
+) -> NDArray[np.float32]:
+    """(mask voxels,) the dose expected, shifted and scaled as volumes tell, over the hypotheses."""
+    told, mover = _VolumesTold.of(volumes, covariance), Mover(mean_gy, covariance)
+    fits = [best_change(mover, hypothesis, told) for hypothesis in HYPOTHESES]
+    weights = probabilities([EVIDENCE_POWER * fit.evidence for fit in fits])
+    # As a change, so that volumes that say nothing leave the dose as it is to the last bit.
+    change = sum((w * (fit.dose_gy - mean_gy) for w, fit in zip(weights, fits, strict=True)), np.zeros(mean_gy.shape))
+    return mean_gy + change.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _VolumesTold:
+    """What dose volumes say, voxels within ``CORRELATED_CC`` counting as one: ``weights`` (mask voxels,) of each."""
+
+    volumes: tuple[VolumeReading, ...]
+    weights: tuple[NDArray[np.float64], ...]
+    box: MaskBox
+
     @classmethod
-    def of(
-        cls,
-        volumes: Sequence[VolumeReading],
-        mean_gy: NDArray[np.float32],
-        covariance: ErrorCovariance,
-        hypothesis: Hypothesis,
-    ) -> _Fit:
-        box, free = covariance.box, np.flatnonzero(hypothesis.sizes)
-        full = box.spread(mean_gy[None])[0]
-        alike = min(1.0, float(np.prod(box.spacing_mm)) / 1000 / CORRELATED_CC)
-        weights = [
-            alike * v.known / (np.square(covariance.std.astype(float)) + np.square(v.std.astype(float)))
-            for v in volumes
-        ]
-        sizes, now, total = np.zeros(4), mean_gy, np.eye(0)
-        for _ in range(GAUSS_NEWTON_STEPS if hypothesis.shifted else len(free)):
-            moved = now / np.float32(1 + OUTPUT_STD_RATIO * sizes[3])
-            changes = np.concatenate([SHIFT_STD_MM * box.slopes(now), OUTPUT_STD_RATIO * moved[None]])[free]
-            total, pull = np.eye(len(free)), -sizes[free]
-            for volume, weight in zip(volumes, weights, strict=True):
-                seen = box.blurred(changes, volume.blur_mm).astype(float)
-                off = _off(volume, now, box)
-                total = total + (seen * weight) @ seen.T
-                pull = pull + (seen * weight) @ off
-            sizes[free] += np.linalg.solve(total, pull)
-            now = _changed(full, sizes, box)
-        misfit = sum(float(w @ np.square(_off(v, now, box))) for v, w in zip(volumes, weights, strict=True))
-        occam = np.linalg.slogdet(total)[1] if len(free) else 0.0
-        return cls(sizes, now, -0.5 * (misfit + float(sizes @ sizes) + occam))
+    def of(cls, volumes: Sequence[VolumeReading], covariance: ErrorCovariance) -> _VolumesTold:
+        alike = min(1.0, float(np.prod(covariance.box.spacing_mm)) / 1000 / CORRELATED_CC)
+        variance = np.square(covariance.std.astype(float))
+        weights = [alike * v.known / (variance + np.square(v.std.astype(float))) for v in volumes]
+        return cls(tuple(volumes), tuple(weights), covariance.box)
 
+    def of_changes(
+        self, changes: NDArray[np.float32], dose_gy: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        total, pull = np.zeros((len(changes), len(changes))), np.zeros(len(changes))
+        for volume, weight in zip(self.volumes, self.weights, strict=True):
+            seen = self.box.blurred(changes, volume.blur_mm).astype(float)
+            total = total + (seen * weight) @ seen.T
+            pull = pull + (seen * weight) @ self._off(volume, dose_gy)
+        return total, pull
 
-def _off(volume: VolumeReading, dose_gy: NDArray[np.float32], box: MaskBox) -> NDArray[np.float32]:
-    return np.where(volume.known, volume.values - box.blurred(dose_gy[None], volume.blur_mm)[0], 0)
+    def misfit(self, dose_gy: NDArray[np.float32]) -> float:
+        return sum(float(w @ np.square(self._off(v, dose_gy))) for v, w in zip(self.volumes, self.weights, strict=True))
 
-
-def _changed(full: NDArray[np.float32], sizes: NDArray[np.float64], box: MaskBox) -> NDArray[np.float32]:
-    """(mask voxels,) the dose read where the tissue lies, linearly; beyond the mask it is 0 Gy."""
-    from scipy.ndimage import shift
-
-    steps = -sizes[:3] * SHIFT_STD_MM / box.spacing_mm
-    moved = shift(full, steps, order=1).reshape(-1)[box.places]
-    return ((1 + OUTPUT_STD_RATIO * sizes[3]) * moved).astype(np.float32)
+    def _off(self, volume: VolumeReading, dose_gy: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.where(volume.known, volume.values - self.box.blurred(dose_gy[None], volume.blur_mm)[0], 0)

@@ -19,6 +19,7 @@ from RTDigitalTwinLib.calibration.calibrator import Calibrator, Evidence, gather
 from RTDigitalTwinLib.calibration.covariance import ErrorCovariance, ScalarErrors
 from RTDigitalTwinLib.calibration.measuring import Wanted, measure_scalars, measure_volume
 from RTDigitalTwinLib.calibration.recalibration import recalibrate
+from RTDigitalTwinLib.calibration.treatment_change import Mover
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, DvhMetricKind
@@ -41,6 +42,7 @@ TREATMENTS = {
 }
 OBSERVED = ("volume", "scalars")
 FIRST = Moment(0.0, 1)
+BEST_STEPS = 5
 WIDTHS = tuple(round(0.3 + 0.1 * k, 1) for k in range(38))  # times the band's width at which coverage is told
 
 
@@ -91,17 +93,25 @@ class Trial:
     def best_possible(self) -> dict[str, Any]:
         """The least squared error that any weights of the Gaussian process's fields reach, knowing the truth.
 
-        The fields are the network's covariance with each reading, and the changes: every update of that family from
-        these metrics and points is such a sum. No measurement can tell the weights.
+        The fields are the network's covariance with each reading, about the dose moved and scaled by any sizes of the
+        changes (sought by Gauss-Newton): every update under one hypothesis from these metrics and points is such a sum.
+        No measurement can tell the weights.
         """
         evidence: Evidence = gather(self.belief, self.observations, self.drawn)
         covariance = ErrorCovariance.of(self.drawn)
         errors = ScalarErrors.of(evidence.scalars, evidence.doses_gy, covariance)
-        fields = np.concatenate([errors.network, covariance.changes]).astype(float)
-        off = self._true() - evidence.mean_gy
-        weights, *_ = np.linalg.lstsq(fields.T, off, rcond=None)
-        found = np.maximum(evidence.mean_gy + weights @ fields, 0)
-        return self._errors(found) | {"seconds": 0.0, "left_out": 0}
+        true, mover = self._true(), Mover(evidence.mean_gy, covariance)
+        sizes, best, least = np.zeros(4), evidence.mean_gy, np.inf
+        for _ in range(BEST_STEPS):
+            now = mover.moved(sizes)
+            changes = mover.changes(now, sizes)
+            fields = np.concatenate([errors.network, changes]).astype(float)
+            weights, *_ = np.linalg.lstsq(fields.T, true - now, rcond=None)
+            found = np.maximum(now + weights @ fields, 0)
+            if (square := float(np.square(found - true).sum())) < least:
+                best, least = found, square
+            sizes = sizes + weights[-len(changes) :]
+        return self._errors(best) | {"seconds": 0.0, "left_out": 0}
 
     def _true(self) -> NDArray[np.float32]:
         return self.truth.values.reshape(-1)[self.drawn.crop.mask_indices].astype(np.float32)

@@ -30,6 +30,11 @@ def fingerprint(patient: Patient) -> dict[str, str]:
     }
 
 
+def voxels_sha256(structure: Structure) -> str:
+    """Which voxels of which grid lie in a structure, whatever it is called."""
+    return _digest(_grid(structure.grid), np.packbits(structure.mask))
+
+
 def array_sha256(values: NDArray) -> str:
     """Of an array's type, shape and values in C order, little-endian."""
     values = np.ascontiguousarray(values)
