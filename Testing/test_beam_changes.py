@@ -55,6 +55,18 @@ def test_the_adjoint_is_true_on_the_masks_voxels(prediction: DoseEnsemble) -> No
     assert there == pytest.approx(back, rel=1e-4)
 
 
+def test_the_matrix_is_the_beams_own_map(prediction: DoseEnsemble) -> None:
+    beams = PatientBeams(prediction.patient, prediction.crop)
+    generator = torch.Generator().manual_seed(0)
+    fluence = torch.rand(beams.beams.fluence_shape, generator=generator)
+    values = torch.rand(beams.voxels, generator=generator)
+    whole = beams.spread(beams.dose(fluence))
+    inside = whole > 0
+    assert torch.allclose(whole[inside], beams.beams.dose(fluence)[inside], rtol=1e-4, atol=1e-5)
+    assert inside.sum() > 0.9 * beams.voxels
+    assert torch.allclose(beams.transposed(values), beams.beams.transposed(beams.spread(values)), rtol=1e-4, atol=1e-4)
+
+
 def test_a_dose_that_beams_made_is_explained(explained: ExplainedDose, prediction: DoseEnsemble) -> None:
     assert explained.fluence.min() >= 0
     assert explained.correlation > 0.995  # the waves and the fit's end leave a little

@@ -15,9 +15,9 @@ from RTDigitalTwinLib.model.network import CONFIGURATIONS, DoseUNet
 def test_doses_and_gradients_are_those_of_the_whole_network(name: str) -> None:
     torch.manual_seed(0)
     network = DoseUNet(replace(CONFIGURATIONS[name], widths=(4, 4, 8, 8, 16))).to(memory_format=torch.channels_last_3d)
-    features = torch.randn(1, len(network.configuration.channels), 16, 32, 48)
+    features = torch.randn(1, len(network.configuration.channels), 32, 16, 48)
     features = features.contiguous(memory_format=torch.channels_last_3d)
-    mask = torch.rand(16, 32, 48) < 0.3
+    mask = torch.rand(32, 16, 48) < 0.3
     weights = torch.randn(int(mask.sum()))
     with torch.inference_mode():
         encoded = network.encode(features)
@@ -45,5 +45,13 @@ def test_doses_and_gradients_are_those_of_the_whole_network(name: str) -> None:
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max())), which
         compared += 1
     assert compared >= 2 * len(network.decoder)
+    rest = {
+        name: weight
+        for name, weight in network.named_parameters()
+        if name.split(".")[0] in ("decoder", "last") and name not in alone.weights and not name.endswith("up.conv.bias")
+    }
+    assert rest
+    for gradient in torch.autograd.grad((network(features)[0][mask] * weights).sum(), list(rest.values())):
+        assert float(gradient.abs().max()) < 1e-2  # a norm follows: nothing but rounding
     given = torch.randn(2, 3, 4, 5, 6)
     assert torch.equal(alone.turned_back(alone.turned(given)), given)

@@ -279,6 +279,18 @@ def test_own_layers_compute_what_torchs_do() -> None:
             assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_a_slopes_gradient_is_summed_in_full_precision() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(1, 8, 16, 16, 16)
+    slopes = {}
+    for dtype in (torch.float64, torch.bfloat16):
+        layer = SharedPReLU()
+        layer(values.to(torch.bfloat16).to(dtype).requires_grad_()).sum().backward()
+        assert layer.weight.grad is not None
+        slopes[dtype] = float(layer.weight.grad)
+    assert slopes[torch.bfloat16] == pytest.approx(slopes[torch.float64], rel=2e-4)
+
+
 def test_a_network_begins_from_one_with_other_inputs() -> None:
     torch.manual_seed(0)
     few = NetworkConfiguration(channels=("CT", "PTV_7000", FITTED_BEAMS), widths=(4, 4, 4, 4, 4))

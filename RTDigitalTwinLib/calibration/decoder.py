@@ -1,6 +1,7 @@
 """Recalibration of the decoder: the weights that best explain the observations and stay near those of training.
 
-The encoder is frozen and its activations are computed once, as in the source paper. The objective is
+The encoder is frozen and its activations are computed once, as in the source paper; so is the bottleneck between it and
+the decoder. The objective is
 
     J(w) = 1/2 sum ((observed - h(dose(w))) / noise)^2 + 1/2 |w|^2,   weights = trained weights + scale x size x w,
 
@@ -9,15 +10,13 @@ the negative log posterior for independent standard normal w, held in the space 
 allow, so that a few metrics cannot move the dose everywhere. ``size`` is each tensor's root mean square; the one scale
 is chosen so that, to first order, the spread of h under that prior is what the belief's calibrated bands say it is: in
 the linear regime this is Gaussian-process regression with the decoder's tangent kernel (Jacot et al. 2018). Minimised
-by L-BFGS. Dropout is off while fitting and kept for sampling.
+by limited-memory BFGS. Dropout is off while fitting and kept for sampling.
 
 From metrics and points alone others leave less error elsewhere (docs/recalibration.md).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,20 +25,19 @@ from torch import Tensor
 
 from RTDigitalTwinLib.calibration.belief import DecoderChange, RecalibratedBelief
 from RTDigitalTwinLib.calibration.calibrator import Evidence
+from RTDigitalTwinLib.calibration.descent import descend
 from RTDigitalTwinLib.calibration.linear import CORRELATED_CC
 from RTDigitalTwinLib.calibration.position import Position
 from RTDigitalTwinLib.calibration.readings import voxel_std
-from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
+from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.decoder_alone import DecoderAlone
 from RTDigitalTwinLib.model.features import Features
+from RTDigitalTwinLib.model.surrogate import full_precision
 from RTDigitalTwinLib.progress import Progress, silent
 
-STEPS_A_LINE = 4  # evaluations of one line search, at most
 UNEXPLAINED_RATIO = 0.5  # of the belief's spread at a voxel: what no decoder of this network gives counts as noise
 LEAST_SPREAD_GY = 0.1  # where the belief is surer, the anchor is no stronger
 PROBES = 1  # random combinations of observations that size the prior
-HISTORY = 5  # pairs of vectors as long as all of the decoder's weights
-LEAST_SHARE = 1e-4  # of the fall that the slope promises: the condition of Armijo
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class DecoderMap:
 
     Attributes
     ----------
-    most_steps, fewest_steps : evaluations of the objective and its gradient; a line search may go one beyond.
+    most_steps, fewest_steps : evaluations of the objective and its gradient.
     tolerance_ratio : it stops when a line search lessens the objective by less than this share.
     least_gain : nothing is done where the observations could lessen the objective by less, to first order.
     fits : what was done, one a call.
@@ -98,12 +96,11 @@ class DecoderMap:
         if not evidence.observations:
             self.fits.append(DecoderFit((0.0,), "there is nothing to absorb"))
             return RecalibratedBelief(evidence.prior, self.name, ())
-        objective = _Objective(evidence)
-        with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
-            change = self._descend(objective, progress)
+        with full_precision(evidence.prior.surrogate.device):
+            change = self._fitted(_Objective(evidence), progress)
         return RecalibratedBelief(evidence.prior, self.name, evidence.observations, decoder=change)
 
-    def _descend(self, objective: _Objective, progress: Progress) -> DecoderChange | None:
+    def _fitted(self, objective: _Objective, progress: Progress) -> DecoderChange | None:
         progress(0.0, "sizing the prior of the decoder")
         scale = objective.size_prior()
         value, gradient = objective.at(objective.start)
@@ -111,50 +108,10 @@ class DecoderMap:
         if scale == 0 or float(gradient.norm()) < self.least_gain:
             self.fits.append(DecoderFit((value,), "the observations hold no information"))
             return None
-        first = objective.first_step(gradient)
-        position, values = torch.zeros_like(gradient), [value]
-        history: deque[tuple[Tensor, Tensor]] = deque(maxlen=HISTORY)
-        reason = "the most steps were taken"
-        while len(values) - 1 < self.most_steps:
-            direction = _downhill(gradient, history, first)
-            slope, length, before = float(direction @ gradient), 1.0, value
-            for _ in range(min(STEPS_A_LINE, self.most_steps + 1 - len(values))):
-                there = torch.add(position, direction, alpha=length)
-                found, gradient_there = objective.at(there)
-                if not np.isfinite(found):
-                    raise ModelError("The decoder's fit gives no finite numbers.", remedy="Look at the observations.")
-                values.append(found)
-                progress((len(values) - 1) / (self.most_steps + 1), f"decoder step {len(values) - 1}")
-                if found <= before + LEAST_SHARE * length * slope:
-                    step, bend = there - position, gradient_there - gradient
-                    if float(step @ bend) > 0:
-                        history.append((step, bend))
-                    position, value, gradient = there, found, gradient_there
-                    break
-                # To the bottom of the parabola through both values and the slope, within bounds.
-                bottom = -slope * length**2 / (2 * (found - before - slope * length))
-                length = min(max(bottom, 0.1 * length), 0.5 * length)
-            settled = before - value < self.tolerance_ratio * before
-            if value == before or (settled and len(values) - 1 >= self.fewest_steps):
-                reason = "the objective no longer falls"
-                break
-        self.fits.append(DecoderFit(tuple(values), reason))
-        return objective.change(position)
-
-
-def _downhill(gradient: Tensor, history: Sequence[tuple[Tensor, Tensor]], first: float) -> Tensor:
-    """The direction of limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4); steepest descent at first."""
-    direction, shares = -gradient, []
-    for step, bend in reversed(history):
-        shares.append(float(step @ direction) / float(step @ bend))
-        direction.add_(bend, alpha=-shares[-1])
-    if history:
-        step, bend = history[-1]
-        first = float(step @ bend) / float(bend @ bend)
-    direction.mul_(first)
-    for (step, bend), share in zip(history, reversed(shares), strict=True):
-        direction.add_(step, alpha=share - float(bend @ direction) / float(step @ bend))
-    return direction
+        first, steps = objective.first_step(gradient), (self.most_steps, self.fewest_steps)
+        found = descend(objective.at, value, gradient, first, *steps, self.tolerance_ratio, progress)
+        self.fits.append(DecoderFit(found.values, found.reason))
+        return objective.change(found.position)
 
 
 class _Objective:

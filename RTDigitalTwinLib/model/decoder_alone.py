@@ -87,10 +87,14 @@ class DecoderAlone:
 
 def decoder_weights(network: DoseUNet) -> dict[str, torch.nn.Parameter]:
     """See ``DecoderAlone.weights``; as they are in the network."""
+    if network.configuration.fine_width:
+        behind = network.last.bias
+    else:
+        behind = network.decoder[-1].unit.conv.unit0.conv.bias
     return {
         name: weight
         for name, weight in network.named_parameters()
-        if name.split(".")[0] == "last" or (name.split(".")[0] == "decoder" and not name.endswith("bias"))
+        if name.split(".")[0] in ("decoder", "last") and (weight is behind or not name.endswith("bias"))
     }
 
 
@@ -99,9 +103,9 @@ def _rows(values: Tensor) -> Tensor:
     return values[0].permute(1, 2, 3, 0).flatten(0, 2)
 
 
-def _spread(rows: Tensor, like: Tensor) -> Tensor:
+def _spread(rows: Tensor, shape: torch.Size) -> Tensor:
     """The inverse of ``_rows``."""
-    return rows.view(*like.shape[2:], like.shape[1]).permute(3, 0, 1, 2)[None]
+    return rows.view(*shape[2:], shape[1]).permute(3, 0, 1, 2)[None]
 
 
 class _At(torch.autograd.Function):
@@ -110,15 +114,15 @@ class _At(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(places)
-        ctx.like = values
+        ctx.shape = values.shape
         return _rows(values).index_select(0, places)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (places,) = ctx.saved_tensors
-        whole = gradient.new_zeros(ctx.like[0, 0].numel(), gradient.shape[1])
+        whole = gradient.new_zeros(ctx.shape[2:].numel(), gradient.shape[1])
         whole[places] = gradient
-        return _spread(whole, ctx.like), None
+        return _spread(whole, ctx.shape), None
 
 
 class _NormalisedAt(torch.autograd.Function):
@@ -141,4 +145,4 @@ class _NormalisedAt(torch.autograd.Function):
         slope = -scale.square() * along
         whole = torch.addcmul(-scale * gradient.sum(0) / voxels - slope * mean, _rows(values), slope)
         whole.index_add_(0, places, gradient * scale)
-        return _spread(whole, values), None
+        return _spread(whole, values.shape), None

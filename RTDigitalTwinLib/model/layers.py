@@ -59,7 +59,12 @@ class _SharedPReLU(torch.autograd.Function):
         of_values = torch.ops.aten.leaky_relu_backward(gradient, values, float(slope), False)
         if not ctx.needs_input_grad[1]:
             return of_values, None
-        of_slope = torch.dot(_flat(gradient), _flat(values.clamp(max=0))).to(slope.dtype).reshape(slope.shape)
+        below = values.clamp(max=0)
+        if gradient.dtype == below.dtype == slope.dtype:
+            of_slope = torch.dot(_flat(gradient), _flat(below))
+        else:  # in half precision a product's sum would be as coarse
+            of_slope = (gradient * below).sum(dtype=slope.dtype)
+        of_slope = of_slope.reshape(slope.shape)
         return of_values, of_slope
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,25 +21,30 @@ from RTDigitalTwinLib.model.weights import choose_device, load_network
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
-Result = TypeVar("Result")
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """On a GPU convolutions are deterministic and in full float32; elsewhere nothing changes.
+
+    The library's flags are the process's, so that no two threads may hold them: on a CPU, where samples are decoded in
+    threads, they are left alone.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
-def _exact(method: Callable[..., Result]) -> Callable[..., Result]:
-    """Without gradients, and on a GPU deterministic and in full float32; running out of memory is said as such."""
-
-    @wraps(method)
-    def exact(*arguments: Any) -> Result:
-        try:
-            with torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
-                return method(*arguments)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Without gradients and in full precision; running out of memory is said as such."""
+    try:
+        with torch.inference_mode(), full_precision(device):
+            yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory() from error
+    except RuntimeError as error:
+        if "allocate memory" in str(error):  # torch's CPU allocator has no exception of its own
             raise _out_of_memory() from error
-        except RuntimeError as error:
-            if "allocate memory" in str(error):  # torch's CPU allocator has no exception of its own
-                raise _out_of_memory() from error
-            raise
-
-    return exact
+        raise
 
 
 def _out_of_memory() -> MemoryShortage:
@@ -116,32 +120,34 @@ class DoseSurrogate:
         self._encoded.clear()
         self._deterministic.clear()
 
-    @_exact
     def encode(self, features: Features) -> Encoded:
         """The part of the work that all samples share."""
-        channels = torch.from_numpy(features.channels)[None].to(self.device)
-        return self.network.encode(channels.contiguous(memory_format=torch.channels_last_3d))
+        with _exact(self.device):
+            channels = torch.from_numpy(features.channels)[None].to(self.device)
+            return self.network.encode(channels.contiguous(memory_format=torch.channels_last_3d))
 
     def decode(self, encoded: Encoded, features: Features, factors: Sequence[Tensor] | None = None) -> NDArray:
         """Doses in Gy (samples, mask voxels), float32: one sample a row of the factors, or one without dropout."""
         return self.decoder(encoded, features)(factors)
 
-    @_exact
     def decoder(self, encoded: Encoded, features: Features) -> Callable[[Sequence[Tensor] | None], NDArray]:
-        """``decode`` of one patient, to be called often: what its samples share is worked out here."""
-        mask = torch.from_numpy(features.crop.mask).to(self.device)
-        at_once = CpuDecoder(self.network, encoded, mask) if self.device.type == "cpu" else None
+        """``decode`` of one patient, to be called often, on a CPU also from several threads: what its samples share is
+        worked out here.
+        """
+        with _exact(self.device):
+            mask = torch.from_numpy(features.crop.mask).to(self.device)
+            at_once = CpuDecoder(self.network, encoded, mask) if self.device.type == "cpu" else None
 
-        @_exact
         def decode(factors: Sequence[Tensor] | None) -> NDArray:
-            if at_once is not None:
-                dose = at_once.doses_gy(factors)
-            else:
-                moved = None if factors is None else [f.to(self.device) for f in factors]
-                dose = self.network.decode(encoded, moved)[:, mask]
-            if not bool(torch.isfinite(dose).all()):
-                raise ModelError("The network gives doses that are no finite numbers.", remedy="Use other weights.")
-            return dose.cpu().numpy()
+            with _exact(self.device):
+                if at_once is not None:
+                    dose = at_once.doses_gy(factors)
+                else:
+                    moved = None if factors is None else [f.to(self.device) for f in factors]
+                    dose = self.network.decode(encoded, moved)[:, mask]
+                if not bool(torch.isfinite(dose).all()):
+                    raise ModelError("The network gives doses that are no finite numbers.", remedy="Use other weights.")
+                return dose.cpu().numpy()
 
         return decode
 

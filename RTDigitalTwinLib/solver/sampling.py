@@ -19,6 +19,7 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 DECODED_TOGETHER = {"cpu": 4, "cuda": 16}
 STRATIFIED_TOGETHER = 32
+PARTS_AT_WORK = 4  # some 0.2 GB each for a large patient
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -64,17 +65,17 @@ def sample_dose(
 def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part], device_type: str) -> Iterator[Iterator[Result]]:
     """The results of work on each part, in order; on a CPU each core takes parts of its own.
 
-    Fields of this size keep one core busier than several that share each of their loops.
+    Fields of this size keep one core busier than several that share each of their loops. Each part at work takes
+    memory, so that there are few at a time, however many cores: these then share.
     """
-    cores = min(torch.get_num_threads(), len(parts)) if device_type == "cpu" else 1
-    if cores < 2:
+    threads = torch.get_num_threads()
+    at_work = min(threads, len(parts), PARTS_AT_WORK) if device_type == "cpu" else 1
+    if at_work < 2:
         yield map(work, parts)
         return
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(cores, initializer=lambda: torch.set_num_threads(1))
+    pool = ThreadPoolExecutor(at_work, initializer=lambda: torch.set_num_threads(threads // at_work))
     try:
-        torch.set_num_threads(1)
         yield pool.map(work, parts)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)  # new threads take over what was set last
