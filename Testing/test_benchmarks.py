@@ -6,9 +6,10 @@ import time
 from typing import Any
 
 import pytest
+import torch
 
 from Testing.Benchmarks.__main__ import benchmarks
-from Testing.Benchmarks.framework import Benchmark, Case, Effort, Skipped, Values, measured, table
+from Testing.Benchmarks.framework import Benchmark, Case, Effort, Skipped, Values, flops_of, measured, table
 
 
 def busy(seconds: float) -> None:
@@ -37,6 +38,18 @@ def test_a_line_of_processor_seconds_has_one_ratio() -> None:
 def test_a_part_of_the_plain_work_stands_for_all_of_it() -> None:
     line = line_of(Case(lambda: busy(0.02), lambda: busy(0.02), plain_times=50.0))
     assert line["processor_s"]["ratio"] > 10
+
+
+def test_arithmetic_is_counted_on_one_thread() -> None:
+    threads, seen = torch.get_num_threads(), []
+    product = torch.rand(8, 16) @ torch.rand(16, 4)  # another is counted below, this is not
+
+    def work() -> None:
+        seen.append(torch.get_num_threads())
+        torch.rand(8, 16) @ torch.rand(16, 4)
+
+    assert flops_of(work) == 2 * 16 * product.numel()
+    assert seen == [1] and torch.get_num_threads() == threads
 
 
 def test_values_and_what_is_missing_are_told() -> None:

@@ -139,11 +139,20 @@ def _processor_s() -> float:
 
 
 def flops_of(work: Work) -> float:
-    """Of convolutions and matrix products; a multiplication with its addition counts as two."""
+    """Of convolutions and matrix products; a multiplication with its addition counts as two.
+
+    On one thread: the counter sees only the thread that it was made in.
+    """
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
-        work()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        torch.set_num_threads(threads)
     return float(counter.get_total_flops())
 
 
