@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -128,6 +130,8 @@ def test_nothing_of_the_patient_is_in_any_result(results: tuple[Path, Path], cli
             shutil.unpack_archive(path, out.parent / "unpacked", "zip")
             unpacked = [p for p in (out.parent / "unpacked").rglob("*") if p.is_file()]
             content = b"".join(p.read_bytes() + p.name.encode() for p in unpacked)
+        # As pictures are, not as they are spelt: five letters turn up by chance in megabytes of base 64.
+        content = re.sub(rb"base64,([A-Za-z0-9+/=]+)", lambda found: base64.b64decode(found[1]), content)
         for secret in secrets:
             assert secret not in content, (path.name, secret)
 
