@@ -11,6 +11,7 @@ from RTDigitalTwinLib.ledger_entries import MEASURED, OBSERVED, OPENED, OPTIMISE
 from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.report.observing import Observing, rows_of
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.words import counted
 
 STAGES = {MEASURED: "observe", OBSERVED: "recalibrate", PREDICTED: "predict", OPTIMISED: "optimise"}
 ERROR = "truth_mean_absolute_error_gy"
@@ -55,7 +56,8 @@ def _row(entries: Sequence[Entry], fraction: int) -> dict[str, Any]:
 def left_out_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which fractions' observations were not absorbed."""
     return [
-        f"Fraction {row['fraction']}: {row['left_out']} observations are outliers and were left out."
+        f"Fraction {row['fraction']}: of {counted(row['observations'], 'observation')} "
+        f"{row['left_out']} left out as {'an outlier' if row['left_out'] == 1 else 'outliers'}."
         for row in rows
         if row["left_out"]
     ]
