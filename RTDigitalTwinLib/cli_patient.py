@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
-from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar, resumable, tell
 from RTDigitalTwinLib.train import whole_number
 from RTDigitalTwinLib.words import counted
 
@@ -178,6 +178,8 @@ def _loop(options: Namespace) -> int:
     from RTDigitalTwinLib.dosimetry.delivery import Change
     from RTDigitalTwinLib.errors import RTDigitalTwinError
     from RTDigitalTwinLib.loop import LoopSettings, loop_patient
+    from RTDigitalTwinLib.loop_summary import STAGES
+    from RTDigitalTwinLib.run import can_go_on
 
     change = Change(tuple(options.shift), output_error_ratio=options.output_error / 100)
     if options.measurements is not None and change != Change():
@@ -194,7 +196,7 @@ def _loop(options: Namespace) -> int:
         SimulatedFractions(change, seed=options.seed),
         absorb_outliers=options.absorb_outliers,
     )
-    with progress_bar() as shown:
+    with resumable(lambda: can_go_on(options.out, STAGES)), progress_bar() as shown:
         summary = loop_patient(
             options.patient,
             options.out,
@@ -203,6 +205,7 @@ def _loop(options: Namespace) -> int:
             record=options.dicom_out,
             overwrite=options.overwrite,
             progress=shown,
+            tell=tell,
         )
     columns = {"before": "before"} | {f"fraction {k}": f"fraction {k}" for k in range(1, options.fractions + 1)}
     for stage, seconds in summary["seconds"].items():
