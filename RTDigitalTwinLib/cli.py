@@ -40,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         return options.command(options)
-    except (KeyboardInterrupt, Cancelled):
-        console.print("Cancelled. Nothing half-written was left behind.")
+    except (KeyboardInterrupt, Cancelled) as error:
+        remedy = error.remedy if isinstance(error, Cancelled) else ""
+        console.print(f"Cancelled. {remedy or 'Nothing half-written was left behind.'}", markup=False)
         return EXIT_CANCELLED
     except RTDigitalTwinError as error:
         return _failed(str(error))

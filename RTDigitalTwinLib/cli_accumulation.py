@@ -15,6 +15,7 @@ from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_tables import dose_file, number_text, require_place
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.words import counted
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -44,7 +45,7 @@ def add_accumulation_command(commands: Any) -> None:
         metavar="FRACTION[=COUNT[/OF]]",
         help="a folder with CT and dose of a day, or a dose as a file on the planned anatomy: delivered COUNT times "
         "(default 1) of the OF fractions that the dose stands for. OF must be given where the files do not say it. "
-        "Results call them fractions 1, fractions 2 and so on, in this order",
+        "Results call them set 1, set 2 and so on, in this order",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for volumes and tables; new or empty")
     parser.add_argument(
@@ -73,7 +74,7 @@ def _accumulate(options: Namespace) -> int:
     patient = Patient.load(options.folder, choice)
     require_prescribed(patient, sum(one.count for one in given), choice.overrides, [])  # before what takes time
     sets = [
-        _fraction_set(f"fractions {k}", one, patient, options.folder, choice, options.unit)
+        _fraction_set(f"set {k}", one, patient, options.folder, choice, options.unit)
         for k, one in enumerate(given, start=1)
     ]
     settings = None if options.register == "none" else RegistrationSettings(options.register == "deformable")
@@ -159,13 +160,13 @@ def _print(console: Console, patient: Patient, found: Accumulation) -> None:
         )
         for m in found.mappings
     ]
-    headings = ("fractions", "number", "moved", "inconsistent", "95 % below", "density changed")
+    headings = ("set", "fractions", "moved", "inconsistent", "95 % below", "density changed")
     title = f"{patient.pseudonym}: mapping over the dose mask (inconsistent: away after there and back)"
     print_table(console, title, headings, mappings)
     for m in found.mappings:
         console.print(
-            f"{m.fractions}: {m.count} delivered, counted as a dose of {m.of_fractions} "
-            f"fraction{'' if m.of_fractions == 1 else 's'}: {m.highest_gy:.1f} Gy at most"
+            f"{m.fractions}: {counted(m.count, 'fraction')} delivered, counted as a dose of "
+            f"{counted(m.of_fractions, 'fraction')}: {m.highest_gy:.1f} Gy at most"
         )
     ratio = found.sum.alpha_beta_gy
     kind = "physical dose" if ratio is None else f"EQD2, alpha/beta {ratio:g} Gy"
@@ -181,7 +182,7 @@ def _print(console: Console, patient: Patient, found: Accumulation) -> None:
         for m in found.metrics
     ]
     metric_headings = ("structure", "metric", "planned", "summed", "change", "by mapping")
-    print_table(console, f"{found.sum.fractions} fractions, {kind}", metric_headings, rows)
+    print_table(console, f"{counted(found.sum.fractions, 'fraction')}, {kind}", metric_headings, rows)
     if found.sum.dose_error is not None:
         console.print("By mapping: how far doses in the structure may be off by the inconsistency, mean.")
     print_notes(found.notes, console)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from RTDigitalTwinLib.cli_options import add_model_options, add_patient_options, sample_count
-from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar, resumable, tell
 from RTDigitalTwinLib.train import whole_number
+from RTDigitalTwinLib.words import counted
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -92,8 +93,9 @@ def _fractions(text: str) -> int:
 def _course(options: Namespace) -> int:
     from RTDigitalTwinLib.cli_dicom import dicom_choice
     from RTDigitalTwinLib.course_record import CourseSettings
-    from RTDigitalTwinLib.course_run import CourseRunSettings, live_course
+    from RTDigitalTwinLib.course_run import FRACTION, CourseRunSettings, live_course
     from RTDigitalTwinLib.decision.policies import policy_named
+    from RTDigitalTwinLib.run import can_go_on
 
     decider, actions, samples = _deciding(options)
     course = CourseSettings(
@@ -108,7 +110,7 @@ def _course(options: Namespace) -> int:
         samples, options.seed, options.device, options.weights, course=course, ntcp=options.ntcp, decider=decider,
         actions=actions,
     )  # fmt: skip
-    with progress_bar() as shown:
+    with resumable(lambda: can_go_on(options.out, (FRACTION,))), progress_bar() as shown:
         summary = live_course(
             options.patient,
             options.out,
@@ -116,6 +118,7 @@ def _course(options: Namespace) -> int:
             choice=dicom_choice(options),
             overwrite=options.overwrite,
             progress=shown,
+            tell=tell,
         )
     print_notes(summary["warnings"])
     rows = [_row(endpoint) for endpoint in summary["endpoints"]]
@@ -188,7 +191,7 @@ def _study(options: Namespace) -> int:
          "" if m["delay_fractions"] is None else f"{m['delay_fractions']:.1f}")
         for m in summary["means"]
     ]  # fmt: skip
-    title = f"Simulated courses, {len(summary['patients'])} patients: means"
+    title = f"Simulated courses, {counted(len(summary['patients']), 'patient')}: means"
     print_table(Console(highlight=False), title, headings, rows)
     print(f"{options.out}: cases, study.json, summary.json, summary.md, courses.png")
     print(RESEARCH_USE)

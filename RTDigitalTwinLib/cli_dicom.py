@@ -14,6 +14,7 @@ from rich.tree import Tree
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.progress import Progress, part
+from RTDigitalTwinLib.words import counted
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -138,7 +139,7 @@ def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
 
     with progress_bar() as shown:
         done = anonymize_folder(options.folder, options.out, shown)
-    tree = Tree(Text(f"{options.out}: {len(done.patients)} patients"))
+    tree = Tree(Text(f"{options.out}: {counted(len(done.patients), 'patient')}"))
     for patient in done.patients:
         branch = tree.add(Text(f"{patient.pseudonym} is {patient.identifier}: {patient.files} files"))
         if patient.structure_names:

@@ -186,9 +186,13 @@ def _print_goals(console: Console, goals: GoalTable) -> None:
         table.add_column(heading)
     for row in goals.rows:
         style = STYLES[row.status]
-        value = "" if row.value is None else f"{row.value:.1f} {row.unit}"
         table.add_row(
-            Text(row.sign, style), Text(row.status, style), str(row.priority), Text(row.goal), value, row.note
+            Text(row.sign, style),
+            Text(row.status, style),
+            str(row.priority),
+            Text(row.goal),
+            Text(row.value_words),
+            row.note,
         )
     console.print(table)
     print_notes(goals.notes, console)
@@ -204,13 +208,14 @@ def _print_comparison(console: Console, patient: Patient, found: DoseComparison)
     for heading in ("goal", "A", "", "B", ""):
         table.add_column(heading)
     for g in found.goals:
-        sides = [
-            part
-            for value, status in ((g.a_value, g.a_status), (g.b_value, g.b_status))
-            for part in (number_text(value, 1), Text(status, STYLES[status]))
-        ]
+        sides = []
+        for side, status in (("a", g.a_status), ("b", g.b_status)):
+            values = "\n".join("–" if (v := getattr(both, side)) is None else str(v) for both in g.values)
+            sides += [Text(values or "–"), Text(status, STYLES[status])]
         table.add_row(Text(f"{g.protocol}: {g.goal}"), *sides)
     console.print(table)
+    if any(len(g.values) > 1 for g in found.goals):
+        console.print("Where a goal has two values, the upper decides the outcome of A, the lower that of B.")
     difference, gamma = found.difference, found.gamma
     console.print(
         f"Difference above 10 % of the highest dose: mean {difference.mean_gy:+.2f} Gy, mean absolute "

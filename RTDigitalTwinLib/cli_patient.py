@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
-from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar, resumable, tell
 from RTDigitalTwinLib.train import whole_number
+from RTDigitalTwinLib.words import counted
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -153,8 +155,22 @@ def _observe(options: Namespace) -> int:
             progress=shown,
         )
     title = f"{summary['patient']}: {summary['method'] or 'nothing absorbed'}"
-    _print_summary(summary, options.out, title, {name: name for name in ("before", "after", "reference")})
+    left_out = [o["words"] for o in summary["observations"] if not o["absorbed"]]
+    others = [note for note in summary["warnings"] if not any(words in note for words in left_out)]
+    columns = {name: name for name in ("before", "after", "reference")}
+    _print_summary(summary | {"warnings": others}, options.out, title, columns, absorbed_words(summary))
     return 0
+
+
+def absorbed_words(summary: dict[str, Any]) -> list[str]:
+    """How many observations were absorbed, and of those left out which and why."""
+    observations = summary["observations"]
+    left_out = [o for o in observations if not o["absorbed"]]
+    absorbed = len(observations) - len(left_out)
+    earlier = summary["absorbed_in_all"] - absorbed
+    more = f", {summary['absorbed_in_all']} with those before" if earlier > 0 else ""
+    words = [f"{absorbed} of {counted(len(observations), 'observation')} absorbed{more}."]
+    return words + [f"Left out as an outlier: {o['words']}." for o in left_out]
 
 
 def _loop(options: Namespace) -> int:
@@ -162,6 +178,8 @@ def _loop(options: Namespace) -> int:
     from RTDigitalTwinLib.dosimetry.delivery import Change
     from RTDigitalTwinLib.errors import RTDigitalTwinError
     from RTDigitalTwinLib.loop import LoopSettings, loop_patient
+    from RTDigitalTwinLib.loop_summary import STAGES
+    from RTDigitalTwinLib.run import can_go_on
 
     change = Change(tuple(options.shift), output_error_ratio=options.output_error / 100)
     if options.measurements is not None and change != Change():
@@ -178,7 +196,7 @@ def _loop(options: Namespace) -> int:
         SimulatedFractions(change, seed=options.seed),
         absorb_outliers=options.absorb_outliers,
     )
-    with progress_bar() as shown:
+    with resumable(lambda: can_go_on(options.out, STAGES)), progress_bar() as shown:
         summary = loop_patient(
             options.patient,
             options.out,
@@ -187,6 +205,7 @@ def _loop(options: Namespace) -> int:
             record=options.dicom_out,
             overwrite=options.overwrite,
             progress=shown,
+            tell=tell,
         )
     columns = {"before": "before"} | {f"fraction {k}": f"fraction {k}" for k in range(1, options.fractions + 1)}
     for stage, seconds in summary["seconds"].items():
@@ -219,9 +238,16 @@ def _replay(options: Namespace) -> int:
     return 0 if done.is_equal else EXIT_DIFFERENT
 
 
-def _print_summary(summary: dict[str, Any], out: Path, title: str, columns: dict[str, str]) -> None:
-    """Notes, metrics and files of a folder of results. ``columns`` are headings by what a row calls the number."""
+def _print_summary(
+    summary: dict[str, Any], out: Path, title: str, columns: dict[str, str], told: Sequence[str] = ()
+) -> None:
+    """Notes, what is ``told`` first, metrics and files of a folder of results.
+
+    ``columns`` are headings by what a row calls the number.
+    """
     print_notes(summary["warnings"])
+    for words in told:
+        print(words)
     print_metrics(title, summary["metrics"], columns)
     print(f"{out}: {', '.join(summary['files'])}")
     print(RESEARCH_USE)

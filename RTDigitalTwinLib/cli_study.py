@@ -10,6 +10,7 @@ from rich.table import Table
 
 from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options
 from RTDigitalTwinLib.cli_terminal import progress_bar
+from RTDigitalTwinLib.words import counted
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -47,7 +48,9 @@ def _study(options: Namespace) -> int:
     patients = int(count) if len(options.patients) == 1 and count.isdecimal() else options.patients
     with progress_bar() as shown:
         summary = run_study(options.data, options.out, patients, settings, shown)
-    table = Table(title=f"Simulated deliveries, {len(summary['patients'])} patients: mean absolute errors in Gy")
+    table = Table(
+        title=f"Simulated deliveries, {counted(len(summary['patients']), 'patient')}: mean absolute errors in Gy"
+    )
     columns = ("observed", "treatment", "method", "mask_gy", "elsewhere_gy", "structure_mean_gy", "coverage_ratio")
     for name in columns:
         table.add_column(name.removesuffix("_gy").removesuffix("_ratio").replace("_", " "))

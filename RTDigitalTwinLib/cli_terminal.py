@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import progress
+from RTDigitalTwinLib.errors import Cancelled
 
+GO_ON = "What is done is kept. Go on with the same command."
 RESEARCH_USE = "Research use only. Not for clinical decisions."
 NOT_INFORMATIVE = "–"  # in place of a band's limits
 
@@ -44,6 +46,22 @@ def progress_bar() -> Iterator[progress.Progress]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda done_ratio, message: bar.update(task, completed=done_ratio, description=message)
+
+
+def tell(words: str) -> None:
+    """A line for the user on the way, above a bar that is shown."""
+    console.print(words, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def resumable(can_go_on: Callable[[], bool]) -> Iterator[None]:
+    """Work that can be gone on with where ``can_go_on`` says so: to be cancelled then says how."""
+    try:
+        yield
+    except (KeyboardInterrupt, Cancelled) as error:
+        if can_go_on():
+            raise Cancelled(GO_ON) from error
+        raise
 
 
 def print_notes(notes: Iterable[str], to: Console = console) -> None:

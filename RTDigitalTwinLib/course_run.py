@@ -36,7 +36,7 @@ from RTDigitalTwinLib.ledger_entries import open_for
 from RTDigitalTwinLib.model.biology import NOTICE
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
-from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.progress import Progress, Tell, part, silent, untold
 from RTDigitalTwinLib.report.course_figure import trajectory_rows, write_course_figure
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.run import (
@@ -81,10 +81,12 @@ def live_course(
     choice: DicomChoice | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
+    tell: Tell = untold,
 ) -> dict[str, Any]:
     """Live through the course of one patient, or go on with one that was interrupted; returns the summary.
 
-    The folder ``out`` holds the ledger and the trajectory from the first fraction on, the rest at the end. Raises
+    The folder ``out`` holds the ledger and the trajectory from the first fraction on, the rest at the end. ``tell``
+    gets where an interrupted course goes on. Raises
     PatientDataError, ModelError, OutputError; LedgerError where ``out`` holds an interrupted course of another patient,
     other weights or other settings.
     """
@@ -113,7 +115,7 @@ def live_course(
         with Ledger(out / LEDGER_FILE) as ledger:
             with watch.stage("fractions"):
                 open_for(ledger, patient, twin.dose_model)
-                result = _live(course, ledger, settings, part(progress, 0.4, 0.9))
+                result = _live(course, ledger, settings, part(progress, 0.4, 0.9), tell)
             summary = _write(course, result, twin, out, settings, watch, ledger, part(progress, 0.9, 1.0))
     except BaseException:
         if replaces and not has_entries(out, (FRACTION,)):
@@ -124,7 +126,7 @@ def live_course(
     return summary
 
 
-def _live(course: Course, ledger: Ledger, settings: CourseRunSettings, progress: Progress) -> CourseResult:
+def _live(course: Course, ledger: Ledger, settings: CourseRunSettings, progress: Progress, tell: Tell) -> CourseResult:
     about = {
         "course": settings.course.as_dict(),
         "actions": [action_row(action) for action in course.actions],
@@ -140,6 +142,8 @@ def _live(course: Course, ledger: Ledger, settings: CourseRunSettings, progress:
             remedy="Go on with those settings, or choose another folder.",
         )
     told = {e.content["fraction"]: e for e in ledger.entries if e.kind == FRACTION}
+    if told:
+        tell(f"Going on behind fraction {len(told)}: what was before is lived through again and must come out alike.")
     records: list[FractionRecord] = []
     for record in course.fractions(known_until=len(told)):
         progress(record.fraction / settings.course.fractions, f"fraction {record.fraction}")

@@ -55,7 +55,7 @@ class SceneError(RTDigitalTwinError):
 
 
 class Cancelled(RTDigitalTwinError):
-    """The user stopped the work; nothing was left behind."""
+    """The user stopped the work; nothing was left behind but, where ``remedy`` says so, what can be gone on with."""
 
-    def __init__(self) -> None:
-        super().__init__("Cancelled.")
+    def __init__(self, remedy: str = "") -> None:
+        super().__init__("Cancelled.", remedy=remedy)

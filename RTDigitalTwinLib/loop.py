@@ -43,6 +43,7 @@ from RTDigitalTwinLib.ledger_entries import (
 from RTDigitalTwinLib.loop_summary import (
     ERROR,
     STAGES,
+    behind_words,
     fraction_rows,
     left_out_notes,
     loop_summary,
@@ -55,7 +56,7 @@ from RTDigitalTwinLib.patient.fingerprint import array_sha256
 from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, Volume, write_nrrd
-from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.progress import Progress, Tell, part, silent, untold
 from RTDigitalTwinLib.record import record_origin, write_dose_record, write_structures_record
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.tables import Findings
@@ -111,6 +112,7 @@ def loop_patient(
     record: Path | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
+    tell: Tell = untold,
 ) -> dict[str, Any]:
     """Go through the loop of one patient, or go on with one that was interrupted; returns what ``summary.json`` holds.
 
@@ -118,7 +120,8 @@ def loop_patient(
     scene and pictures of what the fractions changed at the end.
     Results to be overwritten are kept beside it, hidden, until then; they are put back where the loop ends before its
     first prediction. ``record`` is a folder for the doses at the end as RTDOSE with the identity of a DICOM source, for
-    its record; it appears with them, or not at all, and may not lie among the other results.
+    its record; it appears with them, or not at all, and may not lie among the other results. ``tell`` gets where an
+    interrupted loop goes on.
     Raises PatientDataError, ModelError, OutputError; LedgerError where ``out`` holds an interrupted loop of another
     patient, other weights or other settings.
     """
@@ -130,7 +133,7 @@ def loop_patient(
     check_places(source, out, overwrite)
     require_place(out, LOOP, overwrite)
     origin = None if record is None else record_origin(source, out, record, choice)
-    loop = _Loop(out, settings)
+    loop = _Loop(out, settings, tell)
     loop.read(source, choice, part(progress, 0.0, 0.1))
     replaces = overwrite and is_earlier_result(out)
     if replaces:
@@ -161,6 +164,7 @@ class _Loop:
 
     out: Path
     settings: LoopSettings
+    tell: Tell = untold
     before: DoseEnsemble | None = None
     prediction: DoseEnsemble | None = None
     seen: list[tuple[Observation, ...]] = field(default_factory=list)
@@ -208,6 +212,8 @@ class _Loop:
         open_for(self.ledger, self.patient, self.twin.dose_model, {"seconds": self.seconds})
         if before is None:
             self.ledger.append(LOOP, about)
+        elif words := behind_words(self.ledger.entries):
+            self.tell(words)
         self._predict(0, progress)
         self.before = self.prediction
 
@@ -252,7 +258,9 @@ class _Loop:
         observations = self._observe(fraction)
         self._recalibrate(fraction, observations, part(progress, 0.05, 0.6))
         is_last = fraction == self.settings.fractions
-        if is_last or not self._told(fraction, OPTIMISED):
+        if not is_last and self._told(fraction, OPTIMISED):
+            progress(1.0, f"fraction {fraction}: done before")
+        else:
             self._predict(fraction, part(progress, 0.6, 0.9))
             self._optimise(fraction, part(progress, 0.9, 1.0))
 
@@ -283,6 +291,7 @@ class _Loop:
                     remedy="Take the file away: it is then made again.",
                 )
             self.twin.adopt(belief)
+            progress(1.0, f"fraction {fraction}: recalibrated before")
             return
         start = time.perf_counter()
         calibrator = self.settings.calibrator

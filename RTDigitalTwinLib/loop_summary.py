@@ -11,14 +11,25 @@ from RTDigitalTwinLib.ledger_entries import MEASURED, OBSERVED, OPENED, OPTIMISE
 from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.report.observing import Observing, rows_of
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.words import counted
 
 STAGES = {MEASURED: "observe", OBSERVED: "recalibrate", PREDICTED: "predict", OPTIMISED: "optimise"}
+DONE = {MEASURED: "observed", OBSERVED: "recalibrated", PREDICTED: "predicted", OPTIMISED: "optimised"}
 ERROR = "truth_mean_absolute_error_gy"
 
 
 def told(entries: Sequence[Entry], fraction: int, kind: str) -> Entry | None:
     """The entry of a fraction's stage; None where it was not done yet. Fraction 0 is before the first."""
     return next((e for e in entries if e.kind == kind and e.content.get("fraction") == fraction), None)
+
+
+def behind_words(entries: Sequence[Entry]) -> str:
+    """Behind which stage an interrupted loop goes on; "" where none was done."""
+    last = next((e for e in reversed(entries) if e.kind in DONE), None)
+    if last is None:
+        return ""
+    fraction = last.content["fraction"]
+    return f"Going on behind {f'fraction {fraction}, {DONE[last.kind]}' if fraction else 'the first prediction'}."
 
 
 def _content(entries: Sequence[Entry], fraction: int, kind: str) -> Mapping[str, Any]:
@@ -55,7 +66,8 @@ def _row(entries: Sequence[Entry], fraction: int) -> dict[str, Any]:
 def left_out_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which fractions' observations were not absorbed."""
     return [
-        f"Fraction {row['fraction']}: {row['left_out']} observations are outliers and were left out."
+        f"Fraction {row['fraction']}: of {counted(row['observations'], 'observation')} "
+        f"{row['left_out']} left out as {'an outlier' if row['left_out'] == 1 else 'outliers'}."
         for row in rows
         if row["left_out"]
     ]

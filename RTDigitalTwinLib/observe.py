@@ -229,4 +229,5 @@ def _told(judgement: Judgement, update: Update) -> dict[str, Any]:
         "explicable_difference": round(judgement.reach, 6),
         "outlier": judgement.is_outlier,
         "absorbed": any(judgement.observation is o for o in update.absorbed),
+        "words": judgement.words,
     }

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[float, str], None]
+Tell = Callable[[str], None]  # gets sentences for the user on the way
 
 
 def silent(done_ratio: float, message: str) -> None:
     """Progress nobody watches."""
+
+
+def untold(words: str) -> None:
+    """Sentences nobody reads."""
 
 
 def part(progress: Progress, start_ratio: float, end_ratio: float) -> Progress:

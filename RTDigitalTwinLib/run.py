@@ -206,6 +206,11 @@ def has_entries(out: Path, kinds: Iterable[str]) -> bool:
         return (out / LEDGER_FILE).is_file()
 
 
+def can_go_on(out: Path, kinds: Iterable[str]) -> bool:
+    """Whether a folder holds interrupted work that told of any of these, and no finished result."""
+    return out.is_dir() and not is_earlier_result(out) and has_entries(out, kinds)
+
+
 def write_views(
     folder: Path, findings: Findings, device: torch.device, watch: Stopwatch, progress: Progress
 ) -> tuple[Provenance, tuple[str, ...]]:

@@ -51,7 +51,7 @@ def test_the_same_anatomy_every_day(
     assert sum("the anatomy is taken to be that of the planning CT" in note for note in summary["notes"]) == 2
     printed = " ".join(capsys.readouterr().out.split())
     highest_gy = np.nanmax(planned.values) * 5 / 35
-    assert f"fractions 2: 5 delivered, counted as a dose of 35 fractions: {highest_gy:.1f} Gy at most" in printed
+    assert f"set 2: 5 fractions delivered, counted as a dose of 35 fractions: {highest_gy:.1f} Gy at most" in printed
     assert "By mapping" not in printed
 
 
@@ -159,7 +159,7 @@ def test_a_clinical_day_of_ct_and_dose(clinical_set: Path, clinical_day: Path, t
     assert main([*command, "--register", "none", *maps()]) == 0
     summary = json.loads((out / "summary.json").read_text())
     (row,) = summary["mappings"]
-    assert (row["fractions"], row["count"], row["of_fractions"]) == ("fractions 1", 35, 1)
+    assert (row["fractions"], row["count"], row["of_fractions"]) == ("set 1", 35, 1)
     assert all(abs(m["difference"]) < 0.05 for m in summary["metrics"]) and summary["metrics"]
     for path in out.iterdir():
         content = path.read_bytes().lower()
@@ -202,8 +202,8 @@ def test_what_a_source_warns_of_is_told_with_its_set(dicom_set: tuple[Path, Pati
     assert main([*command, "--out", str(out)]) == 1
     assert main([*command, "--accept", "gaps", "--out", str(out)]) == 0
     notes = json.loads((out / "summary.json").read_text())["notes"]
-    assert any(note.startswith("fractions 1: The dose is a prediction of this software") for note in notes)
-    assert any(note.startswith("fractions 2: Overridden by the user (gaps)") for note in notes)
+    assert any(note.startswith("set 1: The dose is a prediction of this software") for note in notes)
+    assert any(note.startswith("set 2: Overridden by the user (gaps)") for note in notes)
 
 
 def test_results_do_not_land_among_any_sources(dicom_set: tuple[Path, Patient], tmp_path: Path) -> None:

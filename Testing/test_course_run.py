@@ -108,7 +108,9 @@ def test_an_interrupted_course_goes_on_alike(
         live_course(data / "pt_1", out, other)
     with pytest.raises(LedgerError, match="is of patient pt_1"):
         live_course(data / "pt_2", out, settings)
-    live_course(data / "pt_1", out, settings)
+    said: list[str] = []
+    live_course(data / "pt_1", out, settings, tell=said.append)
+    assert said == ["Going on behind fraction 2: what was before is lived through again and must come out alike."]
     assert fractions_of(out) == fractions_of(whole)
     assert (out / "trajectory.csv").read_bytes() == (whole / "trajectory.csv").read_bytes()
     with pytest.raises(OutputError, match="earlier run"):

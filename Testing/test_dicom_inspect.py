@@ -32,7 +32,7 @@ def test_inspect_shows_what_is_there(clinical_set: Path, capsys: pytest.CaptureF
     assert main(["inspect", str(clinical_set)]) == 0
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for text in (
-        "1 patients, 0 files that are no DICOM",
+        "1 patient, 0 files that are no DICOM",
         "80 x 72 x 24 voxels of 2 x 2 x 5 mm, axes LPS",
         "70 Gy to targets in 35 fractions",
         "Parotida Izq = Parotid_L: proposed 0.95 (synonym, left by its name)",
@@ -95,7 +95,7 @@ def test_inspect_refuses_what_run_refuses(
 def test_inspect_of_nothing_usable(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     assert main(["inspect", str(tmp_path)]) == 1
-    assert "0 patients, 1 files that are no DICOM" in capsys.readouterr().out
+    assert "0 patients, 1 file that is no DICOM" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "absent")]) == 1
 
 

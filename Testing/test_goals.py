@@ -71,6 +71,26 @@ def test_any_criterion_and_all_of_its_structures() -> None:
     assert judged(parotids, Parotid_L=26.0, Parotid_R=21.0).status is Status.VIOLATED
 
 
+def test_a_value_says_which_alternative_and_structure_it_is_of() -> None:
+    """One parotid gland spared, both or one, the maximum or D1cc: a number alone would not say of what."""
+    patient = small_patient()
+    gy = {"Parotid_L": 24.5, "Parotid_R": 24.6, "SpinalCord": 47.0, "PTV_7000": 66.0}
+
+    def metrics(name: str, metric: DvhMetric) -> MetricSamples:
+        return single(**gy)(name, metric)
+
+    chosen = [load_goals(available_goals()[word]) for word in ("rtog0225", "quantec_head_and_neck")]
+    rows = [row for table in goal_tables(patient, metrics, goal_choice(patient, chosen)) for row in table.rows]
+    words = {row.goal: row.value_words for row in rows if row.value is not None}
+    assert words[
+        "Parotid_L mean ≤ 26 Gy or Parotid_R mean ≤ 26 Gy or Parotid_L V30 ≤ 50 % or Parotid_R V30 ≤ 50 %"
+    ] == ("24.5 Gy (Parotid_L mean)")
+    (both,) = (value for goal, value in words.items() if goal.startswith("Parotid_L and Parotid_R mean ≤ 25 Gy"))
+    assert both == "24.6 Gy (Parotid_R, the worst of Parotid_L and Parotid_R)"
+    assert words["SpinalCord max ≤ 45 Gy or SpinalCord D1cc ≤ 50 Gy"] == "47.0 Gy (D1cc)"  # 47 Gy is met by D1cc alone
+    assert words["PTV_7000 V70 ≥ 95 %"] == "66.0 %"  # one criterion of one structure: nothing is open
+
+
 def test_an_absent_structure_is_said_not_skipped() -> None:
     found = judged(upper(44), Brainstem=3.0)
     assert (found.status, found.reason) == (Status.NOT_EVALUATED, "There is no structure Larynx.")

@@ -117,7 +117,7 @@ def test_interrupted_after_every_stage_it_comes_out_the_same(
     whole: Path, settings: LoopSettings, target_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, append = tmp_path / "interrupted", Ledger.append
-    sessions = 0
+    sessions, said = 0, list[str]()
 
     def one_result(self: Ledger, kind: str, *content: Any) -> Entry:
         entry = append(self, kind, *content)
@@ -129,7 +129,7 @@ def test_interrupted_after_every_stage_it_comes_out_the_same(
     while True:
         sessions += 1
         try:
-            summary = loop_patient(target_folder, out, settings)
+            summary = loop_patient(target_folder, out, settings, tell=said.append)
             break
         except KeyboardInterrupt:
             if sessions == 4:  # as a crash in the middle of a line leaves it
@@ -138,6 +138,9 @@ def test_interrupted_after_every_stage_it_comes_out_the_same(
             if sessions == 5:  # or a crash between ledger and belief
                 (out / "fraction_1.belief.npz").unlink(missing_ok=True)
     assert sessions == summary["sessions"] == 10  # nine results and the end
+    stages = ("observed", "recalibrated", "predicted", "optimised")
+    behind = ["the first prediction", *(f"fraction {fraction}, {stage}" for fraction in (1, 2) for stage in stages)]
+    assert said == [f"Going on behind {words}." for words in behind]
     assert not verify(out / "ledger.jsonl")
     told = [e for e in read_ledger(out / "ledger.jsonl") if e.kind not in ("opened", "repaired")]
     expected = [e for e in read_ledger(whole / "ledger.jsonl") if e.kind != "opened"]
@@ -147,6 +150,36 @@ def test_interrupted_after_every_stage_it_comes_out_the_same(
     for name in ("dose_mean.nrrd", "dose_optimised.nrrd"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
         assert b"predicted:=yes" in (out / name).read_bytes()
+
+
+def test_the_command_says_where_it_goes_on_and_how(
+    target_folder: Path, narrow_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    append = Ledger.append
+    out, cancelled_at = tmp_path / "loop", ["loop"]
+
+    def cancelling(self: Ledger, kind: str, *content: Any) -> Entry:
+        entry = append(self, kind, *content)
+        if kind in cancelled_at:
+            raise KeyboardInterrupt
+        return entry
+
+    monkeypatch.setattr(Ledger, "append", cancelling)
+    command = ["loop", str(target_folder), "--out", str(out), "--samples", "2", "--fractions", "1"]
+    command += ["--device", "cpu", "--weights", str(narrow_weights)]
+
+    def said() -> str:
+        assert main(command) == 130
+        return " ".join(capsys.readouterr().err.split())
+
+    assert said().endswith("Cancelled. Nothing half-written was left behind.")  # nothing was computed yet
+    cancelled_at[0] = "predicted"
+    first = said()
+    assert first.endswith("Cancelled. What is done is kept. Go on with the same command.") and "Going on" not in first
+    cancelled_at[0] = "measured"
+    second = said()
+    assert "Going on behind the first prediction." in second and second.endswith("Go on with the same command.")
 
 
 def cancel_at(word: str) -> Any:

@@ -20,6 +20,7 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.plan import Plan, Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.report.dose_review import overlaps
 from RTDigitalTwinLib.run import on_ct
 from Testing.builders import FINE, FRAME, GRIDS, axial_grid, ball, small_patient
 from Testing.dicom_sets import dose_of, edit_all, edited
@@ -149,8 +150,31 @@ def test_nested_targets_are_made_disjoint_and_the_higher_wins() -> None:
     np.testing.assert_array_equal(low.mask, patient.structures["PTV_5600"].mask & ~high.mask)
     (note,) = shown.warnings
     share = 100 * high.volume_cc / patient.structures["PTV_5600"].volume_cc
-    assert note == f"PTV_5600: {share:.0f} % of it lies in targets of higher dose and counts there, as in the " \
-                   "training data."  # fmt: skip
+    assert note == f"PTV_5600: {high.volume_cc:.1f} cc ({share:.0f} % of it) lie in targets of higher dose and " \
+                   "count there, as in the training data."  # fmt: skip
+
+
+def test_a_review_and_a_prediction_tell_the_same_overlap() -> None:
+    """A voxel of a common border is in both targets in part, and no overlap as long as the parts fill it at most."""
+    grid = axial_grid()
+    high, low = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+    high[8:14, 10:20, 10:15], low[8:14, 10:20, 16:25] = 1, 1
+    high[8:14, 10:20, 15], low[8:14, 10:20, 15] = 0.4, 0.6
+    low[8, 10:20, 10:15] = 1
+    targets = {
+        name: Structure.from_array(name, part, grid, StructureKind.TARGET)
+        for name, part in (("PTV_5600", low), ("PTV_7000", high))
+    }
+    shared_cc = 50 * grid.voxel_volume_mm3 / 1000  # of one slice
+    assert targets["PTV_5600"].shared_cc(targets["PTV_7000"]) == pytest.approx(shared_cc, rel=1e-5)
+    patient = small_patient(with_dose=False)
+    patient = replace(patient, structures={**patient.structures, **targets})
+    both = prescribed(patient, levels := {"PTV_5600": 56.0, "PTV_7000": 70.0}, 35)
+    percent = f"{100 * shared_cc / targets['PTV_5600'].volume_cc:.0f} %"
+    (reviewed,) = overlaps(both, levels)
+    predicted = network_patient(both).shown.warnings[0]
+    assert f"{shared_cc:.1f} cc ({percent} of PTV_5600)" in reviewed
+    assert f"PTV_5600: {shared_cc:.1f} cc ({percent} of it)" in predicted
 
 
 def test_targets_that_only_touch_stay_as_they_are(sample: Patient) -> None:

@@ -128,6 +128,11 @@ def test_observe_writes_before_and_after(
         assert sitk.ReadImage(str(volume)).GetMetaData("simulated") == "yes"
     assert [o["absorbed"] for o in summary["observations"]] == [True, True, False]
     assert any("PTV_7000 D50" in warning for warning in summary["warnings"])
+    printed = capsys.readouterr()
+    told = printed.out.index("2 of 3 observations absorbed.\nLeft out as an outlier: PTV_7000 D50")
+    assert told < printed.out.index("before") and "Research use only" in printed.out  # ahead of the table
+    assert " Gy expected" in printed.out.partition("Left out")[2].partition("\n")[0]  # why
+    assert "Outlier, left out" not in printed.err  # nor twice
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     (target,) = (r for r in rows if (r["structure"], r["metric"]) == ("PTV_7000", "mean"))
     assert float(target["after"]) > float(target["before"])
@@ -140,8 +145,6 @@ def test_observe_writes_before_and_after(
     assert isinstance(prior, DoseBelief)
     again = load_belief(out / "belief.npz", prior).sample(4, 0)
     assert np.abs(again.mean.values - mean).max() < 1e-3
-    printed = capsys.readouterr()
-    assert "before" in printed.out and "Research use only" in printed.out
     assert observe(source, weights, measurements, out) == 1  # not over earlier results
     assert "earlier" in capsys.readouterr().err
     assert observe(source, weights, measurements, out, "--overwrite", "--method", "scale") == 0
@@ -161,6 +164,7 @@ def test_observe_refuses_bad_input(
     lines = measurements.read_text().splitlines()
     only_wild.write_text("\n".join([lines[0], lines[-1]]) + "\n")
     assert observe(source, weights, only_wild, tmp_path / "out") == 0
+    assert "0 of 1 observation absorbed.\nLeft out as an outlier: PTV_7000 D50" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["method"] is None and "belief.npz" not in summary["files"]
 

@@ -403,7 +403,7 @@ def test_goals_in_the_report_read_without_colour(ensemble: DoseEnsemble) -> None
     for table in tables:
         assert f"Goals of {table.name}: {table.words}." in text
         for row in table.not_met:
-            assert f"{row.sign} {row.status}: {row.criterion}, predicted {row.value_words}" in text
+            assert f"{row.sign} {row.status}: {row.criterion}, predicted {row.number_words}" in text
     assert any(table.not_met for table in tables)
     spared = next(row for goal, row in rows.items() if goal.startswith("Parotid_L mean ≤ 26 Gy"))
     expected = ensemble.metric("Parotid_L", "mean")

@@ -140,6 +140,15 @@ def fitting_goals(highest_gy: float | None) -> GoalChoice:
 
 
 @dataclass(frozen=True)
+class CriterionValue:
+    """What a criterion's metric came to: ``value`` is that of ``structure``, the worst of the criterion's."""
+
+    criterion: Criterion
+    value: float
+    structure: str
+
+
+@dataclass(frozen=True)
 class GoalResult:
     """A goal on one dose or an ensemble.
 
@@ -155,6 +164,7 @@ class GoalResult:
         26, 404, 1934).
     is_calibrated : whether the samples of every metric have a measured spread; else the probabilities are too sure.
     reason : why it was not evaluated, or what of it was not.
+    read : every criterion that could be read, in the goal's order; ``criterion`` is one of them.
     """
 
     goal: Goal
@@ -167,6 +177,7 @@ class GoalResult:
     least_probability_met: float | None = None
     is_calibrated: bool = False
     reason: str = ""
+    read: tuple[CriterionValue, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +198,7 @@ Metrics = Callable[[str, DvhMetric], MetricSamples]
 def evaluate_goal(goal: Goal, structures: Sequence[str], metrics: Metrics) -> GoalResult:
     """Judge a goal. ``metrics`` gives a metric of one of ``structures``; its errors become the reason."""
     reasons = []
-    read: list[tuple[Criterion, float, NDArray, bool]] = []
+    read: list[tuple[CriterionValue, NDArray, bool]] = []
     for criterion in goal.criteria:
         absent = [name for name in criterion.structures if name not in structures]
         if absent:
@@ -198,32 +209,35 @@ def evaluate_goal(goal: Goal, structures: Sequence[str], metrics: Metrics) -> Go
         except RTDigitalTwinError as error:
             reasons.append(str(error))
             continue
-        nominal = float(criterion.worst(np.array([f.nominal for f in found])))
+        nominal = [f.nominal for f in found]
+        worst = float(criterion.worst(np.array(nominal)))
+        value = CriterionValue(criterion, worst, criterion.structures[nominal.index(worst)])
         samples = criterion.worst(np.stack([f.samples for f in found]))
-        read.append((criterion, nominal, samples, all(f.is_calibrated for f in found)))
+        read.append((value, samples, all(f.is_calibrated for f in found)))
     reason = " ".join(dict.fromkeys(reasons))
     if not read:
         return GoalResult(goal, Status.NOT_EVALUATED, reason=reason)
-    status, criterion, value = _status(read)
-    count = read[0][2].size
+    values = tuple(value for value, _, _ in read)
+    status, decisive = _status(values)
+    count = read[0][1].size
     if count < 2:
-        return GoalResult(goal, status, criterion, value, count, reason=reason)
-    met = np.logical_or.reduce([c.keeps(s, c.limit) for c, _, s, _ in read])
-    accepted = met | np.logical_or.reduce([c.keeps(s, c.accepted) for c, _, s, _ in read])
+        return GoalResult(goal, status, decisive.criterion, decisive.value, count, reason=reason, read=values)
+    met = np.logical_or.reduce([v.criterion.keeps(s, v.criterion.limit) for v, s, _ in read])
+    accepted = met | np.logical_or.reduce([v.criterion.keeps(s, v.criterion.accepted) for v, s, _ in read])
     kept = int(met.sum())
     return GoalResult(
-        goal, status, criterion, value, count, kept / count, float(accepted.mean()), least_probability(kept, count),
-        all(calibrated for *_, calibrated in read), reason,
+        goal, status, decisive.criterion, decisive.value, count, kept / count, float(accepted.mean()),
+        least_probability(kept, count), all(calibrated for *_, calibrated in read), reason, values,
     )  # fmt: skip
 
 
-def _status(read: Sequence[tuple[Criterion, float, NDArray, bool]]) -> tuple[Status, Criterion, float]:
+def _status(read: Sequence[CriterionValue]) -> tuple[Status, CriterionValue]:
     for status in (Status.MET, Status.ACCEPTABLE):
-        for criterion, value, _, _ in read:
-            limit = criterion.limit if status is Status.MET else criterion.accepted
-            if criterion.keeps(np.asarray(value), limit):
-                return status, criterion, value
-    return Status.VIOLATED, read[0][0], read[0][1]
+        for one in read:
+            limit = one.criterion.limit if status is Status.MET else one.criterion.accepted
+            if one.criterion.keeps(np.asarray(one.value), limit):
+                return status, one
+    return Status.VIOLATED, read[0]
 
 
 def evaluate_goals(goals: GoalSet, structures: Sequence[str], metrics: Metrics) -> list[GoalResult]:

@@ -159,11 +159,11 @@ def _with_disjoint_targets(patient: Patient) -> tuple[Patient, tuple[str, ...]]:
                     remedy=f'Leave it out with --map "{target.source_name}=".',
                 )
             structures[name] = _trimmed(target, rest)
-            shared = 1 - float(rest.sum() / target.box_occupancy.sum())
+            shared = 1 - float(rest.sum() / target.box_occupancy.sum())  # as Structure.shared_cc counts it
             if shared > _WORTH_TELLING_RATIO:
                 notes.append(
-                    f"{name}: {100 * shared:.0f} % of it lies in targets of higher dose and counts there, as in the "
-                    "training data."
+                    f"{name}: {shared * target.volume_cc:.1f} cc ({100 * shared:.0f} % of it) lie in targets of higher "
+                    "dose and count there, as in the training data."
                 )
         above[target.box] = np.maximum(covered, target.box_occupancy)
     if all(structures[name] is patient.structures[name] for name in ordered):

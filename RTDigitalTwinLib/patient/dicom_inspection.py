@@ -34,6 +34,7 @@ from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.structure_matching import Match, MatchState
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.words import counted
 
 Source = TypeVar("Source")
 Result = TypeVar("Result")
@@ -101,11 +102,11 @@ def inspect_folder(
     """
     choice = choice or DicomChoice()
     index = index_folder(folder, part(progress, 0.0, 0.3))
-    tree = Line(f"{folder.name or folder}: {len(index.patients)} patients, {index.other_files} files that are no DICOM")
+    tree = Line(f"{folder.name or folder}: {counted(len(index.patients), 'patient')}, {_no_dicom(index.other_files)}")
     matches: dict[str, list[Match] | RTDigitalTwinError] = {}
     for i, patient in enumerate(index.patients.values()):
         who = f" (identifier {patient.identity.patient_id!r})" if show_identity else ""
-        line = tree.add(f"{patient.pseudonym}{who}: {len(patient.files)} files")
+        line = tree.add(f"{patient.pseudonym}{who}: {counted(len(patient.files), 'file')}")
         matches[patient.pseudonym] = _inspect_patient(index, patient, line, choice, accept)
         progress(0.3 + 0.7 * (i + 1) / len(index.patients), "inspecting")
     for problem in index.problems:
@@ -137,7 +138,9 @@ def _inspect_patient(
         mine = [file for file in patient.files if file.study_uid == study]
         for uid, series in patient.ct_series.items():
             if series[0].study_uid == study:
-                volume = _guarded(branch, f"CT, {len(series)} slices", lambda s, node: _ct(s, node, choice), series)
+                volume = _guarded(
+                    branch, f"CT, {counted(len(series), 'slice')}", lambda s, node: _ct(s, node, choice), series
+                )
                 if volume is not None:
                     volumes[uid] = volume
         for file in mine:
@@ -280,3 +283,7 @@ def _structures(
         if roi.number in remarks:
             node.add(f"{roi.name}: {remarks[roi.number]}", Weight.WARNING)
     return found
+
+
+def _no_dicom(count: int) -> str:
+    return f"{counted(count, 'file')} that {'is' if count == 1 else 'are'} no DICOM"

@@ -109,6 +109,12 @@ class Structure:
         x, y, z = self.grid.to_lps_mm(index)
         return float(x), float(y), float(z)
 
+    def shared_cc(self, other: Structure) -> float:
+        """Volume that surely lies in both: voxels of a common border that add up to one at most are not shared."""
+        self.grid.require_same(other.grid, f"{self.name} and {other.name}")
+        both = np.clip(self.occupancy + other.occupancy - 1, 0, None)
+        return float(both.sum(dtype=float) * self.grid.voxel_volume_mm3 / 1000)
+
     def resampled(self, grid: Grid) -> Structure:
         """Occupancy interpolated onto another grid of the same frame; what leaves that grid is cut off.
 

@@ -226,6 +226,7 @@ def _goal(result: GoalResult) -> dict[str, Any]:
         "label": result.goal.label,
         "status": result.status.value,
         "value": result.value,
+        "criterion": None if result.criterion is None else str(result.criterion),
         "probability_met": result.probability_met,
         "least_probability_met": result.least_probability_met,
         "calibrated": result.is_calibrated,

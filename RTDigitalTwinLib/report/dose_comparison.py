@@ -10,6 +10,7 @@ from RTDigitalTwinLib.dosimetry.goals import GoalSet
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.report.dose_review import DoseReview, review_dose
+from RTDigitalTwinLib.report.goal_table import GoalRow, GoalValue
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,30 @@ class ComparedMetric:
 
 
 @dataclass(frozen=True)
+class ComparedValue:
+    """One alternative of a goal on both doses; None where a dose does not cover it.
+
+    Attributes
+    ----------
+    criterion : the alternative in words.
+    decides : the doses whose outcome rests on it: ``A``, ``B`` or ``A and B``.
+    """
+
+    criterion: str
+    a: GoalValue | None
+    b: GoalValue | None
+    decides: str
+
+
+@dataclass(frozen=True)
 class ComparedGoal:
-    """A goal on both doses: its values and how it ended."""
+    """A goal on both doses: how it ended, and every alternative that decides one of them, with the values of both."""
 
     protocol: str
     goal: str
-    a_value: float | None
     a_status: str
-    b_value: float | None
     b_status: str
-    unit: str
+    values: tuple[ComparedValue, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,5 +105,14 @@ def _goals(a: DoseReview, b: DoseReview) -> tuple[ComparedGoal, ...]:
     rows = []
     for first, second in zip(a.goals, b.goals, strict=True):
         for x, y in zip(first.rows, second.rows, strict=True):
-            rows.append(ComparedGoal(x.protocol, x.goal, x.value, x.status, y.value, y.status, x.unit or y.unit))
+            decisive = dict.fromkeys(row.criterion for row in (x, y) if row.criterion)
+            values = tuple(_value(criterion, x, y) for criterion in decisive)
+            rows.append(ComparedGoal(x.protocol, x.goal, x.status, y.status, values))
     return tuple(rows)
+
+
+def _value(criterion: str, a: GoalRow, b: GoalRow) -> ComparedValue:
+    """One alternative as both doses have it: never A's value of one beside B's of another."""
+    first, second = (next((v for v in row.alternatives if v.criterion == criterion), None) for row in (a, b))
+    decides = " and ".join(name for name, row in zip("AB", (a, b), strict=True) if row.criterion == criterion)
+    return ComparedValue(criterion, first, second, decides)

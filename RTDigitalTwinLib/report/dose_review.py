@@ -132,17 +132,15 @@ def overlaps(patient: Patient, levels: dict[str, float]) -> list[str]:
     """What to know where targets of different dose levels share volume: its dose counts in both of them."""
     notes = []
     for a, b in combinations([patient.structures[name] for name in levels if name in patient.structures], 2):
-        shared_cc = _shared_cc(a, b)
+        shared_cc = a.shared_cc(b)
         if shared_cc > 0.01 and levels[a.name] != levels[b.name]:
             low, high = sorted((a.name, b.name), key=levels.__getitem__)
+            percent = 100 * shared_cc / patient.structures[low].volume_cc
             notes.append(
-                f"{low} and {high} share {shared_cc:.1f} cc, so hot spots of {low} are partly the dose of {high}."
+                f"{low} and {high} share {shared_cc:.1f} cc ({percent:.0f} % of {low}), so hot spots of {low} are "
+                f"partly the dose of {high}."
             )
     return notes
-
-
-def _shared_cc(a: Structure, b: Structure) -> float:
-    return float(np.minimum(a.occupancy, b.occupancy).sum(dtype=float) * a.grid.voxel_volume_mm3 / 1000)
 
 
 def _metric_rows(

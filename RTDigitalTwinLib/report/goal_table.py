@@ -13,6 +13,8 @@ from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, StructureDose
 from RTDigitalTwinLib.dosimetry.goals import (
     Criterion,
+    CriterionValue,
+    Goal,
     GoalChoice,
     GoalResult,
     GoalSet,
@@ -41,6 +43,30 @@ def is_informative(low: float, high: float, unit: str) -> bool:
 
 
 @dataclass(frozen=True)
+class GoalValue:
+    """What one alternative of a goal came to.
+
+    Attributes
+    ----------
+    criterion : the alternative in words.
+    of : what the value is of as far as the goal leaves that open, such as ``Parotid_L`` where either gland will do, and
+        ``D1cc`` where the maximum or D1cc will do; "" where the goal has one criterion of one structure.
+    """
+
+    criterion: str
+    of: str
+    value: float
+    unit: str
+
+    @property
+    def number_words(self) -> str:
+        return f"{self.value:.1f} {self.unit}"
+
+    def __str__(self) -> str:
+        return f"{self.number_words} ({self.of})" if self.of else self.number_words
+
+
+@dataclass(frozen=True)
 class GoalRow:
     """One goal of one protocol.
 
@@ -53,6 +79,8 @@ class GoalRow:
     least_probability_met : that the samples support with 95 % confidence.
     calibrated : whether the probabilities are of calibrated samples; None for a single dose.
     note : what could not be evaluated, and why.
+    value_of : of which of the goal's alternatives and structures the value is (``GoalValue.of``).
+    alternatives : of the goal that could be read, in its order.
     """
 
     protocol: str
@@ -72,6 +100,8 @@ class GoalRow:
     probability_acceptable: float | None
     calibrated: bool | None
     note: str
+    value_of: str = ""
+    alternatives: tuple[GoalValue, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -79,8 +109,13 @@ class GoalRow:
         return f"{self.sign} {self.status}"
 
     @property
-    def value_words(self) -> str:
+    def number_words(self) -> str:
         return "" if self.value is None else f"{self.value:.1f} {self.unit}"
+
+    @property
+    def value_words(self) -> str:
+        """The number, with what it is of where the goal leaves that open: ``24.6 Gy (Parotid_L)``."""
+        return f"{self.number_words} ({self.value_of})" if self.value_of else self.number_words
 
     @property
     def band_words(self) -> str:
@@ -187,6 +222,11 @@ def _row(goals: GoalSet, result: GoalResult, bands: Bands | None) -> GoalRow:
     criterion = result.criterion
     single = result.probability_met is None
     low, high = (None, None) if criterion is None or bands is None else _band(criterion, bands)
+    alternatives = tuple(
+        GoalValue(str(one.criterion), _of(result.goal, one), one.value, one.criterion.metric.unit)
+        for one in result.read
+    )
+    of = next((a.of for a, one in zip(alternatives, result.read, strict=True) if one.criterion is criterion), "")
     return GoalRow(
         goals.name,
         result.goal.priority,
@@ -205,7 +245,22 @@ def _row(goals: GoalSet, result: GoalResult, bands: Bands | None) -> GoalRow:
         result.probability_acceptable,
         None if single else result.is_calibrated,
         result.reason,
+        of,
+        alternatives,
     )
+
+
+def _of(goal: Goal, one: CriterionValue) -> str:
+    """What a value is of, as far as the goal's words leave it open."""
+    criterion = one.criterion
+    structures = " and ".join(criterion.structures)
+    parts = []
+    if len({other.structures for other in goal.criteria}) > 1 or len(criterion.structures) > 1:
+        parts.append(one.structure)
+    if len({str(other.metric) for other in goal.criteria}) > 1:
+        parts.append(str(criterion.metric))
+    words = " ".join(parts)
+    return f"{words}, the worst of {structures}" if len(criterion.structures) > 1 else words
 
 
 def _band(criterion: Criterion, bands: Bands) -> tuple[float, float]:

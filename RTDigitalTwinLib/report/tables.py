@@ -265,9 +265,11 @@ def write_rows(path: Path, row_type: type, rows: Iterable[Any]) -> None:
         writer.writerows([_cell(getattr(row, name)) for name in names] for row in rows)
 
 
-def _cell(value: str | float | None) -> str:
+def _cell(value: str | float | tuple[object, ...] | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, tuple):
+        return "; ".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
