@@ -23,11 +23,17 @@ test: $(READY) ## run the tests (ARGS="-k dvh")
 bench: $(READY) ## run the benchmarks; table in out/bench (ARGS="--quick")
 	$(VENV)/bin/python -m Testing.Benchmarks $(ARGS)
 
-# The pictures that lie there already, by their names among a run's results.
+# The pictures of a run that lie there already, by their names among its results; two are of other commands.
+RUN_PICTURES = $(filter-out module_% course.png utility.png,$(notdir $(wildcard Resources/Screenshots/*.png)))
+
 screenshots: $(READY) ## draw the README's pictures of the sample patient anew
 	$(VENV)/bin/rt-digital-twin run sample --out out/screenshots --overwrite
+	$(VENV)/bin/rt-digital-twin recommend sample --out out/next --overwrite
+	$(VENV)/bin/rt-digital-twin course sample --fractions 35 --shift-at 10 --out out/course --overwrite
 	rm -rf out/module && $(VENV)/bin/python -m Testing.host.screenshots out/module
-	cp $(addprefix out/screenshots/,$(filter-out module_%,$(notdir $(wildcard Resources/Screenshots/*.png)))) Resources/Screenshots/
+	cp $(addprefix out/screenshots/,$(RUN_PICTURES)) Resources/Screenshots/
+	cp out/next/utility.png Resources/Screenshots/
+	cp out/course/adaptation.png Resources/Screenshots/course.png
 	cp out/module/module_*.png Resources/Screenshots/
 
 train: $(READY) ## train the dose network: DATA=openkbp-folder [MINUTES=60]

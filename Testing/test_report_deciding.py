@@ -17,7 +17,7 @@ from RTDigitalTwinLib.report.deciding import Deciding
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import render_report
 from RTDigitalTwinLib.report.tables import Findings
-from RTDigitalTwinLib.report.utility_chart import CONTROL, utility_figure
+from RTDigitalTwinLib.report.utility_chart import CONTROL, HEADING_ROWS, LAST, NONE, utility_figure
 from Testing.test_ranking import Boost, Impossible, cord, offsets, protocol, uniform_ensemble
 
 
@@ -85,11 +85,34 @@ def test_the_chart_shows_what_makes_up_each_utility(recommending: Findings) -> N
     control = [bar.get_width() for bar in bars if bar.get_facecolor()[:3] == to_rgb(CONTROL)]
     wanted = [sum(t.contribution for t in a.utility.terms if t.term.sign > 0) for a in ranking.assessed]
     assert control == pytest.approx(wanted)
-    dots = [float(line.get_xdata()[0]) for line in parts.lines]  # type: ignore[index, arg-type]
+    dots = [float(line.get_xdata()[0]) for line in parts.lines if line.get_marker() == "o"]  # type: ignore[index, arg-type]
     assert dots == pytest.approx([a.utility.value for a in ranking.assessed])
     assert [label.get_text() for label in parts.get_yticklabels()] == ["1  scale by 1.05", "2  keep", "3  boost"]
-    shown = [tuple(line.get_xdata()) for line in gains.lines[1:] if len(line.get_xdata()) == 2]  # type: ignore[arg-type]
+    crossing = [line for line in gains.lines if line.get_transform() is gains.transData]
+    shown = [tuple(line.get_xdata()) for line in crossing if len(line.get_xdata()) == 2]  # type: ignore[arg-type]
     assert shown == [pytest.approx((a.gain.low, a.gain.high)) for a in ranking.assessed if a.gain]
+
+
+def test_the_chart_says_what_is_not_certified(recommending: Findings, abstaining: Findings) -> None:
+    for findings, words in ((recommending, LAST), (abstaining, NONE)):
+        assert findings.deciding is not None
+        figure = utility_figure(findings.deciding.ranking)
+        parts = figure.axes[0]
+        certified = sum(a.is_acceptable for a in findings.deciding.ranking.assessed)
+        assert [text.get_text() for text in parts.texts] == [words]
+        rows = parts.get_yticks()
+        assert rows[certified] - certified == pytest.approx(HEADING_ROWS)
+        assert list(rows[:certified]) == list(range(certified))
+        key = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert key[:2] == ["utility", "utility, not certified"]
+
+
+def test_a_long_name_has_two_lines() -> None:
+    limit = protocol(constraints=[cord(at_most=72.0)])
+    name = "spare Glnd_Submand_L by at most 10 % in its upper half"
+    ranking = rank(Situation(uniform_ensemble(offsets())), (Scale(1.05), Boost(1.1, name)), limit)
+    labels = [label.get_text() for label in utility_figure(ranking).axes[0].get_yticklabels()]
+    assert any(" ".join(label.split()).endswith(name) and "\n" in label for label in labels)
 
 
 def test_the_ranking_is_plain_values(recommending: Findings, abstaining: Findings) -> None:

@@ -23,6 +23,7 @@ from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.patient import isodoses
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.isodoses import isodose_levels
+from RTDigitalTwinLib.patient.plan import Prescription
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.report.observing import ObservedRow, Observing
 from RTDigitalTwinLib.report.tables import Findings
@@ -34,9 +35,11 @@ from RTDigitalTwinLib.scene.nodes import PredictionNodes, show_in_views, show_pr
 from RTDigitalTwinLib.scene.session import headless_session
 from RTDigitalTwinLib.scene.snapshot import rendering_problem, save_pictures
 from RTDigitalTwinLib.scene.structure_nodes import haloed
+from RTDigitalTwinLib.scene.twin_patient import patient_in_scene
 from RTDigitalTwinLib.scene.volume_nodes import add_spread
 from Testing.builders import GRIDS, axial_grid, hand_made_calibration, hand_made_ensemble, oblique_grid, small_patient
 
+RED, PINK = (255, 40, 40), (255, 90, 220)  # of PTV_7000 and of PTV_6300
 REACHED = ("95", "90", "80", "70", "50", "30", "10")  # the hand-made dose stays below 70 Gy
 
 
@@ -271,6 +274,30 @@ def test_a_halo_leaves_the_scene_as_it_was(scene: Any, nodes: PredictionNodes) -
         assert beneath.GetSliceIntersectionThickness() > display.GetSliceIntersectionThickness()
     assert segmentation.GetNumberOfDisplayNodes() == 1 and segmentation.GetDisplayNode() is display
     assert scene.GetNumberOfNodes() == count
+
+
+def test_the_target_of_the_highest_dose_is_drawn_on_top(scene: Any, tmp_path: Path) -> None:
+    patient = small_patient()
+    target = patient.structures["PTV_7000"]
+    lower = replace(target, name="PTV_6300")  # its outline is the same
+    prescription = Prescription((("PTV_6300", 63.0), ("PTV_7000", 70.0)), 35)
+    patient = replace(
+        patient,
+        structures={"PTV_7000": target, "PTV_6300": lower, **patient.structures},
+        plans=(replace(patient.plan, prescription=prescription),),
+    )
+    shown = show_prediction(scene, patient, hand_made_ensemble(patient))
+    nodes = shown.patient
+    segments = list(nodes.segmentation.GetSegmentation().GetSegmentIDs())
+    assert segments[-2:] == ["PTV_6300", "PTV_7000"]
+    assert list(patient_in_scene(nodes.ct, nodes.segmentation, fractions=35).structures) == list(patient.structures)
+    if rendering_problem():
+        pytest.skip(f"PICTURES WERE NOT TESTED: {rendering_problem()}")
+    save_pictures(shown, tmp_path)
+    for name in ("axial_dose.png", "sagittal_spread.png"):
+        picture = read_png(tmp_path / name)[100:700, 200:920].astype(int)
+        red, pink = ((np.abs(picture - colour).max(axis=-1) < 12).sum() for colour in (RED, PINK))
+        assert red > 60 and pink < red / 20, name
 
 
 def test_pictures_of_isodoses_and_of_observing(observed: PredictionNodes, tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ def test_overlays_have_colours_limits_and_legends_in_gy(nodes: PredictionNodes) 
 def test_structures_have_names_colours_and_tags(nodes: PredictionNodes) -> None:
     segmentation = nodes.patient.segmentation.GetSegmentation()
     display = nodes.patient.segmentation.GetDisplayNode()
-    assert list(segmentation.GetSegmentIDs()) == [*STRUCTURES, "FeasibleDose"]
+    target, *organs = STRUCTURES
+    assert list(segmentation.GetSegmentIDs()) == [*organs, "FeasibleDose", target]  # the target is drawn on top
     for number, name in enumerate(STRUCTURES, start=1):
         segment = segmentation.GetSegment(name)
         assert segment.GetName() == name and segment.GetColor() == pytest.approx(structure_colour(name))

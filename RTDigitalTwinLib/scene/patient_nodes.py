@@ -53,8 +53,9 @@ def show_patient(scene: Any, patient: Patient, progress: Progress = silent) -> P
     ct.SetAttribute(_FINGERPRINT, sha)
     progress(0.2, "Showing the structures")
     segmentation = add_structures(
-        scene, patient.structures.values(), [patient.dose_mask], main_target(patient), ct, "Structures"
-    )
+        scene, patient.structures.values(), [patient.dose_mask], main_target(patient), ct, "Structures",
+        above=_rising_targets(patient),
+    )  # fmt: skip
     ct.SetNodeReferenceID(SEGMENTATION_REFERENCE, segmentation.GetID())
     reference = None
     dose = reference_dose(patient)
@@ -83,9 +84,13 @@ def highest_prescription_gy(patient: Patient) -> float:
 
 def main_target(patient: Patient) -> Structure | None:
     """The target with the highest dose level; None where there is no target."""
+    return next(reversed(_rising_targets(patient)), None)
+
+
+def _rising_targets(patient: Patient) -> list[Structure]:
+    """Targets from the lowest dose level to the highest."""
     levels = dict(patient.plan.prescription.target_dose_gy) if patient.plans else {}
-    targets = list(patient.targets.values())
-    return max(targets, key=lambda target: (levels.get(target.name, 0.0), target.name)) if targets else None
+    return sorted(patient.targets.values(), key=lambda target: (levels.get(target.name, 0.0), target.name))
 
 
 def reference_dose(patient: Patient) -> Volume | None:

@@ -34,13 +34,17 @@ def add_structures(
     solid: Structure | None,
     ct_node: Any,
     name: str,
+    above: Sequence[Structure] = (),
 ) -> Any:
     """A segmentation node with one binary segment a structure: its voxels at least half inside.
 
     Segment ids and names are the structures'. ``hidden`` ones are there but not shown; in 3D ``solid`` is opaque
-    and the others are translucent around it.
+    and the others are translucent around it. Segments are numbered in the order given; Slicer draws outlines in the
+    order of segments, so those of ``above`` come last, its last one on top of all.
     """
     structures, hidden = list(structures), list(hidden)
+    numbered = list(enumerate([*structures, *hidden], start=1))
+    heights = {structure.name: height for height, structure in enumerate(above, start=1)}
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(ct_node)
@@ -48,7 +52,7 @@ def add_structures(
     segmentation.SetSourceRepresentationName(_BINARY)
     smoothing = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule.GetSmoothingFactorParameterName()
     segmentation.SetConversionParameter(smoothing, _SMOOTHING)
-    for number, structure in enumerate([*structures, *hidden], start=1):
+    for number, structure in sorted(numbered, key=lambda one: heights.get(one[1].name, 0)):
         segmentation.AddSegment(_segment(structure, number), structure.name)
     node.CreateClosedSurfaceRepresentation()
     _display(node, structures, hidden, solid)

@@ -26,6 +26,7 @@ from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.scene.from_nodes import dose_on, structure_from_segment, volume_from_node
 from RTDigitalTwinLib.scene.hierarchy import hierarchy
 from RTDigitalTwinLib.scene.patient_nodes import PatientNodes, show_patient
+from RTDigitalTwinLib.scene.slicerrt_names import ROI_NUMBER
 
 NAME_TAG = "RTDigitalTwin.Name"  # of a segment: what the user confirmed it to be; LEFT_OUT for nothing
 LEFT_OUT = "-"
@@ -88,7 +89,7 @@ def segment_matches(segmentation_node: Any) -> list[Match]:
     Raises PatientDataError where two segments have one name, or count as the same structure.
     """
     segmentation = segmentation_node.GetSegmentation()
-    segments = [segmentation.GetSegment(segment_id) for segment_id in segmentation.GetSegmentIDs()]
+    segments = [segmentation.GetSegment(segment_id) for segment_id in _segment_ids(segmentation_node)]
     confirmed = {}
     for segment in segments:
         name = _tag(segment, NAME_TAG)
@@ -233,7 +234,14 @@ def _kind(name: str) -> StructureKind:
 
 
 def _segment_ids(segmentation_node: Any) -> list[str]:
-    return list(segmentation_node.GetSegmentation().GetSegmentIDs())
+    """By their numbers, which are a patient's order: that of segments says what is drawn on top."""
+    segmentation = segmentation_node.GetSegmentation()
+
+    def number(segment_id: str) -> float:
+        told = _tag(segmentation.GetSegment(segment_id), ROI_NUMBER)
+        return int(told) if told.isdecimal() else float("inf")
+
+    return sorted(segmentation.GetSegmentIDs(), key=number)
 
 
 def _is_empty(segment: Any) -> bool:

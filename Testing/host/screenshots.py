@@ -16,8 +16,6 @@ PATIENCE_S = 600.0
 FEWEST_CALIBRATED = 16
 WIDEST_PIXELS = 1400
 PANELS = ("patient", "dose", "dvh", "recalibrate", "decide", "course", "report")
-COURSE_FRACTIONS, COURSE_SHIFT_AT = 14, 5
-DECIDE_RISK_PERCENT = 20
 
 
 def finish(host: Any, module: Any) -> None:
@@ -80,20 +78,16 @@ def recalibrate(host: Any, module: Any, out: Path) -> None:
 
 
 def decide(host: Any, module: Any, out: Path) -> None:
-    """Actions ranked; what is recommended, or why nothing is."""
+    """Actions ranked by what the panel starts with; what is recommended, or why nothing is."""
     only(module, "decide")
-    module.ui.riskSpinBox.value = DECIDE_RISK_PERCENT
-    module.ui.decideSamplesSpinBox.value = FEWEST_CALIBRATED
     module.ui.rankButton.click()
     finish(host, module)
     host.grab(module.parent, out / "module_decide.png")
 
 
 def course(host: Any, module: Any, out: Path) -> None:
-    """A simulated course with a change, and its doses to play."""
+    """The simulated course the panel starts with: its change is noticed; its doses to play."""
     only(module, "course")
-    module.ui.courseFractionsSpinBox.value = COURSE_FRACTIONS
-    module.ui.shiftAtSpinBox.value = COURSE_SHIFT_AT
     module.ui.runCourseButton.click()
     finish(host, module)
     host.grab(module.parent, out / "module_course.png")

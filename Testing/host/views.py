@@ -118,9 +118,8 @@ def draw_chart(node: Any, size: tuple[int, int]) -> bytes:
     axes = figure.add_subplot()
     for index in range(node.GetNumberOfPlotSeriesNodes()):
         _draw_series(axes, node.GetNthPlotSeriesNode(index))
-    axes.set(title=node.GetTitle() or "", xlabel=node.GetXAxisTitle() or "", ylabel=node.GetYAxisTitle() or "")
-    axes.title.set_fontsize(8)
-    axes.title.set_wrap(True)
+    axes.set(xlabel=node.GetXAxisTitle() or "", ylabel=node.GetYAxisTitle() or "")
+    figure.suptitle(node.GetTitle() or "", fontsize=8, wrap=True)  # over the whole width, which is where it breaks
     axes.tick_params(labelsize=7)
     axes.grid(node.GetGridVisibility(), alpha=0.3)
     if not node.GetXAxisRangeAuto():
