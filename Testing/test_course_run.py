@@ -155,7 +155,7 @@ def test_the_commands(data: Path, narrow_weights: Path, tmp_path: Path, capsys: 
     assert "fraction 10 of 3" in capsys.readouterr().err
     study = ["course-study", str(data), "--out", str(tmp_path / "s"), "--patients", "pt_1", "--shift-at", "2", *common]
     assert main([*study, "--policies", "static"]) == 0
-    assert "Simulated courses, 1 patients" in capsys.readouterr().out
+    assert "Simulated courses, 1 patient" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -161,7 +161,9 @@ def test_volumes_without_values_are_refused(scene: Any) -> None:
 def test_structures_come_back_mask_by_mask(scene: Any, patient: Patient) -> None:
     shown = show_patient(scene, patient)
     back = structures_from_segmentation(shown.segmentation, patient.ct.grid)
-    assert list(back) == [*patient.structures, patient.dose_mask.name]
+    # In the order of drawing: targets on top of all else.
+    assert sorted(back) == sorted([*patient.structures, patient.dose_mask.name])
+    assert set(list(back)[-len(patient.targets) :]) == set(patient.targets)
     for name, structure in patient.structures.items():
         assert np.array_equal(back[name].occupancy, structure.occupancy), name
         assert back[name].kind is structure.kind
@@ -285,7 +287,7 @@ def test_unusable_segmentations_are_refused(scene: Any, shown: PatientNodes) -> 
     away = np.eye(4)
     away[0, 3] = 900
     put_under(scene, shown.segmentation, away)
-    with pytest.raises(SceneError, match="PTV_7000: No part of the segment lies on the CT"):
+    with pytest.raises(SceneError, match="SpinalCord: No part of the segment lies on the CT"):
         structures_from_segmentation(shown.segmentation, grid)
 
 

@@ -158,7 +158,7 @@ def test_cases_of_something_else_are_not_mixed_in(
 def test_the_command(data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--methods", "scale", "--weights", str(weights), "--device", "cpu", "--patients"]
     assert main(["recalibration-study", str(data), "--out", str(tmp_path / "s"), *common, "pt_1"]) == 0
-    assert "Simulated deliveries, 1 patients" in capsys.readouterr().out
+    assert "Simulated deliveries, 1 patient" in capsys.readouterr().out
     assert main(["recalibration-study", str(data), "--out", str(tmp_path / "t"), *common, "pt_5"]) == 1
     assert "pt_5" in capsys.readouterr().err
 
