@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +213,7 @@ def _summary(update: Update, after: DoseEnsemble, rows: list[dict[str, Any]]) ->
         "notice": f"Research use only. Bands: {after.band_words()}.",
         "method": None if belief is None else belief.method,
         "simulated": belief is not None and belief.is_simulated,
+        "change": None if belief is None or belief.change is None else asdict(belief.change),
         "absorbed_in_all": 0 if belief is None else len(belief.absorbed),
         "observations": [_told(judgement, update) for judgement in update.judgements],
         "bands": after.band_words(),

@@ -236,7 +236,13 @@ def test_a_volume_tells_of_shift_and_output(drawn: DoseEnsemble) -> None:
     for change in (Change(shift_mm=(2.0, 0.0, 5.0)), Change(output_error_ratio=0.05), Change()):
         truth = delivered_dose(drawn.patient, change)
         volume = measure_volume(drawn.patient, truth, FIRST, NOISE, change, 1, 3.0)
-        found = changed_dose(read_volumes([volume], drawn.patient, drawn.crop), mean, covariance)
+        found, told = changed_dose(read_volumes([volume], drawn.patient, drawn.crop), mean, covariance)
+        assert (told.shift_probability > 0.9) == any(change.shift_mm)
+        if any(change.shift_mm):
+            assert told.shift_mm == pytest.approx(change.shift_mm, abs=0.7)
+        if change.output_error_ratio:
+            assert told.output_probability > 0.9
+            assert told.output_ratio == pytest.approx(change.output_error_ratio, abs=0.01)
         inside = drawn.patient.structures["PTV_7000"].mask.reshape(-1)[drawn.crop.mask_indices]
         true = truth.values.reshape(-1)[drawn.crop.mask_indices]
         left, moved = np.abs(found - true)[inside].mean(), np.abs(mean - true)[inside].mean()
@@ -255,6 +261,8 @@ def test_gp_beliefs_are_saved_loaded_and_do_not_depend_on_order(
     save_belief(whole, tmp_path / "gp.npz")
     again = load_belief(tmp_path / "gp.npz", belief)
     assert again.same_as(whole) and again.paths is not None
+    assert again.change == whole.change and again.change is not None
+    assert not again.same_as(replace(whole, change=None))
     one, two = (b.applied(drawn).metric("Parotid_L", "D0.1cc").band(0.95) for b in (whole, again))
     assert one == two
     assert not again.same_as(replace(whole, paths=None))

@@ -20,7 +20,13 @@ from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.network_patient import network_patient
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-from RTDigitalTwinLib.patient.observation import CouchShiftObservation, Moment, NoiseModel, require_fit
+from RTDigitalTwinLib.patient.observation import (
+    CouchShiftObservation,
+    MetricObservation,
+    Moment,
+    NoiseModel,
+    require_fit,
+)
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
 from Testing.builders import hand_made_calibration, hand_made_ensemble, small_patient
@@ -29,6 +35,7 @@ NOISE = NoiseModel(0.0, 0.5)
 SHIFT_MM = (4.0, 8.0, 0.0)
 COUCH = CouchShiftObservation(SHIFT_MM, Moment(2.0, 3), NOISE, "couch log")
 DOSE_NOISE = NoiseModel(0.02, 0.005)
+AS_PLANNED = CouchShiftObservation((0.0, 0.0, 0.0), Moment(0.0, 1), NOISE, "images")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,10 @@ def belief(drawn: DoseEnsemble) -> DoseBelief:
     network = DoseUNet(NetworkConfiguration(widths=(8, 8, 16, 16, 32))).eval()
     surrogate = DoseSurrogate(network, torch.device("cpu"), "0" * 64)
     return DoseBelief(surrogate, network_patient(drawn.patient), drawn.calibration)
+
+
+def mean_of(structure: str, gy: float) -> MetricObservation:
+    return MetricObservation(structure, "mean", gy, Moment(0.0, 1), NoiseModel(0.02, 0.005), "log")
 
 
 def in_mask(drawn: DoseEnsemble) -> np.ndarray:
@@ -94,13 +105,58 @@ def test_dose_measured_after_a_shift_is_read_there(belief: DoseBelief, drawn: Do
     patient = drawn.patient
     change = Change(shift_mm=SHIFT_MM)
     volume = measure_volume(patient, delivered_dose(patient, change), Moment(2.0, 3), DOSE_NOISE, change, 1)
-    assert Position.of([COUCH, volume]) == Position(SHIFT_MM)
+    assert Position.of([COUCH, volume]) == Position(SHIFT_MM, measured_noise_mm=0.5)
     after = absorbed(belief, drawn, COUCH, volume).applied(drawn)
     true = delivered_dose(patient, change).values.reshape(-1)[drawn.crop.mask_indices]
     assert np.abs(in_mask(after) - true).mean() < 0.5 * np.abs(in_mask(drawn) - true).mean()
     early = replace(volume, moment=Moment(0.0, 1))
     with pytest.raises(PatientDataError, match="before a couch shift and after it"):
         recalibrate(belief, [early, COUCH, volume], GaussianProcess(), drawn)
+
+
+def test_a_known_position_leaves_less_to_a_shift(belief: DoseBelief, drawn: DoseEnsemble) -> None:
+    """One mean far off is likelier an error of the network, and less of a shift, where the position was seen."""
+    unsure = replace(drawn, deviations_gy=(3 * drawn.deviations_gy).astype(np.float16))
+    mean = float(unsure.metric("Parotid_L", "mean").mean)
+    far = mean_of("Parotid_L", 0.7 * mean / 35)
+    changes = []
+    for noise_mm in (None, 1.0, 0.3):
+        where = [] if noise_mm is None else [replace(AS_PLANNED, noise=NoiseModel(0.0, noise_mm))]
+        after = absorbed(belief, unsure, far, *where)
+        assert abs(float(after.applied(unsure).metric("Parotid_L", "mean").mean) - 0.7 * mean) < 0.05 * mean
+        assert after.change is not None
+        changes.append(after.change)
+    unknown, known, well_known = changes
+    assert unknown.shift_probability > 0.8 and not unknown.position_known
+    assert any("couch shift" in said for said in unknown.words)
+    assert known.shift_probability < 0.7 and known.position_known
+    assert well_known.shift_probability < 0.25 and well_known.words == ()
+    assert any("shift of the patient" in said for said in known.words) and "couch" not in " ".join(known.words)
+    lengths = [float(np.linalg.norm(change.shift_mm)) for change in changes]
+    assert lengths[1] < 0.7 * lengths[0] and lengths[2] < 0.2 * lengths[0]
+
+
+def test_values_that_a_known_position_cannot_explain_are_outliers(belief: DoseBelief, drawn: DoseEnsemble) -> None:
+    mean = float(drawn.metric("Parotid_L", "mean").mean)
+    far = mean_of("Parotid_L", 0.6 * mean / 35)
+    assert not recalibrate(belief, [far], GaussianProcess(), drawn).left_out
+    sure = replace(AS_PLANNED, noise=NoiseModel(0.0, 0.3))
+    assert recalibrate(belief, [far, sure], GaussianProcess(), drawn).left_out == (far,)
+    # Also where the position was absorbed before.
+    before = absorbed(belief, drawn, sure)
+    assert recalibrate(before, [far], GaussianProcess(), drawn).left_out == (far,)
+
+
+def test_the_position_of_a_measurement_is_known_where_all_its_fractions_are() -> None:
+    later = replace(COUCH, moment=Moment(3.0, 4), noise=NoiseModel(0.0, 2.0))
+    dose = mean_of("Parotid_L", 0.7)
+    for fraction, fractions, known_mm in ((2, 1, None), (3, 1, 0.5), (4, 2, 2.0)):
+        found = Position.of([COUCH, later, replace(dose, moment=Moment(4.0, fraction, fractions))])
+        assert found.measured_noise_mm == known_mm
+    assert Position.of([dose]).shift_std_mm == 4.0
+    assert Position.of([COUCH, replace(dose, moment=Moment(2.0, 3))]).shift_std_mm == 0.5
+    rough = replace(COUCH, noise=NoiseModel(0.0, 9.0))
+    assert Position.of([rough, replace(dose, moment=Moment(2.0, 3))]).shift_std_mm == 4.0
 
 
 def test_shifts_that_cannot_be_are_refused_or_left_out(belief: DoseBelief, drawn: DoseEnsemble) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from RTDigitalTwinLib.calibration.measurements import as_row, from_row
 from RTDigitalTwinLib.calibration.position import Position, moved as moved_to, unsure_of
 from RTDigitalTwinLib.calibration.readings import voxel_std
+from RTDigitalTwinLib.calibration.treatment_change import FoundChange
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.model.network import DoseUNet
@@ -94,6 +95,7 @@ class RecalibratedBelief:
     decoder : change of its weights; None for none.
     paths : errors before observing and what is left of them, for the bands of what is worked out of the dose; None
         where the method does not tell, and these bands then follow the samples' spread.
+    change : how treatment probably differs from the plan; None where the method does not tell.
     """
 
     prior: DoseBelief
@@ -103,6 +105,7 @@ class RecalibratedBelief:
     spread_ratio: NDArray[np.float32] | None = None
     decoder: DecoderChange | None = None
     paths: ErrorPaths | None = None
+    change: FoundChange | None = None
     _surrogates: list[DoseSurrogate] = field(default_factory=list, repr=False, init=False)
 
     @property
@@ -168,6 +171,7 @@ class RecalibratedBelief:
             and all(same_observation(a, b) for a, b in zip(self.absorbed, other.absorbed, strict=True))
             and _same(self.shift_gy, other.shift_gy)
             and _same(self.spread_ratio, other.spread_ratio)
+            and self.change == other.change
             and all(_same(a, b) for a, b in zip(_arrays(self.paths), _arrays(other.paths), strict=True))
             and (self.decoder is None) == (other.decoder is None)
             and (self.decoder is None or other.decoder is None or self.decoder.sha256 == other.decoder.sha256)
@@ -213,6 +217,7 @@ def save_belief(belief: RecalibratedBelief, path: Path) -> None:
         "method": belief.method,
         "observations": rows,
         "decoder_scales": None if belief.decoder is None else dict(belief.decoder.scales),
+        "change": None if belief.change is None else asdict(belief.change),
     }
     if belief.decoder is not None:
         arrays |= {f"decoder {name}": share for name, share in belief.decoder.shares.items()}
@@ -265,6 +270,7 @@ def load_belief(path: Path, prior: DoseBelief) -> RecalibratedBelief:
             arrays.get("spread_ratio"),
             decoder,
             ErrorPaths(arrays["paths before_gy"], arrays["paths after_gy"]) if "paths before_gy" in arrays else None,
+            FoundChange.from_dict(about["change"]) if about.get("change") else None,
         )
     except (OSError, ValueError, KeyError, TypeError, BadZipFile, EOFError) as error:
         raise ModelError("The belief cannot be read.", where=path.name, remedy="Make it again.") from error

@@ -29,6 +29,7 @@ class Evidence:
     prior : the network's own belief.
     observations : absorbed before and now, in order of time.
     drawn : samples of the prior, where the patient lay when dose was measured.
+    position : as it was observed.
     """
 
     prior: DoseBelief
@@ -36,6 +37,7 @@ class Evidence:
     drawn: DoseEnsemble
     scalars: tuple[Reading, ...]
     volumes: tuple[VolumeReading, ...]
+    position: Position = Position()
 
     @property
     def doses_gy(self) -> NDArray[np.float32]:
@@ -57,10 +59,11 @@ def gather(
     if drawn is None:
         drawn = prior.sample(SAMPLES, 0, progress)
     together = in_time([*before, *observations])
-    drawn = moved(drawn, Position.of(together).measured_mm)
+    position = Position.of(together)
+    drawn = moved(drawn, position.measured_mm)
     scalars = read_scalars(together, prior.patient, drawn.crop)
     volumes = read_volumes(together, prior.patient, drawn.crop)
-    return Evidence(prior, together, drawn, tuple(scalars), tuple(volumes))
+    return Evidence(prior, together, drawn, tuple(scalars), tuple(volumes), position)
 
 
 class Calibrator(Protocol):

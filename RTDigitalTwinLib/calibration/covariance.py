@@ -3,8 +3,9 @@
 Errors of the network have the calibrated spread at each voxel and hang together over the distances measured on a cohort
 (``solver.correlation``). Treatment may differ from the plan by a shift of the patient and by the machine's output; to
 first order these are the dose's slopes along the three axes, and the dose itself. How likely such a change is before
-anything is observed is said by ``HYPOTHESES``; the observations then weigh them by their evidence. Probabilities were
-chosen on three validation patients (pt_203, pt_213, pt_219).
+anything is observed is said by ``HYPOTHESES``; the observations then weigh them by their evidence. Where the position
+was observed, its noise bounds what shift there may be. Probabilities were chosen on three validation patients (pt_203,
+pt_213, pt_219).
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class ErrorCovariance:
     shares : of the lengths over which it hangs together.
     changes : (4, mask voxels) of one standard deviation each: shift along slices, rows, columns; output.
     fixed : (mask voxels,) where a dose volume was seen: no change of treatment that it did not show; None for nowhere.
+    shift_std_mm : of a shift along each axis, where there is one; less where the position is known.
     """
 
     box: MaskBox
@@ -66,14 +68,16 @@ class ErrorCovariance:
     shares: tuple[float, ...]
     changes: NDArray[np.float32]
     fixed: NDArray[np.bool_] | None = None
+    shift_std_mm: float = SHIFT_STD_MM
 
     @classmethod
-    def of(cls, drawn: DoseEnsemble) -> ErrorCovariance:
+    def of(cls, drawn: DoseEnsemble, shift_std_mm: float = SHIFT_STD_MM) -> ErrorCovariance:
         """Of samples with at least two."""
         box = MaskBox(drawn.crop)
         mean = drawn.mean.values.reshape(-1)[drawn.crop.mask_indices].astype(np.float32)
-        changes = np.concatenate([SHIFT_STD_MM * box.slopes(mean), OUTPUT_STD_RATIO * mean[None]])
-        return cls(box, voxel_std(drawn).astype(np.float32), drawn.correlation, changes)
+        changes = np.concatenate([shift_std_mm * box.slopes(mean), OUTPUT_STD_RATIO * mean[None]])
+        std = voxel_std(drawn).astype(np.float32)
+        return cls(box, std, drawn.correlation, changes, shift_std_mm=shift_std_mm)
 
     def of_network(self, fields: NDArray) -> NDArray[np.float32]:
         """Covariance of the network's error times fields (fields, mask voxels)."""

@@ -23,7 +23,7 @@ from RTDigitalTwinLib.calibration.calibrator import Evidence
 from RTDigitalTwinLib.calibration.covariance import ErrorCovariance, ScalarErrors
 from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.calibration.scalar_posterior import posterior
-from RTDigitalTwinLib.calibration.treatment_change import changed_dose
+from RTDigitalTwinLib.calibration.treatment_change import FoundChange, changed_dose
 from RTDigitalTwinLib.calibration.volume_posterior import from_volumes, inflation_ratio, left_by_volumes, seen_variance
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.progress import Progress, silent
@@ -55,13 +55,14 @@ class GaussianProcess:
             raise RTDigitalTwinError("A Gaussian-process update needs samples.", remedy="Draw some.")
         if not evidence.observations:
             return RecalibratedBelief(evidence.prior, self.name, ())
-        covariance, doses = ErrorCovariance.of(drawn), evidence.doses_gy
+        covariance, doses = ErrorCovariance.of(drawn, evidence.position.shift_std_mm), evidence.doses_gy
+        change: FoundChange | None = None
         shift, variance = np.zeros(covariance.std.shape), np.square(covariance.std.astype(float))
         rng = np.random.default_rng(PATHS_SEED)
         before = covariance.std * covariance.box.drawn(covariance.shares, self.paths, rng)
         left = before
         if evidence.volumes:
-            changed = changed_dose(evidence.volumes, evidence.mean_gy, covariance)
+            changed, change = changed_dose(evidence.volumes, evidence.mean_gy, covariance)
             inflation = inflation_ratio(evidence.volumes, changed, variance)
             variance = np.maximum(variance * inflation, LEAST_GY2)
             shift = changed - evidence.mean_gy + from_volumes(evidence.volumes, changed, variance, self.steps, progress)
@@ -74,6 +75,7 @@ class GaussianProcess:
             found = posterior(errors)
             shift = shift + (found.dose_gy - errors.dose_gy)
             variance, left = found.variance_gy2, found.left_of(left, rng)
+            change = change or found.change
         moved = np.maximum(evidence.mean_gy + shift, 0) - evidence.mean_gy
         return RecalibratedBelief(
             evidence.prior,
@@ -82,6 +84,7 @@ class GaussianProcess:
             moved.astype(np.float32),
             spread_for(drawn, variance),
             paths=ErrorPaths(before.astype(np.float16), left.astype(np.float16)),
+            change=change,
         )
 
 

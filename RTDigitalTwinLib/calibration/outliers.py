@@ -104,12 +104,16 @@ class Earlier:
 
 
 def judge(
-    belief_drawn: DoseEnsemble, observations: Sequence[Observation], earlier: Earlier | None = None
+    belief_drawn: DoseEnsemble,
+    observations: Sequence[Observation],
+    earlier: Earlier | None = None,
+    shift_std_mm: float = SHIFT_STD_MM,
 ) -> tuple[Judgement, ...]:
     """Each observation against samples of a belief, and metrics and points against each other and ``earlier`` ones.
 
     Where bands are not calibrated nothing is called an outlier: plain samples are too narrow to say. With fewer than
-    two samples there is no spread to judge by, and nothing is either.
+    two samples there is no spread to judge by, and nothing is either. ``shift_std_mm`` is of shifts that metrics and
+    points may come of.
     """
     patient, crop = belief_drawn.patient, belief_drawn.crop
     if not observations:
@@ -118,7 +122,7 @@ def judge(
         return tuple(_unjudged(o, belief_drawn) for o in observations)
     covariance = ErrorCovariance.of(belief_drawn)
     given = [o for o in observations if isinstance(o, MetricObservation | PointObservation)]
-    scalars = _judged_scalars(given, belief_drawn, covariance, earlier)
+    scalars = _judged_scalars(given, belief_drawn, earlier, shift_std_mm)
     judgements = []
     for observation in observations:
         if isinstance(observation, DoseObservation):
@@ -134,16 +138,14 @@ def judge(
 def _judged_scalars(
     observations: Sequence[ScalarObservation],
     drawn: DoseEnsemble,
-    covariance: ErrorCovariance,
     earlier: Earlier | None,
+    shift_std_mm: float,
 ) -> Iterator[Judgement]:
     if not observations:
         return iter(())
     before = () if earlier is None else earlier.observations
     drawn_before = drawn if earlier is None else earlier.drawn
-    if earlier is not None:
-        covariance = ErrorCovariance.of(drawn_before)
-    doses = sampled_doses(drawn_before)
+    covariance, doses = ErrorCovariance.of(drawn_before, shift_std_mm), sampled_doses(drawn_before)
 
     def errors_of(some: Sequence[ScalarObservation]) -> ScalarErrors:
         return ScalarErrors.of(read_scalars([*before, *some], drawn.patient, drawn.crop), doses, covariance)

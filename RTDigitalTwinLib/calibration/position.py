@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from RTDigitalTwinLib.calibration.covariance import SHIFT_STD_MM
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient.observation import CouchShiftObservation, Observation
 from RTDigitalTwinLib.solver.correlation import MaskBox
@@ -33,11 +34,18 @@ class Position:
     measured_mm : when dose was measured.
     then_mm : from that on to the last one observed.
     noise_mm : standard deviation of the last one, along each axis; 0 where dose was measured at it.
+    measured_noise_mm : of the one where dose was measured; None where it was not observed for every measurement.
     """
 
     measured_mm: tuple[float, float, float] = NOWHERE_MM
     then_mm: tuple[float, float, float] = NOWHERE_MM
     noise_mm: float = 0.0
+    measured_noise_mm: float | None = None
+
+    @property
+    def shift_std_mm(self) -> float:
+        """Of a shift, along each axis, that may be left where dose was measured."""
+        return SHIFT_STD_MM if self.measured_noise_mm is None else min(SHIFT_STD_MM, self.measured_noise_mm)
 
     @classmethod
     def of(cls, observations: Sequence[Observation]) -> Position:
@@ -47,13 +55,15 @@ class Position:
             return cls()
         in_order = sorted(shifts, key=lambda o: o.moment.fraction)
         seen: dict[tuple[float, float, float], str] = {}
+        holding: list[CouchShiftObservation | None] = []  # at each measured fraction
         for observation in observations:
             if isinstance(observation, CouchShiftObservation):
                 continue
             first = observation.moment.fraction - observation.moment.fractions + 1
             for fraction in range(first, observation.moment.fraction + 1):
-                held = [o.shift_mm for o in in_order if o.moment.fraction <= fraction]
-                seen[held[-1] if held else NOWHERE_MM] = observation.label
+                held = next((o for o in reversed(in_order) if o.moment.fraction <= fraction), None)
+                seen[NOWHERE_MM if held is None else held.shift_mm] = observation.label
+                holding.append(held)
         if len(seen) > 1:
             raise PatientDataError(
                 "Dose was measured before a couch shift and after it, and one belief cannot hold both.",
@@ -64,7 +74,9 @@ class Position:
         measured = next(iter(seen), last.shift_mm)
         x, y, z = (float(a - b) for a, b in zip(last.shift_mm, measured, strict=True))
         is_known = bool(seen) and not any((x, y, z))  # what was measured there says all there is to say
-        return cls(measured, (x, y, z), 0.0 if is_known else last.noise.floor)
+        known = [held.noise.floor for held in holding or [last] if held is not None]
+        noise_mm = max(known) if len(known) == len(holding or [last]) else None
+        return cls(measured, (x, y, z), 0.0 if is_known else last.noise.floor, noise_mm)
 
 
 def moved(drawn: DoseEnsemble, shift_mm: tuple[float, float, float]) -> DoseEnsemble:

@@ -72,8 +72,10 @@ def recalibrate(
         positioned, seen = replace(started, absorbed=in_time([*started.absorbed, *held])), None
     if seen is None:
         seen = _seen(positioned, drawn, part(progress, 0.3, 0.5))
-    there = Position.of(absorbed_by(positioned)).measured_mm
-    judgements = judge(seen, observations, Earlier.of(absorbed_by(belief), moved(drawn, there)))
+    doses = [o for o in observations if not isinstance(o, CouchShiftObservation)]
+    there = Position.of(in_time([*absorbed_by(positioned), *doses]))
+    earlier = Earlier.of(absorbed_by(belief), moved(drawn, there.measured_mm))
+    judgements = judge(seen, observations, earlier, there.shift_std_mm)
     left_out = () if absorb_outliers else tuple(j.observation for j in judgements if j.is_outlier)
     absorbed = tuple(o for o in observations if not any(o is other for other in left_out))
     after: Belief = belief

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, Hypothesis, ScalarErrors, slopes_of
-from RTDigitalTwinLib.calibration.treatment_change import Mover, best_change, probabilities
+from RTDigitalTwinLib.calibration.treatment_change import FoundChange, Mover, best_change, probabilities
 
 EVIDENCE_DEGREES = 20.0  # of freedom of the t distribution: how surely the size of errors is known
 
@@ -105,6 +105,11 @@ class Posterior:
     doses_gy: NDArray[np.float64]
     weights: NDArray[np.float64]
     raised: NDArray[np.float64]
+
+    @property
+    def change(self) -> FoundChange:
+        """How treatment probably differs from the plan."""
+        return FoundChange.of([mode.sizes for mode in self.modes], self.weights, self.mover.covariance)
 
     def left_of(self, errors: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         """(draws, mask voxels) what is left of errors when they are measured and the update taken away.

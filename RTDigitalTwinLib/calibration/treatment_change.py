@@ -6,9 +6,9 @@ is moved and scaled, not its slopes. Hypotheses are weighed by their evidence (L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,13 @@ HALVINGS = 4  # of a step that makes things worse
 LEAST_STEP = 1e-3  # standard deviations of a change: less is not gone on for
 EVIDENCE_POWER = 0.5  # of volumes: errors are not quite as the model says, so it counts half (Gruenwald 2012)
 CORRELATED_CC = 8.0  # voxels of a dose volume within such a volume count as one: the belief's errors are smooth
+
+WORTH_TELLING = 0.25  # probability of a shift; before anything is observed it is 0.08
+OUTPUT_WORTH_TELLING = 0.5  # before anything is observed it is 0.22
+CONFIRM = (
+    " An image or a couch log can confirm or refute it: give the position as a row of kind 'couch shift', 0, 0, 0 mm"
+    " where the patient lay as planned."
+)
 
 
 class Told(Protocol):
@@ -54,14 +61,15 @@ class Mover:
 
     def moved(self, sizes: NDArray[np.float64]) -> NDArray[np.float32]:
         """(mask voxels,) the dose read where the tissue lies; beyond the mask it is 0 Gy, and nowhere less."""
-        steps = sizes[:3] * SHIFT_STD_MM / self.box.spacing_mm
+        steps = sizes[:3] * self.covariance.shift_std_mm / self.box.spacing_mm
         moved = read_off(self._full, steps).reshape(-1)[self.box.places] if steps.any() else self.dose_gy
         return self._free((1 + OUTPUT_STD_RATIO * sizes[3]) * moved, self.dose_gy).astype(np.float32)
 
     def changes(self, now: NDArray[np.float32], sizes: NDArray[np.float64]) -> NDArray[np.float32]:
         """(4, mask voxels) by one standard deviation of each, about the dose ``now`` moved by ``sizes``."""
         unscaled = now / np.float32(1 + OUTPUT_STD_RATIO * sizes[3])
-        found = np.concatenate([SHIFT_STD_MM * self.box.slopes(now), OUTPUT_STD_RATIO * unscaled[None]])
+        shifts = self.covariance.shift_std_mm * self.box.slopes(now)
+        found = np.concatenate([shifts, OUTPUT_STD_RATIO * unscaled[None]])
         return self._free(found, np.float32(0))
 
     def _free(self, changed: NDArray, otherwise: NDArray | np.float32) -> NDArray:
@@ -141,16 +149,73 @@ def probabilities(evidence: Sequence[float]) -> NDArray[np.float64]:
     return likely / likely.sum()
 
 
+@dataclass(frozen=True)
+class FoundChange:
+    """How treatment probably differs from the plan where dose was measured, by all that was observed.
+
+    Attributes
+    ----------
+    shift_probability, output_probability : that there is a shift of the patient; a change of the machine's output.
+    shift_mm : LPS, what is expected of the shift where there is one, besides the position that was observed.
+    output_ratio : likewise of the output, 0.05 for 5 % more.
+    position_known : whether a couch shift or an image told the position, within its noise.
+    """
+
+    shift_probability: float
+    shift_mm: tuple[float, float, float]
+    output_probability: float
+    output_ratio: float
+    position_known: bool = False
+
+    @classmethod
+    def of(
+        cls, sizes: Sequence[NDArray[np.float64]], weights: NDArray[np.float64], now: ErrorCovariance
+    ) -> FoundChange:
+        """From the sizes (4,) and the probability of each hypothesis."""
+        shifted, output = (np.array([bool(h.sizes[k]) for h in HYPOTHESES]) * weights for k in (0, 3))
+        x, y, z = now.shift_std_mm * (shifted @ np.array(sizes)[:, :3]) @ now.box.axes_lps / shifted.sum()
+        ratio = OUTPUT_STD_RATIO * float(output @ np.array(sizes)[:, 3] / output.sum())
+        known = now.shift_std_mm < SHIFT_STD_MM
+        return cls(float(shifted.sum()), (float(x), float(y), float(z)), float(output.sum()), ratio, known)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """A sentence on each change that became likely enough to matter."""
+        said = []
+        if self.shift_probability >= WORTH_TELLING:
+            x, y, z = (f"{value:+.0f}" for value in self.shift_mm)
+            said.append(
+                f"A shift of the patient explains part of what was measured, with probability "
+                f"{self.shift_probability:.0%}: by {x}, {y}, {z} mm (LPS) from the position believed."
+                + ("" if self.position_known else CONFIRM)
+            )
+        if self.output_probability >= OUTPUT_WORTH_TELLING:
+            more = "more" if self.output_ratio >= 0 else "less"
+            said.append(
+                f"An output of the machine {abs(self.output_ratio):.1%} {more} than planned explains part of what was "
+                f"measured, with probability {self.output_probability:.0%}."
+            )
+        return tuple(said)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> FoundChange:
+        """As ``asdict`` gave it. Raises KeyError, TypeError or ValueError for another."""
+        x, y, z = (float(v) for v in row["shift_mm"])
+        numbers = {k: float(row[k]) for k in ("shift_probability", "output_probability", "output_ratio")}
+        return cls(shift_mm=(x, y, z), position_known=bool(row["position_known"]), **numbers)
+
+
 def changed_dose(
     volumes: Sequence[VolumeReading], mean_gy: NDArray[np.float32], covariance: ErrorCovariance
-) -> NDArray[np.float32]:
-    """(mask voxels,) the dose expected, shifted and scaled as volumes tell, over the hypotheses."""
+) -> tuple[NDArray[np.float32], FoundChange]:
+    """(mask voxels,) the dose expected, shifted and scaled as volumes tell, over the hypotheses; and by what."""
     told, mover = _VolumesTold.of(volumes, covariance), Mover(mean_gy, covariance)
     fits = [best_change(mover, hypothesis, told) for hypothesis in HYPOTHESES]
     weights = probabilities([EVIDENCE_POWER * fit.evidence for fit in fits])
     # As a change, so that volumes that say nothing leave the dose as it is to the last bit.
     change = sum((w * (fit.dose_gy - mean_gy) for w, fit in zip(weights, fits, strict=True)), np.zeros(mean_gy.shape))
-    return mean_gy + change.astype(np.float32)
+    found = FoundChange.of([fit.sizes for fit in fits], weights, covariance)
+    return mean_gy + change.astype(np.float32), found
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,10 +91,12 @@ def rows_of(
 
 
 def update_notes(update: Update) -> tuple[str, ...]:
-    """What the user must see of an update: simulated measurements, and outliers."""
+    """What the user must see of an update: simulated measurements, a change of treatment, and outliers."""
     notes = []
     if isinstance(update.after, RecalibratedBelief) and update.after.is_simulated:
         notes.append(SIMULATED_NOTE)
+    if isinstance(update.after, RecalibratedBelief) and update.after.change is not None:
+        notes += update.after.change.words
     for judgement in update.judgements:
         if judgement.is_outlier:
             left_out = any(judgement.observation is o for o in update.left_out)

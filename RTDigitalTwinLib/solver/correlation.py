@@ -30,6 +30,7 @@ class MaskBox:
         low = index.min(axis=0)
         self.shape = tuple(int(n) for n in index.max(axis=0) - low + 1)
         self.spacing_mm = tuple(reversed(crop.grid.spacing_mm))  # slices, rows, columns
+        self.axes_lps = np.reshape(crop.grid.direction, (3, 3)).T[::-1]  # (3, 3) a unit vector of each, likewise
         self.places = np.ravel_multi_index(tuple((index - low).T), self.shape)
 
     def spread(self, values: NDArray) -> NDArray[np.float32]:
