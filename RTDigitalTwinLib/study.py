@@ -19,8 +19,19 @@ from typing import Any
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator
 from RTDigitalTwinLib.calibration.choice import METHODS, calibrator_named
 from RTDigitalTwinLib.calibration.decoder import DecoderMap
+from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
 from RTDigitalTwinLib.calibration.settings import settings_of
-from RTDigitalTwinLib.calibration.trial import BLUR_MM, NOISE, OBSERVED, POINTS, TREATMENTS, Trial
+from RTDigitalTwinLib.calibration.trial import (
+    BLUR_MM,
+    NOISE,
+    OBSERVED,
+    PLACED,
+    POINTS,
+    POSITION_NOISE,
+    TREATMENTS,
+    VOLUME,
+    Trial,
+)
 from RTDigitalTwinLib.cohort import CASES, DATA, adopt_study, chosen_folders, in_processes, require_same_data
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
@@ -35,7 +46,8 @@ from RTDigitalTwinLib.solver.calibration_file import StoredCalibration, load_cal
 from RTDigitalTwinLib.solver.dose_state import DoseState
 from RTDigitalTwinLib.versions import code_sha256
 
-BEFORE, BEST = "before", "best possible"
+BEFORE, POSITION, BEST = "before", "position alone", "best possible"
+IN_FILE_NAMES = str.maketrans({" ": "-", "%": "percent", "+": "plus-", ",": None})
 GROUPS = ("treatments", "calibrators")
 
 
@@ -81,17 +93,20 @@ class Case:
     @property
     def file_name(self) -> str:
         words = (self.treatment, self.observed, self.method)
-        return (
-            ".".join(word.replace(" ", "-").replace("%", "percent").replace("+", "plus-") for word in words) + ".json"
-        )
+        return ".".join(word.translate(IN_FILE_NAMES) for word in words) + ".json"
 
 
 def cases_of(methods: Sequence[str]) -> list[Case]:
-    """All cases of a patient; what could be at best is told of metrics and points only."""
+    """All cases of a patient; what could be at best is told of metrics and points only.
+
+    The decoder cannot take dose measured where the patient does not lie as planned.
+    """
     found = []
     for treatment, observed in product(TREATMENTS, OBSERVED):
-        best = (BEST,) if observed == "scalars" else ()
-        found += [Case(treatment, observed, method) for method in (BEFORE, *methods, *best)]
+        fitting = [m for m in methods if not (observed == PLACED and isinstance(calibrator_named(m), DecoderMap))]
+        first = (BEFORE, POSITION) if observed == PLACED else (BEFORE,)
+        last = () if observed == VOLUME else (BEST,)
+        found += [Case(treatment, observed, method) for method in (*first, *fitting, *last)]
     return found
 
 
@@ -164,6 +179,8 @@ def _study_patient(folder: Path, out: Path, settings: StudySettings, surrogate: 
             found = trials[key].before()
         elif case.method == BEST:
             found = trials[key].best_possible()
+        elif case.method == POSITION:
+            found = trials[key].position_alone.after(GaussianProcess(), SAMPLES)
         else:
             found = trials[key].after(settings.calibrator(case.method), SAMPLES)
         row = {"patient": belief.patient.pseudonym, "simulated": True} | asdict(case) | found | {DATA: data}
@@ -186,6 +203,7 @@ def _about(settings: StudySettings, weights_sha256: str, bands: StoredCalibratio
         "noise_ratio": NOISE.ratio,
         "noise_floor_gy_a_fraction": NOISE.floor,
         "blur_mm": BLUR_MM,
+        "position_noise_mm": POSITION_NOISE.floor,
     }
 
 

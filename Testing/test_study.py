@@ -67,7 +67,7 @@ def test_a_study_goes_on_where_it_stopped(data: Path, weights: Path, tmp_path: P
     out = tmp_path / "study"
     summary = run_study(data, out, ["pt_1"], settings(weights))
     files = sorted((out / "cases" / "pt_1").iterdir())
-    assert len(files) == len(cases_of(["scale"])) == len(TREATMENTS) * (2 * len(OBSERVED) + 1)
+    assert len(files) == len(cases_of(["scale"])) == len(TREATMENTS) * (2 * len(OBSERVED) + 3)
     assert summary["simulated"] and len(summary["cases"]) == len(files)
     assert {path.name for path in out.iterdir()} == {"cases", "study.json", "summary.json", "summary.md", "errors.png"}
     kept = {path.name: path.stat().st_mtime_ns for path in files}
@@ -82,7 +82,14 @@ def test_a_study_goes_on_where_it_stopped(data: Path, weights: Path, tmp_path: P
 
     assert errors(again) == errors(summary)
     grown = run_study(data, out, ["pt_1"], settings(weights, "persistence"))
-    assert {c["method"] for c in grown["cases"]} == {"before", "scale", "persistence", "best possible"}
+    assert {c["method"] for c in grown["cases"]} == {
+        "before",
+        "position alone",
+        "scale",
+        "persistence",
+        "best possible",
+    }
+    assert len(cases_of(["decoder"])) == len(cases_of(["scale"])) - len(TREATMENTS)  # not where the patient moved
 
 
 def test_processes_give_the_same(data: Path, weights: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from RTDigitalTwinLib.calibration.readings import blurred, read_scalars
 from RTDigitalTwinLib.dosimetry.delivery import Change
 from RTDigitalTwinLib.model.crop import crop_around
 from RTDigitalTwinLib.patient.observation import (
+    CouchShiftObservation,
     DoseObservation,
     MetricObservation,
     Moment,
@@ -20,6 +21,7 @@ from RTDigitalTwinLib.patient.observation import (
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
+POSITION_STREAM = 1  # its noise is another than that of doses measured with the same seed
 Wanted = tuple[str, str] | tuple[float, float, float]  # (structure, metric) or a point, LPS in mm
 
 
@@ -81,6 +83,13 @@ def measure_volume(
     values[crop.mask_indices] = np.maximum(noisy, 0)
     dose = Volume(values.reshape(crop.grid.shape), crop.grid, Quantity.DOSE_GY)
     return DoseObservation(dose, moment, noise, change.words, simulated=True, blur_mm=blur_mm)
+
+
+def measure_position(moment: Moment, noise: NoiseModel, change: Change, seed: int) -> CouchShiftObservation:
+    """Where the patient lies after a change, as an image shows it, with independent noise along each axis."""
+    seen = np.asarray(change.shift_mm) + noise.floor * np.random.default_rng([POSITION_STREAM, seed]).standard_normal(3)
+    x, y, z = (float(v) for v in seen)
+    return CouchShiftObservation((x, y, z), moment, noise, change.words, simulated=True)
 
 
 def asked(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
 from RTDigitalTwinLib.calibration.calibrator import Calibrator, Evidence, gather
 from RTDigitalTwinLib.calibration.covariance import ErrorCovariance, ScalarErrors
-from RTDigitalTwinLib.calibration.measuring import Wanted, measure_scalars, measure_volume
+from RTDigitalTwinLib.calibration.measuring import Wanted, measure_position, measure_scalars, measure_volume
 from RTDigitalTwinLib.calibration.recalibration import recalibrate
 from RTDigitalTwinLib.calibration.treatment_change import Mover
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, DvhMetricKind
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
-from RTDigitalTwinLib.patient.observation import Moment, NoiseModel, Observation
+from RTDigitalTwinLib.patient.observation import CouchShiftObservation, Moment, NoiseModel, Observation
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Volume
@@ -40,7 +40,9 @@ TREATMENTS = {
     "shift 5 mm": Change(shift_mm=(3.0, 0.0, 4.0)),
     "output +5 %": Change(output_error_ratio=0.05),
 }
-OBSERVED = ("volume", "scalars")
+VOLUME, SCALARS, PLACED = "volume", "means and points", "means and points, position known"
+OBSERVED = (VOLUME, SCALARS, PLACED)
+POSITION_NOISE = NoiseModel(0.0, 1.0)  # of an image that shows where the patient lies, mm along each axis
 FIRST = Moment(0.0, 1)
 BEST_STEPS = 5
 WIDTHS = tuple(round(0.3 + 0.1 * k, 1) for k in range(38))  # times the band's width at which coverage is told
@@ -65,15 +67,17 @@ class Trial:
         """``treatment`` is one of ``TREATMENTS``, ``observed`` of ``OBSERVED``."""
         patient, change = belief.patient, TREATMENTS[treatment]
         truth = delivered_dose(patient, change)
-        if observed == "volume":
+        if observed == VOLUME:
             volume = measure_volume(patient, truth, FIRST, NOISE, change, seed, BLUR_MM)
             return cls(belief, drawn, truth, (volume,))
-        return cls(
-            belief,
-            drawn,
-            truth,
-            measure_scalars(patient, truth, customary_scalars(patient), FIRST, NOISE, change, seed),
-        )
+        measured = measure_scalars(patient, truth, customary_scalars(patient), FIRST, NOISE, change, seed)
+        place = (measure_position(FIRST, POSITION_NOISE, change, seed),) if observed == PLACED else ()
+        return cls(belief, drawn, truth, (*place, *measured))
+
+    @property
+    def position_alone(self) -> Trial:
+        """The same with no dose measured."""
+        return replace(self, observations=tuple(o for o in self.observations if isinstance(o, CouchShiftObservation)))
 
     def before(self) -> dict[str, Any]:
         """Errors of the network's own belief."""

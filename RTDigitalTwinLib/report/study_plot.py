@@ -8,12 +8,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from RTDigitalTwinLib.calibration.trial import PLACED, SCALARS, VOLUME
 from RTDigitalTwinLib.files import whole_file
 
 PANELS = (
-    ("volume", "mask_gy", "from one fraction's dose volume:\nwhole mask"),
-    ("scalars", "structure_mean_gy", "from means and points:\nmeans of the observed structures"),
-    ("scalars", "elsewhere_gy", "from means and points:\nvoxels of no structure"),
+    (VOLUME, "mask_gy", "from one fraction's dose volume:\nwhole mask"),
+    (SCALARS, "structure_mean_gy", "from means and points:\nmeans of the observed structures"),
+    (SCALARS, "elsewhere_gy", "from means and points:\nvoxels of no structure"),
+    (PLACED, "elsewhere_gy", "and the position, to 1 mm:\nvoxels of no structure"),
 )
 
 
@@ -21,7 +23,7 @@ def write_study_plot(summary: Mapping[str, Any], path: Path) -> None:
     """Mean absolute errors in Gy: a row a treatment, a dot a patient, a bar their mean, as PNG. Raises OutputError."""
     cases = summary["cases"]
     treatments = list(dict.fromkeys(c["treatment"] for c in cases))
-    figure = Figure(figsize=(11, 2.6 * max(len(treatments), 1) + 0.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(14, 2.6 * max(len(treatments), 1) + 0.6), dpi=110, layout="constrained")
     grid = figure.subplots(max(len(treatments), 1), len(PANELS), squeeze=False, sharex="col")
     for row, treatment in enumerate(treatments):
         for axes, (observed, key, title) in zip(grid[row], PANELS, strict=True):

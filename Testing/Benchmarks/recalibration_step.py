@@ -17,7 +17,7 @@ from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.calibration.calibrator import gather
 from RTDigitalTwinLib.calibration.decoder import _Objective
 from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
-from RTDigitalTwinLib.calibration.trial import Trial
+from RTDigitalTwinLib.calibration.trial import VOLUME, Trial
 from RTDigitalTwinLib.model.crop import cut
 from RTDigitalTwinLib.twin import Twin
 from Testing.Benchmarks.framework import Benchmark, Case, Effort, seconds_of
@@ -30,7 +30,7 @@ def setup(effort: Effort) -> Case:
     patient = chosen_patient(with_dose=True)
     belief = Twin(patient, device="cpu").dose_belief
     drawn = belief.sample(4, 0)  # what a step costs does not depend on their number
-    trial = Trial.of(belief, drawn, "shift 5 mm", "volume", 1)  # type: ignore[arg-type]
+    trial = Trial.of(belief, drawn, "shift 5 mm", VOLUME, 1)  # type: ignore[arg-type]
     evidence = gather(belief, trial.observations, drawn)
     objective = _Objective(evidence)
     objective.size_prior()
