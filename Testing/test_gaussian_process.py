@@ -16,9 +16,10 @@ from RTDigitalTwinLib.calibration.calibrator import gather
 from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, ErrorCovariance, ScalarErrors
 from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
 from RTDigitalTwinLib.calibration.measuring import Wanted, asked, measure_scalars, measure_volume
+from RTDigitalTwinLib.calibration.read_off import read_off
 from RTDigitalTwinLib.calibration.readings import Reading, read_scalars, read_volumes, sampled_doses
 from RTDigitalTwinLib.calibration.scalar_posterior import EVIDENCE_DEGREES, Mode, posterior
-from RTDigitalTwinLib.calibration.treatment_change import Mover, changed_dose, read_off
+from RTDigitalTwinLib.calibration.treatment_change import Mover, changed_dose
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.network_patient import network_patient

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.covariance import SHIFT_STD_MM
+from RTDigitalTwinLib.calibration.read_off import read_off
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient.observation import CouchShiftObservation, Observation
 from RTDigitalTwinLib.solver.correlation import MaskBox
@@ -84,14 +85,14 @@ def moved(drawn: DoseEnsemble, shift_mm: tuple[float, float, float]) -> DoseEnse
     if not any(shift_mm):
         return drawn
     move = _mover(drawn, shift_mm)
-    dose = move(drawn.deterministic_gy)
-    samples = [move(drawn.sample_gy(k)) - dose for k in range(drawn.count)]
+    dose = np.maximum(move(drawn.deterministic_gy), 0)
+    samples = [np.maximum(move(drawn.sample_gy(k)), 0) - dose for k in range(drawn.count)]
     ratio = drawn.floor_ratio
     return replace(
         drawn,
         deterministic_gy=dose,
         deviations_gy=np.stack(samples).astype(np.float16) if samples else drawn.deviations_gy,
-        floor_ratio=None if ratio is None else move(ratio - 1) + 1,
+        floor_ratio=None if ratio is None else np.maximum(move(ratio - 1) + 1, 0),
         narrowing=None
         if drawn.narrowing is None
         else Narrowing(*(moved(e, shift_mm) for e in drawn.narrowing.ensembles)),
@@ -125,14 +126,12 @@ def unsure_of(drawn: DoseEnsemble, noise_mm: float, variance: NDArray[np.float64
 def _mover(
     drawn: DoseEnsemble, shift_mm: tuple[float, float, float]
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    from scipy.ndimage import shift
-
     grid, box = drawn.crop.grid, MaskBox(drawn.crop)
     axes = np.reshape(grid.direction, (3, 3)) * grid.spacing_mm
-    steps = -(np.linalg.inv(axes) @ np.asarray(shift_mm))[::-1]
+    steps = (np.linalg.inv(axes) @ np.asarray(shift_mm))[::-1]
 
     def move(values: NDArray) -> NDArray[np.float32]:
         full = box.spread(values[None].astype(np.float32))[0]
-        return shift(full, steps, order=1).reshape(-1)[box.places].astype(np.float32)
+        return read_off(full, steps).reshape(-1)[box.places]
 
     return move

@@ -20,6 +20,7 @@ from RTDigitalTwinLib.calibration.covariance import (
     ErrorCovariance,
     Hypothesis,
 )
+from RTDigitalTwinLib.calibration.read_off import read_off
 from RTDigitalTwinLib.calibration.readings import VolumeReading
 from RTDigitalTwinLib.solver.correlation import MaskBox
 
@@ -62,7 +63,9 @@ class Mover:
     def moved(self, sizes: NDArray[np.float64]) -> NDArray[np.float32]:
         """(mask voxels,) the dose read where the tissue lies; beyond the mask it is 0 Gy, and nowhere less."""
         steps = sizes[:3] * self.covariance.shift_std_mm / self.box.spacing_mm
-        moved = read_off(self._full, steps).reshape(-1)[self.box.places] if steps.any() else self.dose_gy
+        moved = self.dose_gy
+        if steps.any():
+            moved = np.maximum(read_off(self._full, steps).reshape(-1)[self.box.places], 0)
         return self._free((1 + OUTPUT_STD_RATIO * sizes[3]) * moved, self.dose_gy).astype(np.float32)
 
     def changes(self, now: NDArray[np.float32], sizes: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -75,30 +78,6 @@ class Mover:
     def _free(self, changed: NDArray, otherwise: NDArray | np.float32) -> NDArray:
         fixed = self.covariance.fixed
         return changed if fixed is None else np.where(fixed, otherwise, changed)
-
-
-def read_off(values: NDArray[np.float32], steps: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Values (slices, rows, columns) read off by (3,) voxels: not below 0, and 0 beyond the array.
-
-    Cubic convolution (Keys 1981): it does not blur as linear interpolation does, and its derivative by a step of 0 is
-    the central difference, so that Gauss-Newton steps lead where the slopes say.
-    """
-    for axis, step in enumerate(steps):
-        whole, part = int(np.floor(step)), float(step - np.floor(step))
-        weights = (
-            ((2 - part) * part - 1) * part / 2,
-            ((3 * part - 5) * part**2 + 2) / 2,
-            ((4 - 3 * part) * part + 1) * part / 2,
-            (part - 1) * part**2 / 2,
-        )
-        found = np.zeros_like(values)
-        for k, weight in zip(range(whole - 1, whole + 3), weights, strict=True):
-            low, high = max(0, -k), min(values.shape[axis], values.shape[axis] - k)
-            if weight and low < high:
-                into, out = (np.moveaxis(array, axis, 0) for array in (found, values))
-                into[low:high] += np.float32(weight) * out[low + k : high + k]
-        values = found
-    return np.maximum(values, 0)
 
 
 @dataclass(frozen=True, eq=False)
