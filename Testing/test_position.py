@@ -127,13 +127,13 @@ def test_a_known_position_leaves_less_to_a_shift(belief: DoseBelief, drawn: Dose
         assert after.change is not None
         changes.append(after.change)
     unknown, known, well_known = changes
-    assert unknown.shift_probability > 0.8 and not unknown.position_known
+    assert unknown.shift_probability > 0.8 and unknown.shift_std_mm == 4.0
     assert any("couch shift" in said for said in unknown.words)
-    assert known.shift_probability < 0.7 and known.position_known
-    assert well_known.shift_probability < 0.25 and well_known.words == ()
-    assert any("shift of the patient" in said for said in known.words) and "couch" not in " ".join(known.words)
+    assert known.shift_std_mm == 1.0 and well_known.shift_probability < 0.6
     lengths = [float(np.linalg.norm(change.shift_mm)) for change in changes]
     assert lengths[1] < 0.7 * lengths[0] and lengths[2] < 0.2 * lengths[0]
+    far_off = replace(known, shift_mm=(0.0, 4.0, 0.0))
+    assert any("given as 1 mm" in said for said in far_off.words) and well_known.words == ()
 
 
 def test_values_that_a_known_position_cannot_explain_are_outliers(belief: DoseBelief, drawn: DoseEnsemble) -> None:

@@ -48,6 +48,13 @@ HYPOTHESES = (
     Hypothesis("output", 0.20, False, True),
     Hypothesis("shifted, output", 0.02, True, True),
 )
+# Where the position was observed: what its noise leaves is there or, as noise is stated with caution, is not.
+HYPOTHESES_THERE = (
+    Hypothesis("where it was seen", 0.39, False, False),
+    Hypothesis("beside it", 0.39, True, False),
+    Hypothesis("where it was seen, output", 0.11, False, True),
+    Hypothesis("beside it, output", 0.11, True, True),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +85,15 @@ class ErrorCovariance:
         changes = np.concatenate([shift_std_mm * box.slopes(mean), OUTPUT_STD_RATIO * mean[None]])
         std = voxel_std(drawn).astype(np.float32)
         return cls(box, std, drawn.correlation, changes, shift_std_mm=shift_std_mm)
+
+    @property
+    def position_known(self) -> bool:
+        return self.shift_std_mm < SHIFT_STD_MM
+
+    @property
+    def hypotheses(self) -> tuple[Hypothesis, ...]:
+        """Ways in which treatment may have gone; the first is that with the least change."""
+        return HYPOTHESES_THERE if self.position_known else HYPOTHESES
 
     def of_network(self, fields: NDArray) -> NDArray[np.float32]:
         """Covariance of the network's error times fields (fields, mask voxels)."""

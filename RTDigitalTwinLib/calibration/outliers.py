@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, SHIFT_STD_MM, ErrorCovariance, ScalarErrors
+from RTDigitalTwinLib.calibration.covariance import SHIFT_STD_MM, ErrorCovariance, Hypothesis, ScalarErrors
 from RTDigitalTwinLib.calibration.readings import (
     VolumeReading,
     read_scalars,
@@ -49,7 +49,6 @@ JOINT_PROBABILITY = 0.001  # a set of values that is less likely is an outlier a
 LIKELY_CHANGE = 7.78  # squared sizes of a change, in standard deviations: nine in ten of all changes are within
 DAILY_RATIO = 0.5  # of shift and output: how much they differ from one fraction to another
 WIDEST_CHANGE = 3.0  # standard deviations of shift and output that may explain a dose volume
-ANYTHING = HYPOTHESES[-1]
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def _judged_scalars(
     likely = _joint_probability(off[~beyond], total[np.ix_(~beyond, ~beyond)])
     if likely is not None and likely < JOINT_PROBABILITY:
         kept = errors_of([o for o, out in zip(observations, beyond, strict=True) if not out])
-        mode = Mode.of(kept, Mover(kept.dose_gy, covariance), ANYTHING)
+        mode = Mode.of(kept, Mover(kept.dose_gy, covariance), _anything(covariance))
         if float(mode.sizes @ mode.sizes) <= LIKELY_CHANGE:
             likely = _joint_probability(*_given(mode.errors, len(before)))
     together = drawn.is_calibrated and likely is not None and likely < JOINT_PROBABILITY
@@ -184,13 +183,18 @@ def _given(errors: ScalarErrors, before: int) -> tuple[NDArray[np.float64], NDAr
     Normal conditioning under the network's own errors and one change of treatment for all; from day to day that may
     vary by ``DAILY_RATIO`` of it.
     """
-    total, off = errors.total(ANYTHING), errors.off
+    total, off = errors.total(_anything(errors.covariance)), errors.off
     if not before:
         return off, total
     gain = np.linalg.solve(total[:before, :before], total[:before, before:]).T
     daily = DAILY_RATIO * errors.change_slopes[before:]
     left = total[before:, before:] - gain @ total[:before, before:] + daily @ daily.T
     return off[before:] - gain @ off[:before], (left + left.T) / 2
+
+
+def _anything(covariance: ErrorCovariance) -> Hypothesis:
+    """The one that lets every change be."""
+    return covariance.hypotheses[-1]
 
 
 def _joint_probability(off: NDArray[np.float64], total: NDArray[np.float64]) -> float | None:

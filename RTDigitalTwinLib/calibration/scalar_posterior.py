@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, Hypothesis, ScalarErrors, slopes_of
+from RTDigitalTwinLib.calibration.covariance import Hypothesis, ScalarErrors, slopes_of
 from RTDigitalTwinLib.calibration.treatment_change import FoundChange, Mover, best_change, probabilities
 
 EVIDENCE_DEGREES = 20.0  # of freedom of the t distribution: how surely the size of errors is known
@@ -118,8 +118,8 @@ class Posterior:
         """
         count = len(errors)
         places = (np.arange(count) + 0.5) / count
-        added = np.minimum(np.searchsorted(np.cumsum(self.raised), places), len(HYPOTHESES) - 1)
-        likely = np.minimum(np.searchsorted(np.cumsum(self.weights), places), len(HYPOTHESES) - 1)
+        added = np.minimum(np.searchsorted(np.cumsum(self.raised), places), len(self.modes) - 1)
+        likely = np.minimum(np.searchsorted(np.cumsum(self.weights), places), len(self.modes) - 1)
         left = np.empty_like(errors)
         for k in range(count):
             apart = self.doses_gy[likely[k]] - self.dose_gy
@@ -134,23 +134,20 @@ def posterior(errors: ScalarErrors) -> Posterior:
     observations made a change likelier than it was: nothing is added by observations that say nothing.
     """
     mover = Mover(errors.dose_gy, errors.covariance)
-    modes = tuple(Mode.of(errors, mover, hypothesis) for hypothesis in HYPOTHESES)
-    weights = probabilities([mode.evidence for mode in modes])
+    modes = tuple(Mode.of(errors, mover, hypothesis) for hypothesis in errors.covariance.hypotheses)
+    weights = probabilities(errors.covariance.hypotheses, [mode.evidence for mode in modes])
     doses = np.stack([mode.dose_gy for mode in modes])
     expected = weights @ doses
     apart = weights @ np.square(doses - expected)
-    raised = _raised(weights)
+    raised = _raised(errors.covariance.hypotheses, weights)
     variance = raised @ np.stack([mode.variance_gy2 for mode in modes]) + apart
     return Posterior(expected, variance, mover, modes, doses, weights, raised)
 
 
-def _raised(weights: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """(hypotheses,) how much likelier each change became, as a share of what it could; the rest is as planned."""
-    risen = [
-        max(weight - h.probability, 0) / (1 - h.probability) if h.sizes.any() else 0.0
-        for weight, h in zip(weights, HYPOTHESES, strict=True)
-    ]
-    return np.array([1 - sum(risen), *risen[1:]])
+def _raised(hypotheses: Sequence[Hypothesis], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(hypotheses,) how much likelier each became, as a share of what it could; the rest is the first one."""
+    risen = [max(w - h.probability, 0) / (1 - h.probability) for w, h in zip(weights, hypotheses, strict=True)][1:]
+    return np.array([1 - sum(risen), *risen])
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.calibration.covariance import (
-    HYPOTHESES,
-    OUTPUT_STD_RATIO,
-    SHIFT_STD_MM,
-    ErrorCovariance,
-    Hypothesis,
-)
+from RTDigitalTwinLib.calibration.covariance import OUTPUT_STD_RATIO, SHIFT_STD_MM, ErrorCovariance, Hypothesis
 from RTDigitalTwinLib.calibration.read_off import read_off
 from RTDigitalTwinLib.calibration.readings import VolumeReading
 from RTDigitalTwinLib.solver.correlation import MaskBox
@@ -31,6 +25,7 @@ EVIDENCE_POWER = 0.5  # of volumes: errors are not quite as the model says, so i
 CORRELATED_CC = 8.0  # voxels of a dose volume within such a volume count as one: the belief's errors are smooth
 
 WORTH_TELLING = 0.25  # probability of a shift; before anything is observed it is 0.08
+FAR_STDS = 2.5  # of an observed position
 OUTPUT_WORTH_TELLING = 0.5  # before anything is observed it is 0.22
 CONFIRM = (
     " An image or a couch log can confirm or refute it: give the position as a row of kind 'couch shift', 0, 0, 0 mm"
@@ -121,9 +116,9 @@ def best_change(mover: Mover, hypothesis: Hypothesis, told: Told) -> Changed:
     return Changed(sizes, now, -0.5 * (misfit + float(sizes @ sizes) + occam))
 
 
-def probabilities(evidence: Sequence[float]) -> NDArray[np.float64]:
+def probabilities(hypotheses: Sequence[Hypothesis], evidence: Sequence[float]) -> NDArray[np.float64]:
     """(hypotheses,) after observing, from the logarithm of each one's evidence."""
-    logs = np.array([np.log(h.probability) + e for h, e in zip(HYPOTHESES, evidence, strict=True)])
+    logs = np.array([np.log(h.probability) + e for h, e in zip(hypotheses, evidence, strict=True)])
     likely = np.exp(logs - logs.max())
     return likely / likely.sum()
 
@@ -137,36 +132,41 @@ class FoundChange:
     shift_probability, output_probability : that there is a shift of the patient; a change of the machine's output.
     shift_mm : LPS, what is expected of the shift where there is one, besides the position that was observed.
     output_ratio : likewise of the output, 0.05 for 5 % more.
-    position_known : whether a couch shift or an image told the position, within its noise.
+    shift_std_mm : of a shift along each axis before dose was measured: less where the position was observed.
     """
 
     shift_probability: float
     shift_mm: tuple[float, float, float]
     output_probability: float
     output_ratio: float
-    position_known: bool = False
+    shift_std_mm: float = SHIFT_STD_MM
 
     @classmethod
     def of(
         cls, sizes: Sequence[NDArray[np.float64]], weights: NDArray[np.float64], now: ErrorCovariance
     ) -> FoundChange:
         """From the sizes (4,) and the probability of each hypothesis."""
-        shifted, output = (np.array([bool(h.sizes[k]) for h in HYPOTHESES]) * weights for k in (0, 3))
+        shifted, output = (np.array([bool(h.sizes[k]) for h in now.hypotheses]) * weights for k in (0, 3))
         x, y, z = now.shift_std_mm * (shifted @ np.array(sizes)[:, :3]) @ now.box.axes_lps / shifted.sum()
         ratio = OUTPUT_STD_RATIO * float(output @ np.array(sizes)[:, 3] / output.sum())
-        known = now.shift_std_mm < SHIFT_STD_MM
-        return cls(float(shifted.sum()), (float(x), float(y), float(z)), float(output.sum()), ratio, known)
+        position = (float(x), float(y), float(z))
+        return cls(float(shifted.sum()), position, float(output.sum()), ratio, now.shift_std_mm)
 
     @property
     def words(self) -> tuple[str, ...]:
         """A sentence on each change that became likely enough to matter."""
         said = []
-        if self.shift_probability >= WORTH_TELLING:
-            x, y, z = (f"{value:+.0f}" for value in self.shift_mm)
+        x, y, z = (f"{value:+.1f}" for value in self.shift_mm)
+        if self.shift_std_mm < SHIFT_STD_MM:
+            if max(map(abs, self.shift_mm)) > FAR_STDS * self.shift_std_mm:
+                said.append(
+                    f"A shift of the patient by {x}, {y}, {z} mm (LPS) from the position observed would explain what "
+                    f"was measured, but its standard deviation is given as {self.shift_std_mm:g} mm: look at both."
+                )
+        elif self.shift_probability >= WORTH_TELLING:
             said.append(
                 f"A shift of the patient explains part of what was measured, with probability "
-                f"{self.shift_probability:.0%}: by {x}, {y}, {z} mm (LPS) from the position believed."
-                + ("" if self.position_known else CONFIRM)
+                f"{self.shift_probability:.0%}: by {x}, {y}, {z} mm (LPS) from the planned position.{CONFIRM}"
             )
         if self.output_probability >= OUTPUT_WORTH_TELLING:
             more = "more" if self.output_ratio >= 0 else "less"
@@ -180,8 +180,7 @@ class FoundChange:
     def from_dict(cls, row: Mapping[str, Any]) -> FoundChange:
         """As ``asdict`` gave it. Raises KeyError, TypeError or ValueError for another."""
         x, y, z = (float(v) for v in row["shift_mm"])
-        numbers = {k: float(row[k]) for k in ("shift_probability", "output_probability", "output_ratio")}
-        return cls(shift_mm=(x, y, z), position_known=bool(row["position_known"]), **numbers)
+        return cls(shift_mm=(x, y, z), **{k: float(v) for k, v in row.items() if k != "shift_mm"})
 
 
 def changed_dose(
@@ -189,8 +188,8 @@ def changed_dose(
 ) -> tuple[NDArray[np.float32], FoundChange]:
     """(mask voxels,) the dose expected, shifted and scaled as volumes tell, over the hypotheses; and by what."""
     told, mover = _VolumesTold.of(volumes, covariance), Mover(mean_gy, covariance)
-    fits = [best_change(mover, hypothesis, told) for hypothesis in HYPOTHESES]
-    weights = probabilities([EVIDENCE_POWER * fit.evidence for fit in fits])
+    fits = [best_change(mover, hypothesis, told) for hypothesis in covariance.hypotheses]
+    weights = probabilities(covariance.hypotheses, [EVIDENCE_POWER * fit.evidence for fit in fits])
     # As a change, so that volumes that say nothing leave the dose as it is to the last bit.
     change = sum((w * (fit.dose_gy - mean_gy) for w, fit in zip(weights, fits, strict=True)), np.zeros(mean_gy.shape))
     found = FoundChange.of([fit.sizes for fit in fits], weights, covariance)
