@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
+from vtkmodules.vtkCommonDataModel import vtkPolyData
 
 from RTDigitalTwinLib.errors import SceneError
 from RTDigitalTwinLib.patient.colours import Colour, structure_colour
@@ -184,7 +184,7 @@ def _solid_view(nodes: PredictionNodes, application_logic: Any) -> Iterator[Soli
     segmentation.CreateClosedSurfaceRepresentation()
     view = SolidView(nodes.mean.GetScene(), application_logic)
     try:
-        body = vtk.vtkPolyData()
+        body = vtkPolyData()
         if segmentation.GetClosedSurfaceRepresentation(nodes.patient.patient.dose_mask.name, body):
             view.add_surface(body, _BODY_COLOUR, _BODY_OPACITY)
         view.look(_shown_ras(nodes, with_mask=not nodes.patient.patient.structures))
