@@ -12,6 +12,7 @@ import torch
 from monai.networks.blocks import Convolution, ResidualUnit as MonaiUnit
 from torch import nn
 
+from RTDigitalTwinLib import versions
 from RTDigitalTwinLib.errors import ModelError
 from RTDigitalTwinLib.model import network
 from RTDigitalTwinLib.model.blocks import ResidualUnit, convolution, up_convolution
@@ -114,6 +115,12 @@ def test_a_prediction_does_not_import_monai() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False", "True"]
+
+
+def test_a_library_that_is_not_there_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction's provenance names MONAI's version, and needs no MONAI."""
+    monkeypatch.setattr(versions, "LIBRARIES", ("torch", "no_such_library"))
+    assert dict(versions.library_versions())["no_such_library"] == "not installed"
 
 
 def test_the_prototypes_network_says_that_it_needs_monai(monkeypatch: pytest.MonkeyPatch) -> None:
