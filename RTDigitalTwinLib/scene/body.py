@@ -15,7 +15,7 @@ from vtkmodules.vtkImagingGeneral import vtkImageGaussianSmooth
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.scene.geometry import ras_from_index, vtk_matrix
 
-SMOOTHING_MM = 6.0  # standard deviation; masks of doses end in a sponge of single voxels, with layers upon layers
+SMOOTHING_MM = 4.0  # standard deviation; masks of doses end in a sponge of single voxels, with layers upon layers
 _REACH = 2.0  # standard deviations
 
 
