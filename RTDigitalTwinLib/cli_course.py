@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from RTDigitalTwinLib.allocation import lasting_imports
 from RTDigitalTwinLib.cli_options import add_model_options, add_patient_options, sample_count
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar, resumable, tell
 from RTDigitalTwinLib.train import whole_number
@@ -91,11 +92,12 @@ def _fractions(text: str) -> int:
 
 
 def _course(options: Namespace) -> int:
-    from RTDigitalTwinLib.cli_dicom import dicom_choice
-    from RTDigitalTwinLib.course_record import CourseSettings
-    from RTDigitalTwinLib.course_run import FRACTION, CourseRunSettings, live_course
-    from RTDigitalTwinLib.decision.policies import policy_named
-    from RTDigitalTwinLib.run import can_go_on
+    with lasting_imports():
+        from RTDigitalTwinLib.cli_dicom import dicom_choice
+        from RTDigitalTwinLib.course_record import CourseSettings
+        from RTDigitalTwinLib.course_run import FRACTION, CourseRunSettings, live_course
+        from RTDigitalTwinLib.decision.policies import policy_named
+        from RTDigitalTwinLib.run import can_go_on
 
     decider, actions, samples = _deciding(options)
     course = CourseSettings(

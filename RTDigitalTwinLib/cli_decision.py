@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from RTDigitalTwinLib.allocation import lasting_imports
 from RTDigitalTwinLib.cli_dicom import dicom_choice
 from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
@@ -52,7 +53,8 @@ def add_decision_commands(commands: Any) -> None:
 def _recommend(options: Namespace) -> int:
     from rich.console import Console
 
-    from RTDigitalTwinLib.recommend import RecommendSettings, recommend_patient
+    with lasting_imports():
+        from RTDigitalTwinLib.recommend import RecommendSettings, recommend_patient
 
     goals = chosen_goals(options.goals)
     settings = RecommendSettings(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from RTDigitalTwinLib.allocation import lasting_imports
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
@@ -102,7 +103,8 @@ def _new_ct(text: str) -> tuple[Path, int]:
 
 
 def _run(options: Namespace) -> int:
-    from RTDigitalTwinLib.run import RunSettings, run_patient
+    with lasting_imports():
+        from RTDigitalTwinLib.run import RunSettings, run_patient
 
     goals = chosen_goals(options.goals)
     settings = RunSettings(
@@ -131,7 +133,8 @@ def _run(options: Namespace) -> int:
 
 
 def _observe(options: Namespace) -> int:
-    from RTDigitalTwinLib.observe import ObserveSettings, observe_patient
+    with lasting_imports():
+        from RTDigitalTwinLib.observe import ObserveSettings, observe_patient
 
     settings = ObserveSettings(
         options.samples,
@@ -174,12 +177,13 @@ def absorbed_words(summary: dict[str, Any]) -> list[str]:
 
 
 def _loop(options: Namespace) -> int:
-    from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
-    from RTDigitalTwinLib.dosimetry.delivery import Change
-    from RTDigitalTwinLib.errors import RTDigitalTwinError
-    from RTDigitalTwinLib.loop import LoopSettings, loop_patient
-    from RTDigitalTwinLib.loop_summary import STAGES
-    from RTDigitalTwinLib.run import can_go_on
+    with lasting_imports():
+        from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
+        from RTDigitalTwinLib.dosimetry.delivery import Change
+        from RTDigitalTwinLib.errors import RTDigitalTwinError
+        from RTDigitalTwinLib.loop import LoopSettings, loop_patient
+        from RTDigitalTwinLib.loop_summary import STAGES
+        from RTDigitalTwinLib.run import can_go_on
 
     change = Change(tuple(options.shift), output_error_ratio=options.output_error / 100)
     if options.measurements is not None and change != Change():

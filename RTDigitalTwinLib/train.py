@@ -1,4 +1,4 @@
-"""Training as a command: by itself for torchrun and machines that have little more than torch and monai.
+"""Training as a command: by itself for torchrun and machines that have little more than torch.
 
 torchrun --nproc-per-node 4 -m RTDigitalTwinLib.train FILE.cohort --out DIR --minutes 20
 """

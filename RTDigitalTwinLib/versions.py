@@ -66,4 +66,7 @@ def _version(library: str) -> str:
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:  # an application may bring a library without its metadata
-        return str(getattr(import_module(library), "__version__", "unknown"))
+        try:
+            return str(getattr(import_module(library), "__version__", "unknown"))
+        except ModuleNotFoundError:
+            return "not installed"

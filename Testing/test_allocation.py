@@ -62,3 +62,28 @@ def test_gaps_go_back_to_the_system() -> None:
         pytest.skip("the C library is not glibc")
     done = subprocess.run([sys.executable, "-c", LEAVE_GAPS], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) > 500  # of 760 MiB between the blocks that are left
+
+
+LASTING = """
+import gc, sys
+from RTDigitalTwinLib.allocation import lasting_imports
+collections = []
+gc.callbacks.append(lambda phase, info: collections.append(phase))
+with lasting_imports():
+    collections.clear()  # of the one at the beginning
+    import torch
+    print(len(collections))
+print(gc.isenabled(), gc.get_freeze_count())
+with lasting_imports():
+    kept = gc.get_freeze_count()
+    more = [[] for _ in range(10_000)]
+    print(len(collections) > 0)
+print(gc.get_freeze_count() <= kept)
+"""
+
+
+def test_what_a_command_imports_is_not_searched_for_garbage() -> None:
+    done = subprocess.run([sys.executable, "-c", LASTING], cwd=ROOT, capture_output=True, text=True, check=True)
+    during, enabled, frozen, later, unchanged = done.stdout.split()
+    assert (during, enabled, later, unchanged) == ("0", "True", "True", "True")
+    assert int(frozen) > 100_000  # torch alone

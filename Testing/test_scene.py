@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from RTDigitalTwinLib.scene.structure_nodes import add_structures
 from RTDigitalTwinLib.scene.volume_nodes import add_ct, add_volume
 from Testing.builders import FRAME, GRIDS, axial_grid, ball, small_patient
 
+ROOT = Path(__file__).resolve().parent.parent
 CLOSED_SURFACE = "Closed surface"
 BINARY = "Binary labelmap"
 FRACTIONAL = "Fractional labelmap"
@@ -316,3 +320,11 @@ def test_a_patient_needs_mask_targets_and_one_frame(scene: Any, shown: PatientNo
     stray = add_volume(scene, Volume(dose.values, elsewhere, Quantity.DOSE_GY), "Stray dose")
     with pytest.raises(SceneError, match="Stray dose: The dose has another frame of reference"):
         patient_from_nodes(shown.ct, shown.segmentation, {"PTV_7000": 70.0}, 35, dose_node=stray)
+
+
+def test_of_vtk_only_what_is_used_is_imported() -> None:
+    code = (
+        "import sys\nfrom RTDigitalTwinLib.scene import bundle, nodes, session, snapshot\nprint('vtk' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -24,9 +24,11 @@ from RTDigitalTwinLib.patient import isodoses
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.isodoses import isodose_levels
 from RTDigitalTwinLib.patient.plan import Prescription
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.report.observing import ObservedRow, Observing
 from RTDigitalTwinLib.report.tables import Findings
+from RTDigitalTwinLib.scene.body import body_surface
 from RTDigitalTwinLib.scene.bundle import load_mrb, save_mrb
 from RTDigitalTwinLib.scene.from_nodes import volume_from_node
 from RTDigitalTwinLib.scene.hierarchy import hierarchy
@@ -37,7 +39,15 @@ from RTDigitalTwinLib.scene.snapshot import rendering_problem, save_pictures
 from RTDigitalTwinLib.scene.structure_nodes import haloed
 from RTDigitalTwinLib.scene.twin_patient import patient_in_scene
 from RTDigitalTwinLib.scene.volume_nodes import add_spread
-from Testing.builders import GRIDS, axial_grid, hand_made_calibration, hand_made_ensemble, oblique_grid, small_patient
+from Testing.builders import (
+    GRIDS,
+    axial_grid,
+    ball,
+    hand_made_calibration,
+    hand_made_ensemble,
+    oblique_grid,
+    small_patient,
+)
 
 RED, PINK = (255, 40, 40), (255, 90, 220)  # of PTV_7000 and of PTV_6300
 REACHED = ("95", "90", "80", "70", "50", "30", "10")  # the hand-made dose stays below 70 Gy
@@ -352,3 +362,18 @@ def read_png(path: Path) -> np.ndarray:
     columns, rows, _ = image.GetDimensions()
     pixels = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
     return pixels.reshape(rows, columns, -1)[::-1, :, :3].astype(int)
+
+
+@pytest.mark.parametrize("grid", [GRIDS[name]() for name in GRIDS], ids=list(GRIDS))
+def test_the_body_lies_where_the_dose_mask_does_without_its_crumbs(grid: Grid) -> None:
+    mask = ball(grid, (4, -6, 8), (40, 40, 40))
+    mask[0, 0, 0] = mask[-1, -1, -1] = True  # as masks of doses have about their ends
+    surface = body_surface(Structure.from_array("Body", mask, grid, StructureKind.REGION))
+    points = numpy_support.vtk_to_numpy(surface.GetPoints().GetData()) * (-1, -1, 1)
+    middle = grid.to_lps_mm((np.array(grid.shape) - 1) / 2) + (4, -6, 8)
+    away_mm = np.linalg.norm(points - middle, axis=1)
+    # Smoothing draws a ball's surface in by its variance over its radius, 0.4 mm; voxels are up to 5 mm.
+    assert away_mm.mean() == pytest.approx(40 - 0.4, abs=1.0)
+    assert away_mm.min() > 36 and away_mm.max() < 43
+    normals = numpy_support.vtk_to_numpy(surface.GetPointData().GetNormals()) * (-1, -1, 1)
+    assert ((normals * (points - middle)).sum(axis=1) > 0).mean() > 0.99  # outwards

@@ -22,7 +22,18 @@ from RTDigitalTwinLib.train import main
 from Testing.builders import small_patient
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_FOR_TRAINING = ("SimpleITK", "safetensors", "rich", "matplotlib", "vtk", "vtkmodules", "scipy", "pydicom", "jinja2")
+NOT_FOR_TRAINING = (
+    "monai",
+    "SimpleITK",
+    "safetensors",
+    "rich",
+    "matplotlib",
+    "vtk",
+    "vtkmodules",
+    "scipy",
+    "pydicom",
+    "jinja2",
+)
 
 
 def training_of_two(rank: int, count: int, out: Path) -> tuple[Training, list[TrainingCase]]:
@@ -88,7 +99,7 @@ def test_torchrun_trains(two_patients: Path, tmp_path: Path) -> None:
     assert torch.load(out / CHECKPOINT, weights_only=True)["steps"] == 1
 
 
-def test_training_needs_only_torch_numpy_and_monai(
+def test_training_needs_only_torch_and_numpy(
     two_patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     cohort, out = tmp_path / "two.cohort", tmp_path / "out"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -71,20 +70,3 @@ class _SharedPReLU(torch.autograd.Function):
 def _flat(values: Tensor) -> Tensor:
     """All of (samples, channels, ...) with channels last: a view where they are so in memory."""
     return values.movedim(1, -1).reshape(-1)
-
-
-def own_layers(parts: nn.Module) -> None:
-    """Replace MONAI's norms and activations throughout ``parts`` by the ones here."""
-    for holder, name, layer in list(_children(parts)):
-        if isinstance(layer, nn.InstanceNorm3d) and not layer.affine:
-            setattr(holder, name, InstanceNorm())
-        elif type(layer) is nn.PReLU and layer.num_parameters == 1:
-            own = SharedPReLU(layer.num_parameters)
-            own.weight = layer.weight
-            setattr(holder, name, own)
-
-
-def _children(parts: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    for holder in parts.modules():
-        for name, layer in holder.named_children():
-            yield holder, name, layer

@@ -1,9 +1,10 @@
 """The dose network: a residual 3D U-Net with whole-channel dropout behind its encoder.
 
 Sizes and blocks follow the prototype's MONAI U-Net (five levels of 32 to 512 channels, two residual units a level,
-19.2 million parameters). Dropout sits in the bottleneck and decoder only, so one encoding serves any number of samples,
-and not in the last level, where dropping the one channel would drop the whole dose. Each up-sampling convolution is
-split by linearity into the part of the skip connection, computed once, and the part of the sample.
+19.2 million parameters); in the prototype's configuration they are MONAI's own. Dropout sits in the bottleneck and
+decoder only, so one encoding serves any number of samples, and not in the last level, where dropping the one channel
+would drop the whole dose. Each up-sampling convolution is split by linearity into the part of the skip connection,
+computed once, and the part of the sample.
 
 The default configuration adds two things to the prototype: a path from the inputs to the last level at full
 resolution, computed once, and a baseline, the input dose that the network's output is added to.
@@ -16,10 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from monai.networks.blocks import Convolution, ResidualUnit
 from torch import Tensor, nn
 from torch.nn import functional
 
+from RTDigitalTwinLib.errors import ModelError
+from RTDigitalTwinLib.model.blocks import OWN_BLOCKS, Blocks
 from RTDigitalTwinLib.model.features import (
     ANATOMY_CHANNELS,
     CHANNELS,
@@ -27,7 +29,7 @@ from RTDigitalTwinLib.model.features import (
     MASK_CHANNEL,
     PRESCRIPTION_SCALE_GY,
 )
-from RTDigitalTwinLib.model.layers import ChannelDropout, own_layers
+from RTDigitalTwinLib.model.layers import ChannelDropout
 
 # The mask shows in the fitted beams' dose, and 16 inputs make a training step a fifth faster on a CPU than 17.
 DEFAULT_CHANNELS = tuple(name for name in CHANNELS if name != MASK_CHANNEL)
@@ -58,6 +60,11 @@ class NetworkConfiguration:
 
     def as_dict(self) -> dict[str, object]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @property
+    def is_prototype(self) -> bool:
+        """Whether the prototype's network is meant, whatever its sizes and inputs."""
+        return not self.fine_width and not self.baseline
 
     @classmethod
     def from_dict(cls, stored: dict) -> NetworkConfiguration:
@@ -90,13 +97,13 @@ class Encoded:
 class UpStage(nn.Module):
     """Transposed convolution of (skip, below), then residual units; without activation at the end if ``is_dose``."""
 
-    def __init__(self, skip_width: int, below_width: int, width: int, dropout: float | None, is_dose: bool) -> None:
+    def __init__(
+        self, blocks: Blocks, skip_width: int, below_width: int, width: int, *, dropout: bool, is_dose: bool
+    ) -> None:
         super().__init__()
         self.skip_width = skip_width
-        blocks: dict[str, Any] = {"act": "PRELU", "norm": "instance", "dropout": dropout, "dropout_dim": 3}
-        both = skip_width + below_width
-        self.up = Convolution(3, both, width, strides=2, kernel_size=3, is_transposed=True, **blocks)
-        self.unit = ResidualUnit(3, width, width, subunits=1, last_conv_only=is_dose, **blocks)
+        self.up = blocks.up_convolution(skip_width + below_width, width, dropout=dropout)
+        self.unit = blocks.residual_unit(width, width, dropout=dropout, last_conv_only=is_dose)
 
     def _transposed(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         conv = self.up.conv
@@ -114,6 +121,20 @@ class UpStage(nn.Module):
         return self.unit(self.up.adn(skip_share + self.of_below(below)))
 
 
+def _blocks_of(configuration: NetworkConfiguration) -> Blocks:
+    """MONAI's for the prototype's network; our own for others, which need not import it."""
+    if not configuration.is_prototype:
+        return OWN_BLOCKS
+    try:
+        from RTDigitalTwinLib.model.monai_blocks import MONAI_BLOCKS
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            "The prototype's network needs MONAI, which is not installed here.",
+            remedy="Install it: pip install monai -c constraints.txt. The default network does without.",
+        ) from error
+    return MONAI_BLOCKS
+
+
 class DoseUNet(nn.Module):
     """Features (batch, channels, slices, rows, columns) to dose in Gy (batch, slices, rows, columns), never negative.
 
@@ -123,45 +144,25 @@ class DoseUNet(nn.Module):
     def __init__(self, configuration: NetworkConfiguration | None = None) -> None:
         super().__init__()
         self.configuration = configuration or NetworkConfiguration()
-        widths, dropout = self.configuration.widths, self.configuration.dropout_ratio
+        blocks = _blocks_of(self.configuration)
+        widths, subunits = self.configuration.widths, self.configuration.residual_units
         inputs = (len(self.configuration.channels), *widths[:-2])
         self.encoder = nn.ModuleList(
-            ResidualUnit(3, a, b, strides=2, subunits=self.configuration.residual_units, act="PRELU", norm="instance")
-            for a, b in zip(inputs, widths[:-1], strict=True)
+            blocks.residual_unit(a, b, strides=2, subunits=subunits) for a, b in zip(inputs, widths[:-1], strict=True)
         )
-        self.bottleneck = ResidualUnit(
-            3,
-            widths[-2],
-            widths[-1],
-            subunits=self.configuration.residual_units,
-            act="PRELU",
-            norm="instance",
-            dropout=dropout,
-            dropout_dim=3,
-        )
+        self.bottleneck = blocks.residual_unit(widths[-2], widths[-1], subunits=subunits, dropout=True)
         below = (widths[-1], *widths[-3::-1])
         fine = self.configuration.fine_width
         stages = [
-            UpStage(skip, deep, out, dropout, is_dose=False)
+            UpStage(blocks, skip, deep, out, dropout=True, is_dose=False)
             for skip, deep, out in zip(widths[-2:0:-1], below, widths[-3::-1], strict=False)
         ]
-        self.decoder = nn.ModuleList([*stages, UpStage(widths[0], below[-1], fine or 1, None, is_dose=not fine)])
+        last = UpStage(blocks, widths[0], below[-1], fine or 1, dropout=False, is_dose=not fine)
+        self.decoder = nn.ModuleList([*stages, last])
         if fine:
-            self.fine = nn.Sequential(
-                Convolution(3, inputs[0], fine, act="PRELU", norm="instance"), nn.Conv3d(fine, fine, 3, padding=1)
-            )
+            self.fine = nn.Sequential(blocks.convolution(inputs[0], fine), nn.Conv3d(fine, fine, 3, padding=1))
             self.last = nn.Conv3d(fine, 1, 1)
-        own_layers(self)
-        self._own_the_dropout()
-
-    def _own_the_dropout(self) -> None:
-        """Put ChannelDropout where MONAI put its random one, so that masks are explicit."""
-        self._dropouts: list[ChannelDropout] = []
-        for part in (self.bottleneck, *self.decoder):
-            for module in part.modules():
-                if isinstance(module, Convolution) and hasattr(module, "adn") and hasattr(module.adn, "D"):
-                    module.adn.D = ChannelDropout(module.conv.out_channels)
-                    self._dropouts.append(module.adn.D)
+        self._dropouts = [part for part in self.modules() if isinstance(part, ChannelDropout)]
 
     @torch.no_grad()
     def begin_from(self, other: DoseUNet) -> None:

@@ -1,11 +1,14 @@
-"""The only door to 3D Slicer: MRML nodes to and from the library's types, pictures, MRB bundles."""
+"""The only door to 3D Slicer: MRML nodes to and from the library's types, pictures, MRB bundles.
+
+Of VTK only the parts that are used: the package ``vtk`` imports all of them.
+"""
 
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.errors import SceneError
 
 try:
     import slicer
-    import vtk
+    import vtkmodules
 except ImportError as error:
     raise SceneError(
         f"Slicer's libraries are not installed ({str(error).replace(f' ({error.path})', '')}).",  # reports hold no path
@@ -17,4 +20,4 @@ if not hasattr(slicer, "vtkMRMLScene"):
         remedy=f"Make room and install slicer-core: pip uninstall slicer; {INSTALL_SCENE}",
     )
 
-__all__ = ["slicer", "vtk"]
+__all__ = ["slicer", "vtkmodules"]

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import slicer.util
-import vtk
+from vtkmodules.vtkCommonCore import reference
 
 from RTDigitalTwinLib.errors import GeometryError, SceneError
 from RTDigitalTwinLib.patient.anatomy_check import check_orientation
@@ -18,7 +17,7 @@ from RTDigitalTwinLib.patient.patient import Image, Patient
 from RTDigitalTwinLib.patient.plan import Plan, Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
-from RTDigitalTwinLib.scene.geometry import placement_of
+from RTDigitalTwinLib.scene.geometry import placement_of, voxels_of
 from RTDigitalTwinLib.scene.occupancy import segment_occupancy
 from RTDigitalTwinLib.scene.structure_nodes import KIND_TAG
 
@@ -36,7 +35,7 @@ def volume_from_node(node: Any, quantity: Quantity) -> Volume:
     if components != 1:
         raise SceneError(f"The volume has {components} values a voxel; one is expected.", where=node.GetName(),
                          remedy="Choose a scalar volume.")  # fmt: skip
-    values = np.array(placement.arranged(slicer.util.arrayFromVolume(node)))
+    values = np.array(placement.arranged(voxels_of(node)))
     return Volume(values, placement.grid, quantity)
 
 
@@ -132,7 +131,7 @@ def dose_on(node: Any, grid: Grid) -> Volume:
 
 
 def _kind(segment: Any, name: str) -> StructureKind:
-    tag = vtk.reference("")
+    tag = reference("")
     segment.GetTag(KIND_TAG, tag)
     known = {kind.value: kind for kind in StructureKind}
     if str(tag) in known:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
 from numpy.typing import NDArray
+from vtkmodules.util import numpy_support
+from vtkmodules.vtkCommonDataModel import vtkImageData
+from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
 from RTDigitalTwinLib.errors import GeometryError, SceneError
 from RTDigitalTwinLib.patient.grid import Grid
@@ -38,8 +40,8 @@ def ras_from_index(grid: Grid) -> NDArray[np.float64]:
 
 def vtk_matrix(values: NDArray) -> Any:
     """A vtkMatrix4x4 of a 4x4 array."""
-    matrix = vtk.vtkMatrix4x4()
-    matrix.DeepCopy(np.asarray(values, dtype=float).ravel())
+    matrix = vtkMatrix4x4()
+    matrix.DeepCopy(np.asarray(values, dtype=float).ravel().tolist())
     return matrix
 
 
@@ -64,6 +66,20 @@ def pseudonymous_frame(uid: str) -> str:
     return uid if uid.startswith(_FRAME_PREFIX) else _FRAME_PREFIX + sha256(uid.encode()).hexdigest()[:16]
 
 
+def set_voxels(node: Any, values: NDArray) -> None:
+    """Give a volume node a copy of an array (slices, rows, columns) of a type that VTK has."""
+    image = vtkImageData()
+    image.SetDimensions(*values.shape[::-1])
+    image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(np.ravel(values), deep=True))
+    node.SetAndObserveImageData(image)
+
+
+def voxels_of(node: Any) -> NDArray:
+    """A volume node's voxels (slices, rows, columns), one value each, as they lie in its memory."""
+    image = node.GetImageData()
+    return numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+
+
 def placement_of(node: Any) -> Placement:
     """Geometry of a volume node in the world, its parent transform applied.
 
@@ -73,7 +89,7 @@ def placement_of(node: Any) -> Placement:
     image = node.GetImageData()
     if image is None or min(image.GetDimensions()) < 1:
         raise SceneError("The volume has no voxels.", where=node.GetName(), remedy="Load or choose another volume.")
-    matrix = vtk.vtkMatrix4x4()
+    matrix = vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     frame = node.GetAttribute(FRAME_ATTRIBUTE) or ""
     return placed(world_from_node(node) @ array_of(matrix), image.GetDimensions()[::-1], node.GetName(), frame)
@@ -114,6 +130,6 @@ def world_from_node(node: Any) -> NDArray[np.float64]:
             where=node.GetName(),
             remedy="Harden the transform in the Transforms module first, or take it away.",
         )
-    matrix = vtk.vtkMatrix4x4()
+    matrix = vtkMatrix4x4()
     slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(transform, None, matrix)
     return array_of(matrix)

@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
-from vtk.util import numpy_support
+from vtkmodules.util import numpy_support
+from vtkmodules.vtkCommonDataModel import vtkDataObject, vtkImageData
+from vtkmodules.vtkCommonTransforms import vtkTransform
+from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D, vtkThreshold
+from vtkmodules.vtkFiltersGeneral import vtkTransformPolyDataFilter
+from vtkmodules.vtkFiltersGeometry import vtkGeometryFilter
 
 from RTDigitalTwinLib.patient.isodoses import IsodoseLevel
 from RTDigitalTwinLib.patient.volume import Volume
@@ -84,14 +88,14 @@ def isodose_surface(dose: Volume, level_gy: float) -> Any:
     """Surface (polygons in RAS, mm) of a dose in Gy, interpolated linearly between voxel centres."""
     values = np.ascontiguousarray(dose.values, dtype=np.float32)
     known = np.isfinite(values)
-    image = vtk.vtkImageData()
+    image = vtkImageData()
     image.SetDimensions(*values.shape[::-1])
     image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(np.where(known, values, 0).ravel(), deep=True))
     if not known.all():
         carried = numpy_support.numpy_to_vtk(known.ravel().astype(np.float32), deep=True)
         carried.SetName(_KNOWN)
         image.GetPointData().AddArray(carried)
-    edges = vtk.vtkFlyingEdges3D()
+    edges = vtkFlyingEdges3D()
     edges.SetInputData(image)
     edges.SetValue(0, level_gy)
     edges.ComputeScalarsOff()
@@ -101,9 +105,9 @@ def isodose_surface(dose: Volume, level_gy: float) -> Any:
     surface = edges.GetOutput()
     if not known.all() and surface.GetNumberOfPoints():
         surface = _where_known(surface)
-    transform = vtk.vtkTransform()
+    transform = vtkTransform()
     transform.SetMatrix(vtk_matrix(ras_from_index(dose.grid)))
-    mover = vtk.vtkTransformPolyDataFilter()
+    mover = vtkTransformPolyDataFilter()
     mover.SetInputData(surface)
     mover.SetTransform(transform)
     mover.Update()
@@ -112,12 +116,12 @@ def isodose_surface(dose: Volume, level_gy: float) -> Any:
 
 def _where_known(surface: Any) -> Any:
     """The polygons all of whose corners lie between known voxels: the others would be the edge of knowledge."""
-    threshold = vtk.vtkThreshold()
+    threshold = vtkThreshold()
     threshold.SetInputData(surface)
-    threshold.SetInputArrayToProcess(0, 0, 0, vtk.vtkDataObject.FIELD_ASSOCIATION_POINTS, _KNOWN)
+    threshold.SetInputArrayToProcess(0, 0, 0, vtkDataObject.FIELD_ASSOCIATION_POINTS, _KNOWN)
     threshold.SetUpperThreshold(_WHOLLY_KNOWN)  # what lies at or above is kept
-    threshold.SetThresholdFunction(vtk.vtkThreshold.THRESHOLD_UPPER)
-    polygons = vtk.vtkGeometryFilter()
+    threshold.SetThresholdFunction(vtkThreshold.THRESHOLD_UPPER)
+    polygons = vtkGeometryFilter()
     polygons.SetInputConnection(threshold.GetOutputPort())
     polygons.Update()
     kept = polygons.GetOutput()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import vtk
+from vtkmodules.vtkCommonCore import vtkStringArray
 
 from RTDigitalTwinLib.errors import PatientDataError, SceneError
 from RTDigitalTwinLib.files import whole_file
@@ -40,7 +40,7 @@ def measurement_table(scene: Any) -> Any:
     """A new, empty table of measurements."""
     node = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(TABLE_NAME))
     for title in (*COLUMNS, OUTCOME, STEP):
-        column = vtk.vtkStringArray()
+        column = vtkStringArray()
         column.SetName(title)
         node.GetTable().AddColumn(column)
     node.SetUseColumnTitleAsColumnHeader(True)

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
 from numpy.typing import NDArray
-from vtk.util import numpy_support
+from vtkmodules.util import numpy_support
+from vtkmodules.vtkCommonMath import vtkMatrix4x4
+from vtkmodules.vtkCommonTransforms import vtkTransform
+from vtkmodules.vtkFiltersGeneral import vtkTransformPolyDataFilter
+from vtkmodules.vtkImagingStencil import vtkImageStencilToImage, vtkPolyDataToImageStencil
 
 from RTDigitalTwinLib.errors import SceneError
 from RTDigitalTwinLib.patient.grid import Grid
@@ -75,7 +78,7 @@ def _full_ratio(image: Any, source: str, segment: Any, name: str) -> NDArray[np.
 
 
 def _onto(ratio: NDArray, image: Any, world: NDArray, reference: Grid, name: str) -> NDArray[np.float32]:
-    to_world = vtk.vtkMatrix4x4()
+    to_world = vtkMatrix4x4()
     image.GetImageToWorldMatrix(to_world)
     first = np.eye(4)
     first[:3, 3] = np.array(image.GetExtent())[[0, 2, 4]]
@@ -145,9 +148,9 @@ def _from_surface(surface: Any, world: NDArray, reference: Grid, name: str) -> N
     if not surface.GetNumberOfPoints():
         raise _empty(name)
     index_from_ras = np.linalg.inv(ras_from_index(reference)) @ world
-    transform = vtk.vtkTransform()
+    transform = vtkTransform()
     transform.SetMatrix(vtk_matrix(index_from_ras))
-    mover = vtk.vtkTransformPolyDataFilter()
+    mover = vtkTransformPolyDataFilter()
     mover.SetInputData(surface)
     mover.SetTransform(transform)
     mover.Update()
@@ -172,14 +175,14 @@ def _from_surface(surface: Any, world: NDArray, reference: Grid, name: str) -> N
 
 def _inside_places(surface: Any, first: tuple[int, int, int], sizes: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Which of the regular places in a box of voxels lie inside a surface in index coordinates: 0 or 1."""
-    stencil = vtk.vtkPolyDataToImageStencil()
+    stencil = vtkPolyDataToImageStencil()
     stencil.SetInputData(surface)
     step = 1 / _PLACES
     stencil.SetOutputOrigin(*(index - 0.5 + step / 2 for index in first))
     stencil.SetOutputSpacing(step, step, step)
     extent = [end for size in sizes for end in (0, size * _PLACES - 1)]
     stencil.SetOutputWholeExtent(extent)
-    painter = vtk.vtkImageStencilToImage()
+    painter = vtkImageStencilToImage()
     painter.SetInputConnection(stencil.GetOutputPort())
     painter.SetInsideValue(1)
     painter.SetOutputScalarTypeToUnsignedChar()

@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from typing import Any
 
-import vtk
+from vtkmodules import vtkRenderingCore, vtkRenderingOpenGL2
 
 from RTDigitalTwinLib.scene.session import in_application
 
@@ -43,9 +43,14 @@ print("drawn" if grab.GetOutput().GetPointData().GetScalars().GetTuple(0) == (25
 
 def offscreen_window() -> Any:
     """A window without a screen, of the kind that was found to draw here."""
-    window = getattr(vtk, _found()[0] or _DEFAULT_WINDOW)()
+    window = _window_class(_found()[0] or _DEFAULT_WINDOW)()
     window.SetOffScreenRendering(1)
     return window
+
+
+def _window_class(name: str) -> Any:
+    """None where this VTK has none of the name."""
+    return getattr(vtkRenderingOpenGL2, name, None) or getattr(vtkRenderingCore, name, None)
 
 
 def rendering_problem() -> str | None:
@@ -61,7 +66,7 @@ def _found() -> tuple[str | None, str | None]:
     if not sys.platform.startswith("linux"):
         problem = _problem_of(_DEFAULT_WINDOW)
         return (None, problem) if problem else (_DEFAULT_WINDOW, None)
-    windows = [name for name, library in _WINDOWS.items() if hasattr(vtk, name) and _loads(library)]
+    windows = [name for name, library in _WINDOWS.items() if _window_class(name) and _loads(library)]
     if not windows or not (_loads("libGL.so.1") or windows == ["vtkOSOpenGLRenderWindow"]):
         return None, f"OpenGL libraries are missing.{_REMEDY} {_PACKAGES}"
     problem = None

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import slicer
-import vtk
+from vtkmodules.vtkCommonCore import vtkCollection, vtkOutputWindow
 
 VERSION = "Slicer 5.12.4"  # of the scene files' format, as the wheels write it
 
@@ -113,9 +113,9 @@ def headless_session() -> Iterator[Session]:
 
 
 def _start(folder: str, alive: list[Any]) -> Session:
-    messages = vtk.vtkOutputWindow()
+    messages = vtkOutputWindow()
     messages.SetDisplayModeToAlwaysStdErr()  # else a window on Windows
-    vtk.vtkOutputWindow.SetInstance(messages)
+    vtkOutputWindow.SetInstance(messages)
 
     scene = slicer.vtkMRMLScene()
     scene.SetVersion(VERSION)
@@ -127,8 +127,8 @@ def _start(folder: str, alive: list[Any]) -> Session:
     application.SetTemporaryPath(folder)
     application.GetColorLogic().SetMRMLScene(scene)
     application.GetColorLogic().AddDefaultColorNodes()
-    application.SetSliceLogics(vtk.vtkCollection())
-    application.SetViewLogics(vtk.vtkCollection())
+    application.SetSliceLogics(vtkCollection())
+    application.SetViewLogics(vtkCollection())
     _tell_view_factories(application)
 
     modules = SimpleNamespace()

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
 
 from RTDigitalTwinLib.errors import SceneError
 from RTDigitalTwinLib.patient.colours import Colour, structure_colour
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.scene.body import body_surface
 from RTDigitalTwinLib.scene.isodose_nodes import SOLID_PERCENT
 from RTDigitalTwinLib.scene.nodes import PredictionNodes
 from RTDigitalTwinLib.scene.patient_nodes import main_target
@@ -109,7 +109,7 @@ def _overlays(nodes: PredictionNodes) -> list[_Overlay]:
 def _solids(nodes: PredictionNodes) -> dict[str, tuple[str, str, bool]]:
     """Title, caption, and whether the isodose is shown, by file name."""
     seen = "seen from the front left"
-    solids = {"view3d": (f"Structures and dose mask, {seen}", "Structures in space", False)}
+    solids = {"view3d": (f"Structures and smoothed dose mask, {seen}", "Structures in space", False)}
     if any(level.percent == SOLID_PERCENT for level in nodes.isodoses.levels):
         words = f"{SOLID_PERCENT:g} % isodose"
         target = main_target(nodes.patient.patient)
@@ -179,14 +179,12 @@ def _shown_ras(nodes: PredictionNodes, *, with_mask: bool) -> np.ndarray:
 
 @contextmanager
 def _solid_view(nodes: PredictionNodes, application_logic: Any) -> Iterator[SolidView]:
-    """A view of all that is shown in space, the dose mask as a faint body around it."""
+    """A view of all that is shown in space, the smoothed dose mask as a faint body around it."""
     segmentation = nodes.patient.segmentation
     segmentation.CreateClosedSurfaceRepresentation()
     view = SolidView(nodes.mean.GetScene(), application_logic)
     try:
-        body = vtk.vtkPolyData()
-        if segmentation.GetClosedSurfaceRepresentation(nodes.patient.patient.dose_mask.name, body):
-            view.add_surface(body, _BODY_COLOUR, _BODY_OPACITY)
+        view.add_surface(body_surface(nodes.patient.patient.dose_mask), _BODY_COLOUR, _BODY_OPACITY)
         view.look(_shown_ras(nodes, with_mask=not nodes.patient.patient.structures))
         yield view
     finally:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
-from vtk.util import numpy_support
+from vtkmodules.util import numpy_support
+from vtkmodules.util.vtkConstants import VTK_UNSIGNED_CHAR
 
 from RTDigitalTwinLib.patient.colours import structure_colour
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
@@ -88,7 +88,7 @@ def _labelmap(structure: Structure) -> Any:
     scalars = numpy_support.numpy_to_vtk(
         np.ascontiguousarray(binary_voxels(structure), dtype=np.uint8).ravel(),
         deep=True,
-        array_type=vtk.VTK_UNSIGNED_CHAR,
+        array_type=VTK_UNSIGNED_CHAR,
     )
     scalars.SetName("ImageScalars")
     image.GetPointData().SetScalars(scalars)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import vtk
-from vtk.util import numpy_support
+from vtkmodules.util import numpy_support
+from vtkmodules.vtkCommonCore import vtkStringArray
 
 from RTDigitalTwinLib.outcome import Table, Values
 
@@ -39,7 +39,7 @@ def _column(title: str, values: Values) -> Any:
     if isinstance(values, np.ndarray):
         column = numpy_support.numpy_to_vtk(np.ascontiguousarray(values, dtype=float), deep=True)
     else:
-        column = vtk.vtkStringArray()
+        column = vtkStringArray()
         for value in values:
             column.InsertNextValue(value)
     column.SetName(title)

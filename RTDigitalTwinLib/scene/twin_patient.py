@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
+from vtkmodules.util import numpy_support
+from vtkmodules.vtkCommonCore import reference
 
 from RTDigitalTwinLib.errors import SceneError
 from RTDigitalTwinLib.patient.anatomy_check import check_orientation
@@ -256,10 +257,10 @@ def _is_empty(segment: Any) -> bool:
         return surface is not None and not surface.GetNumberOfPoints()
     if min(labelmap.GetDimensions()) < 1:
         return True
-    values = vtk.util.numpy_support.vtk_to_numpy(labelmap.GetPointData().GetScalars())
+    values = numpy_support.vtk_to_numpy(labelmap.GetPointData().GetScalars())
     return not bool((values == segment.GetLabelValue()).any())
 
 
 def _tag(segment: Any, name: str) -> str:
-    value = vtk.reference("")
+    value = reference("")
     return str(value) if segment.GetTag(name, value) else ""

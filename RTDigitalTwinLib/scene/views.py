@@ -8,7 +8,22 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
+from vtkmodules.vtkCommonCore import vtkPoints
+from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
+from vtkmodules.vtkCommonMisc import vtkErrorCode
+from vtkmodules.vtkIOImage import vtkPNGWriter
+from vtkmodules.vtkRenderingAnnotation import vtkScalarBarActor
+from vtkmodules.vtkRenderingCore import (
+    vtkActor,
+    vtkActor2D,
+    vtkImageMapper,
+    vtkPolyDataMapper,
+    vtkPolyDataMapper2D,
+    vtkRenderer,
+    vtkRenderWindowInteractor,
+    vtkTextActor,
+    vtkWindowToImageFilter,
+)
 
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.colours import Colour
@@ -45,13 +60,13 @@ class _View:
     def __init__(self, scene: Any, application_logic: Any, factory: Any, managers: Sequence[str]) -> None:
         self.scene, self.application_logic = scene, application_logic
         self._ids_before = {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
-        self.renderer = vtk.vtkRenderer()
+        self.renderer = vtkRenderer()
         self.window = offscreen_window()
         self.window.SetMultiSamples(self._samples_a_pixel)
         self.window.SetSize(*SIZE)
         self.window.SwapBuffersOff()  # no frame goes to a display: each would be resolved once more
         self.window.AddRenderer(self.renderer)
-        self.interactor = vtk.vtkRenderWindowInteractor()
+        self.interactor = vtkRenderWindowInteractor()
         self.interactor.SetRenderWindow(self.window)
         self.interactor.Initialize()
         self._texts: list[Any] = []
@@ -72,7 +87,7 @@ class _View:
         self, words: str, x: float, y: float, size: int = 16, colour: Colour = _WHITE, align: str = "left"
     ) -> None:
         """Words at a place in pixels from the lower left corner."""
-        actor = vtk.vtkTextActor()
+        actor = vtkTextActor()
         actor.SetInput(words)
         style = actor.GetTextProperty()
         style.SetFontSize(size)
@@ -99,19 +114,19 @@ class _View:
     def save(self, path: Path) -> None:
         """Render and write a PNG."""
         self.window.Render()
-        grab = vtk.vtkWindowToImageFilter()
+        grab = vtkWindowToImageFilter()
         grab.SetInput(self.window)
         grab.ShouldRerenderOff()
         grab.ReadFrontBufferOff()
         grab.Update()
         with whole_file(path) as aside:
-            writer = vtk.vtkPNGWriter()
+            writer = vtkPNGWriter()
             writer.SetFileName(str(aside))
             writer.SetCompressionLevel(_COMPRESSION)
             writer.SetInputConnection(grab.GetOutputPort())
             writer.Write()
             if writer.GetErrorCode():
-                raise OSError(vtk.vtkErrorCode.GetStringFromErrorCode(writer.GetErrorCode()))
+                raise OSError(vtkErrorCode.GetStringFromErrorCode(writer.GetErrorCode()))
 
     def close(self) -> None:
         self.clear_texts()
@@ -142,10 +157,10 @@ class SliceView(_View):
         self.logic.ResizeSliceNode(*SIZE)
 
     def _before_managers(self) -> None:
-        self._mapper = vtk.vtkImageMapper()
+        self._mapper = vtkImageMapper()
         self._mapper.SetColorWindow(255)
         self._mapper.SetColorLevel(127.5)
-        image = vtk.vtkActor2D()
+        image = vtkActor2D()
         image.SetMapper(self._mapper)
         image.GetProperty().SetDisplayLocationToBackground()
         self.renderer.AddViewProp(image)
@@ -155,7 +170,7 @@ class SliceView(_View):
             (0, 0, width, _BAND_PIXELS), (0, height - _BAND_PIXELS, width, height),
         ):  # fmt: skip
             self.renderer.AddViewProp(_panel(*area))
-        self._legend = vtk.vtkScalarBarActor()
+        self._legend = vtkScalarBarActor()
         self._legend.SetPosition((SIZE[0] - PANEL_PIXELS / 2 - 20) / SIZE[0], 1 - _LEGEND_TOP)
         self._legend.SetPosition2(70 / SIZE[0], 2 * _LEGEND_TOP - 1)
         self._legend.SetBarRatio(0.35)
@@ -266,10 +281,10 @@ class SolidView(_View):
 
     def add_surface(self, surface: Any, colour: Colour, opacity: float) -> None:
         """A surface in RAS that is no node of the scene."""
-        mapper = vtk.vtkPolyDataMapper()
+        mapper = vtkPolyDataMapper()
         mapper.SetInputData(surface)
         mapper.ScalarVisibilityOff()
-        actor = vtk.vtkActor()
+        actor = vtkActor()
         actor.SetMapper(mapper)
         actor.GetProperty().SetColor(*colour)
         actor.GetProperty().SetOpacity(opacity)
@@ -302,17 +317,17 @@ class SolidView(_View):
 
 def _panel(left: int, bottom: int, right: int, top: int) -> Any:
     """A black area, so that words and legend never lie on anatomy."""
-    points = vtk.vtkPoints()
+    points = vtkPoints()
     for x, y in ((left, bottom), (right, bottom), (right, top), (left, top)):
         points.InsertNextPoint(x, y, 0)
-    cells = vtk.vtkCellArray()
+    cells = vtkCellArray()
     cells.InsertNextCell(4, (0, 1, 2, 3))
-    area = vtk.vtkPolyData()
+    area = vtkPolyData()
     area.SetPoints(points)
     area.SetPolys(cells)
-    mapper = vtk.vtkPolyDataMapper2D()
+    mapper = vtkPolyDataMapper2D()
     mapper.SetInputData(area)
-    actor = vtk.vtkActor2D()
+    actor = vtkActor2D()
     actor.SetMapper(mapper)
     actor.GetProperty().SetColor(0, 0, 0)
     return actor

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import slicer
-import slicer.util
 
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.scene import colours, slicerrt_names as names
-from RTDigitalTwinLib.scene.geometry import place
+from RTDigitalTwinLib.scene.geometry import place, set_voxels
 
 CT_WINDOW_HU, CT_LEVEL_HU = 400.0, 40.0  # soft tissue of head and neck
 LOWEST_SHOWN_RATIO = 0.1  # of the highest prescription: less dose is left unpainted
@@ -29,7 +28,7 @@ def add_volume(scene: Any, volume: Volume, name: str) -> Any:
         values = values.astype(np.int32)
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
     place(node, volume.grid)
-    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(values))
+    set_voxels(node, values)
     node.CreateDefaultDisplayNodes()
     units = _UNITS.get(volume.quantity)
     if units is not None:
