@@ -51,7 +51,7 @@ class LastStage(torch.autograd.Function):
 
     Takes the field below (1, channels, ...), the kernels of the up-sampling and of the unit, the slopes of their two
     activations, the skip connection's share, the places as flat indices, each once, and the numbers in which gradients
-    of convolutions are worked out. Biases in front of norms do nothing. Its gradient can be asked for once.
+    of convolutions are worked out. Biases in front of norms do nothing.
     """
 
     @staticmethod
@@ -93,14 +93,13 @@ class LastStage(torch.autograd.Function):
         voxels = found[0, 0].numel()
         tilt = -scale.square() * ((beside * inside).sum(0) / voxels)
         level = -scale * beside.sum(0) / voxels - tilt * mean
-        of_found = rows(found)
-        for part in _parts(of_found):
-            of_found[part].mul_(tilt).add_(level)
-        of_found.index_add_(0, places, beside.mul_(scale))
-        of_found_ = found.to(ctx.precision)
-        of_unit = _of_kernel(of_found_, values.to(ctx.precision), unit).float()
-        of_values = convolved(of_found_, unit.transpose(0, 1).flip(2, 3, 4).to(ctx.precision)).float()
-        rows(of_values).index_add_(0, places, gradient)
+        of_found = torch.empty_like(found, dtype=ctx.precision)
+        for part in _parts(rows(found)):
+            rows(of_found)[part].copy_(torch.addcmul(level, rows(found)[part], tilt))
+        rows(of_found).index_add_(0, places, beside.mul_(scale).to(ctx.precision))
+        of_unit = _of_kernel(of_found, values.to(ctx.precision), unit).float()
+        of_values = convolved(of_found, unit.transpose(0, 1).flip(2, 3, 4).to(ctx.precision))
+        rows(of_values).index_add_(0, places, gradient.to(ctx.precision))
         of_up_slope = _through_norm(rows(of_values), rows(normal), float(up_slope), up_scale)
         of_below, of_up = gradients(of_values, below, up, ctx.precision, True, ctx.needs_input_grad[:2])
         return of_below, of_up, of_up_slope.view_as(up_slope), of_unit, of_slope.view_as(slope), None, None, None
@@ -112,22 +111,26 @@ def _through_norm(gradient: Tensor, normal: Tensor, slope: float, scale: Tensor)
     ``normal`` are values between the two, ``scale`` is one over the standard deviation. Returns the slope's gradient.
     """
     voxels, width = gradient.shape
-    sums, products, by_slope = torch.zeros(width), torch.zeros(width, width), torch.zeros(())
-    ones = torch.ones(PART // width)
+    sums, along, by_slope = torch.zeros(width), torch.zeros(width), torch.zeros(())
     for part in _parts(gradient):
-        here, n = gradient[part], normal[part]
-        flat = here.flatten()
-        by_slope += torch.dot(flat, n.flatten() if slope < CLAMPED_FROM else n.clamp(max=0).flatten())
+        here, n = gradient[part].float(), normal[part]
+        by_slope += torch.dot(here.flatten(), n.flatten() if slope < CLAMPED_FROM else n.clamp(max=0).flatten())
         torch.ops.aten.leaky_relu_backward(here, n, slope, False, grad_input=here)
-        sums += ones[: len(here)] @ here
-        products += n.t() @ here
-    along = products.diagonal()
+        gradient[part].copy_(here)
+        sums += _summed(here)
+        along += _summed(here.mul(n))
     if slope < CLAMPED_FROM:  # below 0 the product with n has shrunk by the slope, above it has not
         by_slope = (by_slope - along.sum()) / (1 - slope)
     level, tilt = sums * (-scale / voxels), along * (-scale / voxels)
     for part in _parts(gradient):
-        gradient[part].mul_(scale).addcmul_(normal[part], tilt).add_(level)
+        gradient[part].copy_(torch.addcmul(level, gradient[part].float(), scale).addcmul_(normal[part], tilt))
     return by_slope
+
+
+def _summed(of_rows: Tensor) -> Tensor:
+    """(channels,) the sums of some even number of rows; of several rows side by side, which fill a vector."""
+    together = 8 if len(of_rows) % 8 == 0 else 1
+    return of_rows.reshape(-1, together * of_rows.shape[1]).sum(0).view(together, -1).sum(0)
 
 
 def _parts(of_rows: Tensor) -> Iterator[slice]:
