@@ -1,7 +1,7 @@
-"""Convolutions whose gradients are worked out in other numbers than they are themselves, on a CPU.
+"""The decoder's convolutions, or their gradients alone, in half precision (bfloat16) on a CPU that has products of it.
 
-Products of bfloat16 take half the time of those of float32 where the processor has them. A gradient shows where to go
-and may be a little off; what is minimised is not, and stays in float32.
+They take half the time of those in float32. A gradient shows where to go and may be a little off; what is minimised is
+not, and stays in float32.
 """
 
 from __future__ import annotations
@@ -14,16 +14,35 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def gradient_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 on a CPU with products of it, else float32."""
+# oneDNN's bfloat16 weight gradient of a convolution over two slices holds memory that was never written.
+LEAST_SIZE_IN_HALF = 4
+
+
+def multiplies_in_half(device: torch.device) -> bool:
+    """Whether it is a CPU with products of bfloat16."""
     told = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
-    return torch.bfloat16 if device.type == "cpu" and told.get("avx512_bf16") else torch.float32
+    return device.type == "cpu" and bool(told.get("avx512_bf16"))
+
+
+def gradient_precision(device: torch.device) -> torch.dtype:
+    """The faster one of those that do for the gradients of convolutions."""
+    return torch.bfloat16 if multiplies_in_half(device) else torch.float32
+
+
+def convolve(values: Tensor, kernel: Tensor, transposed: bool) -> Tensor:
+    """3 x 3 x 3 with padding 1 and no bias, in the kernel's precision; transposed, it doubles each size."""
+    values = values.to(kernel.dtype)
+    if transposed:
+        return functional.conv_transpose3d(values, kernel, None, 2, 1, 1)
+    return functional.conv3d(values, kernel, None, 1, 1)
 
 
 def gradients(
     gradient: Tensor, values: Tensor, kernel: Tensor, precision: torch.dtype, transposed: bool, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Those of ``Convolution`` by values and kernel, as far as ``wanted``, in float32."""
+    """Those of ``convolve`` by values and kernel, as far as ``wanted``, in float32; ``precision`` is the products'."""
+    if min(values.shape[2:]) < LEAST_SIZE_IN_HALF:
+        precision = torch.float32
     step = [2 if transposed else 1] * 3
     of_values, of_kernel, _ = torch.ops.aten.convolution_backward(
         *(t.to(precision) for t in (gradient, values, kernel)),
@@ -33,15 +52,13 @@ def gradients(
 
 
 class Convolution(torch.autograd.Function):
-    """3 x 3 x 3 with padding 1 and no bias; transposed, it doubles each size."""
+    """``convolve`` with gradients of a precision of their own."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, kernel: Tensor, transposed: bool, precision: torch.dtype) -> Tensor:
         ctx.save_for_backward(values, kernel)
         ctx.transposed, ctx.precision = transposed, precision
-        if transposed:
-            return functional.conv_transpose3d(values, kernel, None, 2, 1, 1)
-        return functional.conv3d(values, kernel, None, 1, 1)
+        return convolve(values, kernel, transposed)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -27,7 +27,7 @@ def convolved(values: Tensor, kernel: Tensor) -> Tensor:
 
 
 def raised(below: Tensor, kernel: Tensor) -> Tensor:
-    """The transposed convolution (3 x 3 x 3, doubling each size, no bias) of (samples, channels, ...), channels last."""
+    """The transposed convolution (3 x 3 x 3, doubling each size, no bias) of (1, channels, ...), channels last."""
     width = kernel.shape[1]
     pairs = kernel.new_zeros(len(kernel), 2 * width, 3, 3, 2)
     pairs[:, :width, ..., 1] = kernel[..., 1]
