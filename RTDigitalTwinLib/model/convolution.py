@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+PRECISIONS = {"single": torch.float32, "half": torch.bfloat16}  # of convolutions; all else is single
 
 # oneDNN's bfloat16 weight gradient of a convolution over two slices holds memory that was never written.
 LEAST_SIZE_IN_HALF = 4
@@ -20,7 +21,7 @@ LEAST_SIZE_IN_HALF = 4
 
 def multiplies_in_half(device: torch.device) -> bool:
     """Whether it is a CPU with products of bfloat16."""
-    told = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not every torch tells
     return device.type == "cpu" and bool(told.get("avx512_bf16"))
 
 

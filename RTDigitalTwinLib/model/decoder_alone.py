@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
 from RTDigitalTwinLib.model.convolution import Convolution
+from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
 from RTDigitalTwinLib.model.last_stage import LastStage, rows, spread
 from RTDigitalTwinLib.model.layers import NORM_EPSILON
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded, UpStage

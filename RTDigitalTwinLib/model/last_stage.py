@@ -1,4 +1,4 @@
-"""The decoder's last stage on a CPU: its arithmetic at eight channels on the full field, in forms that suit the processor.
+"""The decoder's last stage on a CPU: eight channels on the full field, in forms that suit the processor.
 
 Eight channels fill half a vector. Where channels come last in memory, two neighbours along the last axis are sixteen
 channels of a field of half the length, without a copy: a convolution of three becomes one of four by steps of two, a
@@ -149,9 +149,9 @@ def _of_kernel(gradient: Tensor, values: Tensor, kernel: Tensor) -> Tensor:
     """The gradient of ``convolved`` by its kernel."""
     width = len(kernel)
     pairs = torch.ops.aten.convolution_backward(
-        _pairs_together(gradient), values, _paired(kernel.to(values.dtype)), None, [1, 1, 2], [1] * 3, [1] * 3, False, [0] * 3, 1,
-        [False, True, False],
-    )[1]  # fmt: skip
+        *(_pairs_together(gradient), values, _paired(kernel.to(values.dtype)), None),
+        *([1, 1, 2], [1] * 3, [1] * 3, False, [0] * 3, 1, [False, True, False]),
+    )[1]
     return pairs[:width, ..., :3] + pairs[width:, ..., 1:]
 
 
