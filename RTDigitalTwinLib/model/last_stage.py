@@ -17,7 +17,7 @@ from torch.nn import functional
 from RTDigitalTwinLib.model.convolution import gradients
 from RTDigitalTwinLib.model.layers import NORM_EPSILON
 
-PART = 1 << 17  # numbers, half a megabyte
+PART = 30720  # numbers: so few that torch shares no such loop among threads, which wait for each other
 CLAMPED_FROM = 0.5  # slopes above this are too near 1 to tell the two sides of 0 apart by a difference
 
 
@@ -114,7 +114,7 @@ def _through_norm(gradient: Tensor, normal: Tensor, slope: float, scale: Tensor)
     sums, along, by_slope = torch.zeros(width), torch.zeros(width), torch.zeros(())
     for part in _parts(gradient):
         here, n = gradient[part].float(), normal[part]
-        by_slope += torch.dot(here.flatten(), n.flatten() if slope < CLAMPED_FROM else n.clamp(max=0).flatten())
+        by_slope += (here * (n if slope < CLAMPED_FROM else n.clamp(max=0))).sum()
         torch.ops.aten.leaky_relu_backward(here, n, slope, False, grad_input=here)
         gradient[part].copy_(here)
         sums += _summed(here)
@@ -134,7 +134,7 @@ def _summed(of_rows: Tensor) -> Tensor:
 
 
 def _parts(of_rows: Tensor) -> Iterator[slice]:
-    length = PART // of_rows.shape[1]
+    length = PART // of_rows.shape[1] // 8 * 8
     return (slice(first, first + length) for first in range(0, len(of_rows), length))
 
 
