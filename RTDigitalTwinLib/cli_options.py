@@ -16,6 +16,9 @@ MOST_SAMPLES = 10_000
 OBSERVING_METHODS = ("scale", "offsets", "persistence", "decoder", "kalman", "gp")
 
 
+PRECISIONS = ("single", "half")  # those of model.convolution, which has torch in tow
+
+
 def sample_count(text: str) -> int:
     return whole_number(text, MOST_SAMPLES)
 
@@ -34,3 +37,13 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=seed, default=0, help="of the dropout samples (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     parser.add_argument("--weights", type=Path, help="weights file (default: the one that comes with the software)")
+
+
+def add_precision_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="single",
+        help="of the samples; half takes two thirds of the time on a CPU with AVX-512 BF16 and moves their mean by "
+        "hundredths of a gray (default single)",
+    )

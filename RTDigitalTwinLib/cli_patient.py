@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from RTDigitalTwinLib.allocation import lasting_imports
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
-from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
+from RTDigitalTwinLib.cli_options import (
+    OBSERVING_METHODS,
+    add_model_options,
+    add_patient_options,
+    add_precision_option,
+    sample_count,
+)
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar, resumable, tell
 from RTDigitalTwinLib.train import whole_number
@@ -32,6 +38,7 @@ def add_patient_commands(commands: Any) -> None:
     add_goals_option(run)
     run.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     add_model_options(run)
+    add_precision_option(run)
 
     observe = commands.add_parser("observe", help="absorb measurements of a patient's dose: before, after, the belief")
     observe.set_defaults(command=_observe)
@@ -55,6 +62,7 @@ def add_patient_commands(commands: Any) -> None:
     observe.add_argument("--belief", type=Path, metavar="FILE", help="go on from an earlier belief.npz")
     observe.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     add_model_options(observe)
+    add_precision_option(observe)
 
     loop = commands.add_parser("loop", help="the first fractions: observe, recalibrate the decoder, predict, optimise")
     loop.set_defaults(command=_loop)
@@ -70,6 +78,7 @@ def add_patient_commands(commands: Any) -> None:
     loop.add_argument("--absorb-outliers", action="store_true", help="absorb even what the prediction cannot explain")
     loop.add_argument("--overwrite", action="store_true", help="replace the results of an earlier loop")
     add_model_options(loop)
+    add_precision_option(loop)
 
     replay = commands.add_parser("replay", help="do again what a ledger tells of a patient, and compare")
     replay.set_defaults(command=_replay)
@@ -108,7 +117,12 @@ def _run(options: Namespace) -> int:
 
     goals = chosen_goals(options.goals)
     settings = RunSettings(
-        options.samples, options.seed, options.device, options.weights, goals=None if goals is None else tuple(goals)
+        options.samples,
+        options.seed,
+        options.device,
+        options.weights,
+        goals=None if goals is None else tuple(goals),
+        precision=options.precision,
     )
     with progress_bar() as shown:
         summary = run_patient(
@@ -146,6 +160,7 @@ def _observe(options: Namespace) -> int:
         options.belief,
         options.allow_overlap,
         tuple(options.new_ct),
+        precision=options.precision,
     )
     with progress_bar() as shown:
         summary = observe_patient(
@@ -199,6 +214,7 @@ def _loop(options: Namespace) -> int:
         options.measurements,
         SimulatedFractions(change, seed=options.seed),
         absorb_outliers=options.absorb_outliers,
+        precision=options.precision,
     )
     with resumable(lambda: can_go_on(options.out, STAGES)), progress_bar() as shown:
         summary = loop_patient(

@@ -66,6 +66,7 @@ def about_twin(patient: Patient, model: DoseState) -> dict[str, Any]:
         "code_sha256": code_sha256(),
         "library_versions": dict(library_versions()),
         "device": described_device(model.surrogate.device),
+        "precision": model.surrogate.precision,
     }
 
 

@@ -178,7 +178,8 @@ class _Loop:
             self.patient = read_source(source, choice, Stopwatch(), part(progress, 0.0, 0.5))
         with watch.stage("network"):
             progress(0.5, "loading the network")
-            self.twin = Twin(self.patient, self.settings.weights, self.settings.device)
+            settings = self.settings
+            self.twin = Twin(self.patient, settings.weights, settings.device, precision=settings.precision)
             self.prior = prior_of(self.twin.dose_belief)
             surrogate = self.prior.surrogate
         if self.prior.prepared.is_extrapolated:
@@ -231,6 +232,7 @@ class _Loop:
             "fractions": wanted.fractions,
             "samples": wanted.samples,
             "seed": wanted.seed,
+            "precision": wanted.precision,
             "calibrator": settings_of(wanted.calibrator),
             "optimisation": asdict(wanted.optimisation),
             "absorb_outliers": wanted.absorb_outliers,

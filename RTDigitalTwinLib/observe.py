@@ -101,7 +101,7 @@ def observe_patient(
         observations = in_time([*measured, *shifts])
         with watch.stage("weights"):
             progress(0.02, "loading the network")
-            twin = Twin(patient, settings.weights, settings.device)
+            twin = Twin(patient, settings.weights, settings.device, precision=settings.precision)
             earlier = None if settings.belief is None else load_belief(settings.belief, prior_of(twin.dose_belief))
             ledger = open_files.enter_context(continued_ledger(folder, settings.belief, earlier))
             twin.tell(ledger)

@@ -184,7 +184,8 @@ class _Again:
 
     def _open(self, then: Mapping[str, Any], progress: Progress) -> None:
         torch.set_num_threads(int(then["machine"]["threads"]))
-        self.twin = Twin(self.patient, self.weights, self.device)
+        precision = then.get("precision", "single")  # earlier versions had no other
+        self.twin = Twin(self.patient, self.weights, self.device, precision=precision)
         now = about_twin(self.patient, self.twin.dose_model) | {"machine": machine()}
         require_same_patient(then, now, self.path.name)
         for what in MADE_BY:

@@ -42,6 +42,7 @@ from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
 CHART_DPI = 150
+IN_HALF = "The samples' convolutions were in half precision (bfloat16)."
 NO_SCENE = "There is no scene and no picture."
 
 
@@ -49,7 +50,8 @@ NO_SCENE = "There is no scene and no picture."
 class RunSettings:
     """How to predict: Monte Carlo samples (0 is deterministic), their seed, device, weights file (None: ours).
 
-    ``goals`` are the protocols to judge by; None for those that fit the prescription.
+    ``goals`` are the protocols to judge by; None for those that fit the prescription. ``precision`` is that of the
+    samples (DoseSurrogate).
     """
 
     samples: int = 32
@@ -57,6 +59,7 @@ class RunSettings:
     device: str = "auto"
     weights: Path | None = None
     goals: tuple[GoalSet, ...] | None = field(default=None, kw_only=True)
+    precision: str = field(default="single", kw_only=True)
 
 
 def run_patient(
@@ -91,7 +94,7 @@ def run_patient(
         patient = read_source(source, choice, watch, part(progress, 0.0, 0.15))
         with watch.stage("weights"):
             progress(0.15, "loading the network")
-            twin = Twin(patient, settings.weights, settings.device)
+            twin = Twin(patient, settings.weights, settings.device, precision=settings.precision)
             device = twin.dose_model.surrogate.device
         with watch.stage("prediction"), Ledger(folder / LEDGER_FILE) as ledger:
             twin.tell(ledger)
@@ -148,10 +151,14 @@ def check_places(source: str | Path, out: Path, overwrite: bool) -> None:
 
 
 def remarks(twin: Twin) -> tuple[str, ...]:
-    """What the network says of a twin's patient: that it is unlike those it was trained on, and what was assumed."""
+    """What the network says of a twin's patient: that it is unlike those it was trained on, and what was assumed.
+
+    That it decodes in half precision, too.
+    """
     verdict = twin.familiarity
     unlike = (verdict.warning(),) if verdict is not None and not verdict.is_familiar else ()
-    return (*unlike, *assumptions(twin.patient))
+    half = (IN_HALF,) if twin.dose_model.surrogate.precision == "half" else ()
+    return (*unlike, *half, *assumptions(twin.patient))
 
 
 def read_source(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, progress: Progress) -> Patient:

@@ -58,6 +58,7 @@ class Twin:
     models : further state models by name (motion, toxicity, growth).
     ledger : told of every prediction of the dose and every change of what is believed of it. One that tells of this
         patient already is gone on with; LedgerError where it is of another, or of other weights.
+    precision : of the samples, ``single`` or ``half``; see DoseSurrogate.
     """
 
     def __init__(
@@ -67,11 +68,12 @@ class Twin:
         device: str = "auto",
         models: Mapping[str, StateModel[Any]] | None = None,
         ledger: Ledger | None = None,
+        precision: str = "single",
     ) -> None:
         self.patient = patient
         self.models: dict[str, StateModel[Any]] = dict(models or {})
         self._weights = None if weights is None else Path(weights)
-        self._device = device
+        self._device, self._precision = device, precision
         self._beliefs: list[Belief] = []
         self._drawn: dict[tuple[int, int, int], tuple[Belief, DoseEnsemble]] = {}
         self._ledger = ledger
@@ -83,7 +85,7 @@ class Twin:
 
         Raises ModelError where weights or calibration are not intact.
         """
-        surrogate = DoseSurrogate.load(self._weights, self._device)
+        surrogate = DoseSurrogate.load(self._weights, self._device, self._precision)
         return DoseState(surrogate, load_calibration(self._weights, surrogate.weights_sha256))
 
     @cached_property

@@ -11,8 +11,9 @@ from RTDigitalTwinLib.model.decoder_alone import DecoderAlone
 from RTDigitalTwinLib.model.network import CONFIGURATIONS, DoseUNet
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_doses_and_gradients_are_those_of_the_whole_network(name: str) -> None:
+def test_doses_and_gradients_are_those_of_the_whole_network(name: str, precision: torch.dtype) -> None:
     torch.manual_seed(0)
     network = DoseUNet(replace(CONFIGURATIONS[name], widths=(4, 4, 8, 8, 16))).to(memory_format=torch.channels_last_3d)
     features = torch.randn(1, len(network.configuration.channels), 32, 16, 48)
@@ -21,7 +22,7 @@ def test_doses_and_gradients_are_those_of_the_whole_network(name: str) -> None:
     weights = torch.randn(int(mask.sum()))
     with torch.inference_mode():
         encoded = network.encode(features)
-    alone = DecoderAlone(network, encoded, mask.flatten().nonzero()[:, 0])
+    alone = DecoderAlone(network, encoded, mask.flatten().nonzero()[:, 0], precision)
     for weight in alone.weights.values():
         weight.requires_grad_(True)
     ours = alone.dose_unclipped()
@@ -42,7 +43,10 @@ def test_doses_and_gradients_are_those_of_the_whole_network(name: str) -> None:
             skip = network.decoder[int(which.split(".")[1])].skip_width
             assert not one[:skip].any()
             one, other = one[skip:], other[skip:]
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max())), which
+        if precision == torch.float32:
+            assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max())), which
+        elif other.numel() > 1:  # a slope's is a difference of large sums
+            assert float((one - other).norm()) < 0.02 * float(other.norm()), which
         compared += 1
     assert compared >= 2 * len(network.decoder)
     rest = {

@@ -30,6 +30,7 @@ from RTDigitalTwinLib.calibration.linear import CORRELATED_CC
 from RTDigitalTwinLib.calibration.position import Position
 from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.model.convolution import gradient_precision
 from RTDigitalTwinLib.model.decoder_alone import DecoderAlone
 from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.surrogate import full_precision
@@ -104,11 +105,12 @@ class DecoderMap:
         progress(0.0, "sizing the prior of the decoder")
         scale = objective.size_prior()
         value, gradient = objective.at(objective.start)
+        there = objective.found
         # The largest first-order gain within one standard deviation of the prior.
         if scale == 0 or float(gradient.norm()) < self.least_gain:
             self.fits.append(DecoderFit((value,), "the observations hold no information"))
             return None
-        first, steps = objective.first_step(gradient), (self.most_steps, self.fewest_steps)
+        first, steps = objective.first_step(there, gradient), (self.most_steps, self.fewest_steps)
         found = descend(objective.at, value, gradient, first, *steps, self.tolerance_ratio, progress)
         self.fits.append(DecoderFit(found.values, found.reason))
         return objective.change(found.position)
@@ -123,12 +125,13 @@ class _Objective:
         features: Features = surrogate.features(evidence.prior.prepared.seen)
         encoded = surrogate.encoded(evidence.prior.prepared.seen)
         places = torch.from_numpy(np.flatnonzero(features.crop.mask)).to(self.device)
-        self.decoder = DecoderAlone(surrogate.network, encoded, places)
+        self.decoder = DecoderAlone(surrogate.network, encoded, places, gradient_precision(self.device))
         self.weights = self.decoder.weights
         self.before = {name: p.detach().clone() for name, p in self.weights.items()}
         self.sizes = {name: float(p.square().mean().sqrt()) for name, p in self.before.items()}
         self.scale = 1.0
         self._lengths = [p.numel() for p in self.before.values()]
+        self.found: list[Tensor] = []  # the deviations that were worked out last
         self.start = torch.zeros(sum(self._lengths), device=self.device)
         spread = voxel_std(evidence.drawn)
         self.scalar_std = [r.belief_std(evidence.drawn) for r in evidence.scalars]
@@ -193,17 +196,20 @@ class _Objective:
     def at(self, position: Tensor) -> tuple[float, Tensor]:
         """J and its gradient at w."""
         self._set(position)
-        data = 0.5 * sum((part.square().sum() for part in self.deviations(self._traced())), position.new_zeros(()))
+        parts = self.deviations(self._traced())
+        self.found = [part.detach() for part in parts]
+        data = 0.5 * sum((part.square().sum() for part in parts), position.new_zeros(()))
         gradient = self._gradient(data)
         return float(data.detach()) + 0.5 * float(position @ position), gradient.add_(position)
 
-    def first_step(self, gradient: Tensor) -> float:
-        """The step that minimises J along the gradient, with h linear between here and one hundredth of a unit on."""
+    def first_step(self, here: list[Tensor], gradient: Tensor) -> float:
+        """The step that minimises J along the gradient, with h linear between the start and one hundredth of a unit on.
+
+        ``here`` are the deviations at the start.
+        """
         length = float(gradient.norm())
         small = 0.01 / length
         with torch.no_grad():
-            self._set(self.start)
-            here = self.deviations(self.dose())
             self._set(-small * gradient)
             there = self.deviations(self.dose())
         bend = sum(float(((b - a) / small).square().sum()) for a, b in zip(here, there, strict=True))

@@ -20,6 +20,7 @@ LINES_IN_VAIN = 3  # one after the other, until it gives up
 HISTORY = 5  # pairs of vectors
 LEAST_SHARE = 1e-4  # of the fall that the slope promises: the condition of Armijo
 LEAST_BEND = 1e-6  # along a step, for its pair to be kept: less is rounding
+Pair = tuple[Tensor, Tensor, float]  # a step, what it changed of the gradient, and their product
 MOST_STEPS, SETTLED = "the most steps were taken", "the objective no longer falls"
 
 
@@ -62,7 +63,7 @@ def descend(
     Raises ModelError where the function gives no finite number.
     """
     position, values = zeros_like(gradient), [value]
-    history: deque[tuple[Tensor, Tensor]] = deque(maxlen=HISTORY)
+    history: deque[Pair] = deque(maxlen=HISTORY)
     in_vain = 0
     while len(values) - 1 < most_steps:
         direction = downhill(gradient, history, first)
@@ -81,8 +82,9 @@ def descend(
             progress((len(values) - 1) / (most_steps + 1), f"decoder step {len(values) - 1}")
             if found <= before + LEAST_SHARE * length * slope:
                 step, bend = there - position, gradient_there - gradient
-                if float(step @ bend) > LEAST_BEND * float(step @ step):
-                    history.append((step, bend))
+                product = float(step @ bend)
+                if product > LEAST_BEND * float(step @ step):
+                    history.append((step, bend, product))
                 position, value, gradient, went = there, found, gradient_there, True
                 break
             # To the bottom of the parabola through both values and the slope, within bounds.
@@ -102,16 +104,16 @@ def descend(
     return Descent(position, tuple(values), MOST_STEPS)
 
 
-def downhill(gradient: Tensor, history: Sequence[tuple[Tensor, Tensor]], first: float) -> Tensor:
+def downhill(gradient: Tensor, history: Sequence[Pair], first: float) -> Tensor:
     """The direction of limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4); steepest descent at first."""
     direction, shares = -gradient, []
-    for step, bend in reversed(history):
-        shares.append(float(step @ direction) / float(step @ bend))
+    for step, bend, product in reversed(history):
+        shares.append(float(step @ direction) / product)
         direction.add_(bend, alpha=-shares[-1])
     if history:
-        step, bend = history[-1]
-        first = float(step @ bend) / float(bend @ bend)
+        _, bend, product = history[-1]
+        first = product / float(bend @ bend)
     direction.mul_(first)
-    for (step, bend), share in zip(history, reversed(shares), strict=True):
-        direction.add_(step, alpha=share - float(bend @ direction) / float(step @ bend))
+    for (step, bend, product), share in zip(history, reversed(shares), strict=True):
+        direction.add_(step, alpha=share - float(bend @ direction) / product)
     return direction

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from RTDigitalTwinLib.model.convolution import Convolution
 from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
+from RTDigitalTwinLib.model.last_stage import LastStage, rows, spread
 from RTDigitalTwinLib.model.layers import NORM_EPSILON
-from RTDigitalTwinLib.model.network import DoseUNet, Encoded
+from RTDigitalTwinLib.model.network import DoseUNet, Encoded, UpStage
 
 
 class DecoderAlone:
@@ -29,8 +31,14 @@ class DecoderAlone:
         changed in place. The share of the skip connections, which the encoding used, gets no gradient.
     """
 
-    def __init__(self, network: DoseUNet, encoded: Encoded, places: Tensor) -> None:
-        """``places`` are flat indices of the wanted voxels in the field (slices, rows, columns), each once."""
+    def __init__(
+        self, network: DoseUNet, encoded: Encoded, places: Tensor, precision: torch.dtype = torch.float32
+    ) -> None:
+        """``places`` are flat indices of the wanted voxels in the field (slices, rows, columns), each once.
+
+        ``precision`` is that of the convolutions' gradients on a CPU; all else is float32.
+        """
+        self._precision = precision
         self._network: DoseUNet = copy.deepcopy(network).requires_grad_(False)
         # Cloned outside inference mode, so that gradients may pass beside them.
         with torch.no_grad():
@@ -62,20 +70,31 @@ class DecoderAlone:
             return values
         return values.permute(0, 1, *axes).contiguous(memory_format=torch.channels_last_3d)
 
+    def _stage(self, stage: UpStage, skip: Tensor, values: Tensor) -> Tensor:
+        if self._precision == torch.float32:
+            return stage(skip, values)
+        raised = stage.up.adn(Convolution.apply(values, stage.weight_of_below(), True, self._precision).add_(skip))
+        block = stage.unit.conv.unit0
+        return block.adn(Convolution.apply(raised, block.conv.weight, False, self._precision)).add_(raised)
+
     def dose_unclipped(self) -> Tensor:
         """Gy (voxels,), which may be negative."""
         values = self._deepest
         *stages, last = self._network.decoder
         *skips, last_skip = self._skips
         for stage, skip in zip(stages, skips, strict=True):
-            values = stage(skip, values)
-        raised = last.up.adn(last_skip + last.of_below(values))
+            values = self._stage(stage, skip, values)
         block = last.unit.conv.unit0
-        if hasattr(block, "adn"):
-            inside = block.adn.A(_NormalisedAt.apply(block.conv(raised), self._places))
+        if hasattr(block, "adn") and values.device.type == "cpu":
+            weights = last.weight_of_below(), last.up.adn.A.weight, block.conv.weight, block.adn.A.weight
+            inside = LastStage.apply(values, *weights, last_skip, self._places, self._precision)
         else:
-            inside = _At.apply(block.conv(raised), self._places)
-        inside = inside + _At.apply(raised, self._places)
+            raised = last.up.adn(last_skip + last.of_below(values))
+            if hasattr(block, "adn"):
+                inside = block.adn.A(_NormalisedAt.apply(block.conv(raised), self._places))
+            else:
+                inside = _At.apply(block.conv(raised), self._places)
+            inside = inside + _At.apply(raised, self._places)
         if self._network.configuration.fine_width:
             dose = torch.addmv(self._network.last.bias, inside, self._network.last.weight.flatten())
         else:
@@ -98,16 +117,6 @@ def decoder_weights(network: DoseUNet) -> dict[str, torch.nn.Parameter]:
     }
 
 
-def _rows(values: Tensor) -> Tensor:
-    """(voxels, channels) of (1, channels, slices, rows, columns): a view where channels come last in memory."""
-    return values[0].permute(1, 2, 3, 0).flatten(0, 2)
-
-
-def _spread(rows: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of ``_rows``."""
-    return rows.view(*shape[2:], shape[1]).permute(3, 0, 1, 2)[None]
-
-
 class _At(torch.autograd.Function):
     """(voxels, channels) at some places of (1, channels, slices, rows, columns)."""
 
@@ -115,14 +124,14 @@ class _At(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(places)
         ctx.shape = values.shape
-        return _rows(values).index_select(0, places)
+        return rows(values).index_select(0, places)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (places,) = ctx.saved_tensors
         whole = gradient.new_zeros(ctx.shape[2:].numel(), gradient.shape[1])
         whole[places] = gradient
-        return _spread(whole, ctx.shape), None
+        return spread(whole, ctx.shape), None
 
 
 class _NormalisedAt(torch.autograd.Function):
@@ -132,7 +141,7 @@ class _NormalisedAt(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, places: Tensor) -> Tensor:
         mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
         scale = (variance + NORM_EPSILON).rsqrt()
-        normalised = (_rows(values).index_select(0, places) - mean) * scale
+        normalised = (rows(values).index_select(0, places) - mean) * scale
         ctx.save_for_backward(values, places, mean, scale, normalised)
         return normalised
 
@@ -143,6 +152,6 @@ class _NormalisedAt(torch.autograd.Function):
         # scale * (g - mean(g) - n * mean(g n)), with g 0 at other places and n = (values - mean) * scale everywhere.
         along = (gradient * normalised).sum(0) / voxels
         slope = -scale.square() * along
-        whole = torch.addcmul(-scale * gradient.sum(0) / voxels - slope * mean, _rows(values), slope)
+        whole = torch.addcmul(-scale * gradient.sum(0) / voxels - slope * mean, rows(values), slope)
         whole.index_add_(0, places, gradient * scale)
-        return _spread(whole, values.shape), None
+        return spread(whole, values.shape), None

@@ -3,7 +3,8 @@
 What dropout does not touch is worked out once: the bottleneck's first convolution, its norm, and its residual. The
 deep stages take a few samples at once, since one alone is too small for the convolution library's fast ways; the last
 stage takes one at a time, near the cache. Norm and dropout are one pass, in place. Behind the last norm only the voxels
-of the dose mask go on. The doses are those of ``DoseUNet.decode`` but for the order of float32's roundings.
+of the dose mask go on. The doses are those of ``DoseUNet.decode`` but for the order of float32's roundings; in half
+precision the products of convolutions are bfloat16's, and all else is float32.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from RTDigitalTwinLib.model.convolution import convolve
 from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
+from RTDigitalTwinLib.model.last_stage import convolved, raised
 from RTDigitalTwinLib.model.layers import NORM_EPSILON
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded, UpStage
 
@@ -24,14 +27,21 @@ Rows = Iterator[Tensor | None]
 class CpuDecoder:
     """Decodes one patient's samples at the voxels of a mask."""
 
-    def __init__(self, network: DoseUNet, encoded: Encoded, mask: Tensor) -> None:
-        """``mask`` is boolean (slices, rows, columns)."""
+    def __init__(
+        self, network: DoseUNet, encoded: Encoded, mask: Tensor, precision: torch.dtype = torch.float32
+    ) -> None:
+        """``mask`` is boolean (slices, rows, columns), ``precision`` that of the convolutions."""
         self._network, self._encoded = network, encoded
         self._places = mask.flatten().nonzero()[:, 0]
         unit = network.bottleneck
         self._first = unit.conv.unit0.conv(encoded.deepest)
         _normalise(self._first, None)
         self._residual = unit.residual(encoded.deepest)
+        self._deepest_kernel = unit.conv.unit1.conv.weight.to(precision)
+        self._kernels = [
+            (stage.weight_of_below().to(precision), stage.unit.conv.unit0.conv.weight.to(precision))
+            for stage in network.decoder
+        ]
         self._baseline = None if encoded.baseline is None else encoded.baseline.flatten()[self._places]
 
     def doses_gy(self, factors: Sequence[Tensor] | None = None) -> Tensor:
@@ -41,9 +51,15 @@ class CpuDecoder:
         values = self._bottleneck(count, rows)
         *stages, last = self._network.decoder
         *shares, last_share = self._encoded.skips
-        for stage, share in zip(stages, shares, strict=True):
-            values = _residual_unit(stage, _raised(stage, share, values, next(rows)), next(rows))
-        return torch.stack([self._dose(last, _raised(last, last_share, one[None], None)) for one in values])
+        for stage, share, (up, unit) in zip(stages, shares, self._kernels, strict=False):
+            values = convolve(values, up, transposed=True).float().add_(share)
+            values = _residual_unit(stage, unit, _active(stage, values, next(rows)), next(rows))
+        up, unit = self._kernels[-1]
+        doses = []
+        for one in values:
+            raised_one = raised(one[None].to(up.dtype), up).float().add_(last_share)
+            doses.append(self._dose(last, unit, _active(last, raised_one, None)))
+        return torch.stack(doses)
 
     def _bottleneck(self, count: int, rows: Rows) -> Tensor:
         first, second = self._network.bottleneck.conv
@@ -51,14 +67,18 @@ class CpuDecoder:
         values = self._first if dropped is None else self._first * dropped[:, :, None, None, None]
         if values is self._first or len(values) < count:
             values = values.repeat(count, 1, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
-        values = second.conv(functional.leaky_relu_(values, float(first.adn.A.weight)))
+        values = functional.leaky_relu_(values, float(first.adn.A.weight))
+        values = convolve(values, self._deepest_kernel, transposed=False).float()
         _normalise(values, next(rows))
         return functional.leaky_relu_(values, float(second.adn.A.weight)).add_(self._residual)
 
-    def _dose(self, stage: UpStage, raised: Tensor) -> Tensor:
+    def _dose(self, stage: UpStage, kernel: Tensor, raised: Tensor) -> Tensor:
         """The dose (voxels of the mask,) behind the last up-sampling (1, width, ...)."""
         block = stage.unit.conv.unit0
-        values = block.conv(raised)
+        if hasattr(block, "adn"):
+            values = convolved(raised.to(kernel.dtype), kernel).float()
+        else:
+            values = block.conv(raised)
         inside = self._inside(values)
         if hasattr(block, "adn"):
             mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
@@ -78,17 +98,16 @@ class CpuDecoder:
         return values[0].permute(1, 2, 3, 0).flatten(0, 2).index_select(0, self._places)
 
 
-def _raised(stage: UpStage, share: Tensor, below: Tensor, dropped: Tensor | None) -> Tensor:
-    values = stage.of_below(below).add_(share)
+def _active(stage: UpStage, values: Tensor, dropped: Tensor | None) -> Tensor:
+    """Behind norm, dropout and activation of the up-sampling."""
     _normalise(values, dropped)
     return functional.leaky_relu_(values, float(stage.up.adn.A.weight))
 
 
-def _residual_unit(stage: UpStage, raised: Tensor, dropped: Tensor | None) -> Tensor:
-    block: nn.Module = stage.unit.conv.unit0
-    values = block.conv(raised)
+def _residual_unit(stage: UpStage, kernel: Tensor, raised: Tensor, dropped: Tensor | None) -> Tensor:
+    values = convolve(raised, kernel, transposed=False).float()
     _normalise(values, dropped)
-    return functional.leaky_relu_(values, float(block.adn.A.weight)).add_(raised)
+    return functional.leaky_relu_(values, float(stage.unit.conv.unit0.adn.A.weight)).add_(raised)
 
 
 def _normalise(values: Tensor, dropped: Tensor | None) -> None:

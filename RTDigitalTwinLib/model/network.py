@@ -115,7 +115,11 @@ class UpStage(nn.Module):
 
     def of_below(self, below: Tensor) -> Tensor:
         """The rest of the up-sampling."""
-        return self._transposed(below, self.up.conv.weight[self.skip_width :], None)
+        return self._transposed(below, self.weight_of_below(), None)
+
+    def weight_of_below(self) -> Tensor:
+        """The up-sampling's weight but for what it gives to the skip connection."""
+        return self.up.conv.weight[self.skip_width :]
 
     def forward(self, skip_share: Tensor, below: Tensor) -> Tensor:
         return self.unit(self.up.adn(skip_share + self.of_below(below)))

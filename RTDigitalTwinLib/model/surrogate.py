@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from RTDigitalTwinLib.errors import MemoryShortage, ModelError
+from RTDigitalTwinLib.model.convolution import PRECISIONS, multiplies_in_half
 from RTDigitalTwinLib.model.decoding import CpuDecoder
 from RTDigitalTwinLib.model.familiarity import Familiarity
 from RTDigitalTwinLib.model.features import Features, build_features
@@ -57,6 +58,7 @@ class DoseSurrogate:
     Attributes
     ----------
     weights_sha256 : of the file its weights came from; "" for weights from memory.
+    precision : ``single``, or ``half`` of the decoder's convolutions, on a CPU that multiplies in bfloat16.
     trained_on : pseudonyms of the training patients, where the manifest names them.
     familiarity : of patients, where the manifest has it.
     """
@@ -68,7 +70,17 @@ class DoseSurrogate:
         weights_sha256: str = "",
         trained_on: Sequence[str] = (),
         familiarity: Familiarity | None = None,
+        precision: str = "single",
     ) -> None:
+        """Raises ModelError where the device does not have the precision."""
+        if precision not in PRECISIONS:
+            raise ModelError(f"There is no precision {precision!r}.", remedy=f"Use {' or '.join(PRECISIONS)}.")
+        if precision == "half" and not multiplies_in_half(device):
+            raise ModelError(
+                "This device does not decode in half precision: it takes a CPU with AVX-512 BF16, and a recent torch.",
+                remedy="Leave the precision out, or use --device cpu on such a machine.",
+            )
+        self.precision = precision
         self.network = network.to(device, memory_format=torch.channels_last_3d)
         self.device = device
         self.weights_sha256 = weights_sha256
@@ -79,12 +91,12 @@ class DoseSurrogate:
         self._deterministic: WeakKeyDictionary[Patient, NDArray[np.float32]] = WeakKeyDictionary()
 
     @classmethod
-    def load(cls, weights: Path | None = None, device: str = "auto") -> DoseSurrogate:
+    def load(cls, weights: Path | None = None, device: str = "auto", precision: str = "single") -> DoseSurrogate:
         """From a weights file, by default the one that comes with the software. Raises ModelError."""
         chosen = choose_device(device)
         loaded = load_network(weights)
         trained_on = loaded.manifest.get("training", {}).get("pseudonyms", ())
-        return cls(loaded.network, chosen, loaded.sha256, trained_on, loaded.familiarity)
+        return cls(loaded.network, chosen, loaded.sha256, trained_on, loaded.familiarity, precision)
 
     def features(self, patient: Patient) -> Features:
         """A patient as this network sees it; worked out once as long as the patient is in use."""
@@ -94,7 +106,9 @@ class DoseSurrogate:
 
     def with_network(self, network: DoseUNet, weights_sha256: str) -> DoseSurrogate:
         """The same with another network of the same inputs."""
-        other = DoseSurrogate(network, self.device, weights_sha256, tuple(self.trained_on), self.familiarity)
+        other = DoseSurrogate(
+            network, self.device, weights_sha256, tuple(self.trained_on), self.familiarity, self.precision
+        )
         other._features = self._features
         if network.encodes_as(self.network):
             other._encoded = self._encoded
@@ -136,7 +150,8 @@ class DoseSurrogate:
         """
         with _exact(self.device):
             mask = torch.from_numpy(features.crop.mask).to(self.device)
-            at_once = CpuDecoder(self.network, encoded, mask) if self.device.type == "cpu" else None
+            is_cpu = self.device.type == "cpu"
+            at_once = CpuDecoder(self.network, encoded, mask, PRECISIONS[self.precision]) if is_cpu else None
 
         def decode(factors: Sequence[Tensor] | None) -> NDArray:
             with _exact(self.device):
