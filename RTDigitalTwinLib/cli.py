@@ -119,14 +119,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from RTDigitalTwinLib.calibration.evaluation import choose_folders, evaluate
     from RTDigitalTwinLib.files import require_writable, whole_file
-    from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-    from RTDigitalTwinLib.patient.loading import require_outside_patients
-    from RTDigitalTwinLib.solver.calibration_file import load_calibration
+    from RTDigitalTwinLib.patient.loading import choose_folders, require_outside_patients
 
     require_outside_patients(options.out)
-    folders = choose_folders(options.data, options.patients)
+    folders = choose_folders(options.data, options.patients)  # before imports that take seconds
+    from RTDigitalTwinLib.calibration.evaluation import evaluate
+    from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+    from RTDigitalTwinLib.solver.calibration_file import load_calibration
+
     surrogate = DoseSurrogate.load(options.weights, options.device)
     calibration = None
     if options.samples > 1:
@@ -153,14 +154,14 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from RTDigitalTwinLib.calibration.conformal import calibrate
-    from RTDigitalTwinLib.calibration.evaluation import choose_folders
     from RTDigitalTwinLib.files import require_writable
+    from RTDigitalTwinLib.patient.loading import choose_folders, require_outside_patients
+
+    folders = choose_folders(options.data)  # before imports that take seconds
+    from RTDigitalTwinLib.calibration.conformal import calibrate
     from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-    from RTDigitalTwinLib.patient.loading import require_outside_patients
     from RTDigitalTwinLib.solver.calibration_file import SUFFIX, calibration_path, save_calibration
 
-    folders = choose_folders(options.data)
     surrogate = DoseSurrogate.load(options.weights, options.device)
     beside = calibration_path(options.weights)
     out = options.out or beside

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from RTDigitalTwinLib.cli_options import add_model_options, add_patient_options, sample_count
+from RTDigitalTwinLib.cli_dicom import dicom_choice
+from RTDigitalTwinLib.cli_options import (
+    add_model_options,
+    add_patient_options,
+    require_cohort,
+    require_folder,
+    sample_count,
+)
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar, resumable, tell
 from RTDigitalTwinLib.train import whole_number
 from RTDigitalTwinLib.words import counted
@@ -91,7 +98,7 @@ def _fractions(text: str) -> int:
 
 
 def _course(options: Namespace) -> int:
-    from RTDigitalTwinLib.cli_dicom import dicom_choice
+    require_folder(options.patient, dicom_choice(options))
     from RTDigitalTwinLib.course_record import CourseSettings
     from RTDigitalTwinLib.course_run import FRACTION, CourseRunSettings, live_course
     from RTDigitalTwinLib.decision.policies import policy_named
@@ -163,6 +170,7 @@ def _change(options: Namespace) -> Any:
 
 
 def _study(options: Namespace) -> int:
+    require_cohort(options.data)
     from RTDigitalTwinLib.course_study import CourseStudySettings, run_course_study
 
     decider, actions, samples = _deciding(options)

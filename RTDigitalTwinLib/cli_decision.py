@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from RTDigitalTwinLib.cli_dicom import dicom_choice
-from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
+from RTDigitalTwinLib.cli_options import (
+    OBSERVING_METHODS,
+    add_model_options,
+    add_patient_options,
+    require_folder,
+    sample_count,
+)
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
 
@@ -50,6 +56,7 @@ def add_decision_commands(commands: Any) -> None:
 
 
 def _recommend(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     from rich.console import Console
 
     from RTDigitalTwinLib.recommend import RecommendSettings, recommend_patient

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
-from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
+from RTDigitalTwinLib.cli_options import (
+    OBSERVING_METHODS,
+    add_model_options,
+    add_patient_options,
+    require_folder,
+    sample_count,
+)
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar, resumable, tell
 from RTDigitalTwinLib.train import whole_number
@@ -102,6 +108,7 @@ def _new_ct(text: str) -> tuple[Path, int]:
 
 
 def _run(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     from RTDigitalTwinLib.run import RunSettings, run_patient
 
     goals = chosen_goals(options.goals)
@@ -131,6 +138,7 @@ def _run(options: Namespace) -> int:
 
 
 def _observe(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     from RTDigitalTwinLib.observe import ObserveSettings, observe_patient
 
     settings = ObserveSettings(
@@ -174,6 +182,7 @@ def absorbed_words(summary: dict[str, Any]) -> list[str]:
 
 
 def _loop(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
     from RTDigitalTwinLib.dosimetry.delivery import Change
     from RTDigitalTwinLib.errors import RTDigitalTwinError
@@ -216,6 +225,7 @@ def _loop(options: Namespace) -> int:
 
 
 def _replay(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     from RTDigitalTwinLib.replay import replay
 
     with progress_bar() as shown:

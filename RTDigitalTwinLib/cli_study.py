@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options
+from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, require_cohort
 from RTDigitalTwinLib.cli_terminal import progress_bar
 from RTDigitalTwinLib.words import counted
 
@@ -34,6 +34,7 @@ def add_study_command(commands: Any) -> None:
 
 
 def _study(options: Namespace) -> int:
+    require_cohort(options.data)
     from RTDigitalTwinLib.study import StudySettings, run_study
 
     settings = StudySettings(

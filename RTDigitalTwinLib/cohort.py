@@ -9,13 +9,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from RTDigitalTwinLib.calibration.evaluation import choose_folders
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.ledger import canonical
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.fingerprint import fingerprint
-from RTDigitalTwinLib.patient.loading import load_patient
+from RTDigitalTwinLib.patient.loading import choose_folders, load_patient
 from RTDigitalTwinLib.progress import Progress
 
 SETTINGS_FILE, CASES = "study.json", "cases"

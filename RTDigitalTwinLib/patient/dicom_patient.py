@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,15 @@ def recognises(folder: Path) -> bool:
     return False
 
 
+def require_files(folder: Path, choice: DicomChoice | None = None) -> None:
+    """Refuse what ``read_patient`` refuses of the files' headers; a large folder is not read twice for that.
+
+    Raises PatientDataError.
+    """
+    if next(islice(files_below(folder), _FILES_LOOKED_AT, None), None) is None:
+        _chosen_files(index_folder(folder), choice or DicomChoice(), [])
+
+
 def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Progress = silent) -> Patient:
     """Read one patient, at the CT's resolution; targets as drawn, so nested ones overlap.
 
@@ -103,9 +113,7 @@ def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress:
     warnings: list[str] = []
     if index.problems:
         warnings.append(f"{len(index.problems)} DICOM files have problems; rt-digital-twin inspect shows them.")
-    files = choose_files(
-        index, choice.patient, choice.overrides, warnings, structure_set=choice.structure_set, plan=choice.plan
-    )
+    files = _chosen_files(index, choice, warnings)
     ct = read_ct(files.ct, choice.overrides, warnings, part(progress, 0.0, 0.5))
     plan = None if files.plan is None else read_plan(files.plan)
     if plan is not None:
@@ -162,6 +170,12 @@ def belonging_of(folder: Path, choice: DicomChoice | None = None) -> Belonging:
     return Belonging(patient.identity, plans[0].sop_uid if len(plans) == 1 else "")
 
 
+def _chosen_files(index: DicomIndex, choice: DicomChoice, warnings: list[str]) -> CaseFiles:
+    return choose_files(
+        index, choice.patient, choice.overrides, warnings, structure_set=choice.structure_set, plan=choice.plan
+    )
+
+
 def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:
     """Whose record a result of ``read_patient`` goes back to, and what it refers to.
 
@@ -169,14 +183,7 @@ def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:
     DICOM must name.
     """
     choice = choice or DicomChoice()
-    files = choose_files(
-        index_folder(folder),
-        choice.patient,
-        choice.overrides,
-        [],
-        structure_set=choice.structure_set,
-        plan=choice.plan,
-    )
+    files = _chosen_files(index_folder(folder), choice, [])
     ct = files.ct[0]
     if files.plan is None:
         raise PatientDataError(
