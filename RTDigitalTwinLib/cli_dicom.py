@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 
     from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 
-EXIT_UNUSABLE = 1
 EXIT_LEFT_OUT = 3  # as of other commands that were carried out, but not to what one hopes for
 ProgressBar = Callable[[], AbstractContextManager[Progress]]
 
 
 def add_dicom_commands(commands: Any, seed: Callable[[str], int], progress_bar: ProgressBar) -> None:
     """Add the commands to a parser's commands; ``seed`` reads one, ``progress_bar`` shows what is done."""
-    inspect = commands.add_parser("inspect", help="what a folder of DICOM files holds, and what is wrong with it")
+    inspect = commands.add_parser(
+        "inspect",
+        help="what a folder of DICOM files holds, and what is wrong with it",
+        epilog="Ends with 0 where a patient can be used, be it after names are confirmed, and with 1 where none can.",
+    )
     inspect.set_defaults(command=lambda options: _inspect(options, progress_bar))
     inspect.add_argument("folder", type=Path, metavar="FOLDER")
     inspect.add_argument("--show-identity", action="store_true", help="show patients' identifiers beside pseudonyms")
@@ -130,7 +133,8 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
     if options.write_map:
         write_mapping(found.names_of(options.person), options.write_map)
         print(f"Names to confirm: {options.write_map}")
-    return 0 if found.usable else EXIT_UNUSABLE
+    found.require_usable(options.person)
+    return 0
 
 
 def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
