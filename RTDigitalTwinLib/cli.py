@@ -22,7 +22,7 @@ from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
 from RTDigitalTwinLib.cli_options import add_model_options, sample_count
 from RTDigitalTwinLib.cli_patient import add_patient_commands
 from RTDigitalTwinLib.cli_study import add_study_command
-from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, console, progress_bar
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, console, progress_bar, terminated_as_interrupted
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import (
     EXIT_CANCELLED,
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     keep_freed_memory()
     try:
-        return options.command(options)
+        with terminated_as_interrupted():
+            return options.command(options)
     except (KeyboardInterrupt, Cancelled) as error:
         remedy = error.remedy if isinstance(error, Cancelled) else ""
         console.print(f"Cancelled. {remedy or 'Nothing half-written was left behind.'}", markup=False)

@@ -171,6 +171,7 @@ def _change(options: Namespace) -> Any:
 
 def _study(options: Namespace) -> int:
     require_cohort(options.data)
+    from RTDigitalTwinLib.cohort import is_begun
     from RTDigitalTwinLib.course_study import CourseStudySettings, run_course_study
 
     decider, actions, samples = _deciding(options)
@@ -190,7 +191,7 @@ def _study(options: Namespace) -> int:
     )
     count = options.patients[0]
     patients = int(count) if len(options.patients) == 1 and count.isdecimal() else options.patients
-    with progress_bar() as shown:
+    with resumable(lambda: is_begun(options.out)), progress_bar() as shown:
         summary = run_course_study(options.data, options.out, patients, settings, shown)
     headings = ("policy", "course", "true NTCP", "D95, Gy", "recalibrated", "images", "false alarms", "delay")
     rows = [
