@@ -145,7 +145,7 @@ def _stands_for(given: _Given, own: int | None, choice: DicomChoice, notes: list
             f"{where}={given.count}/1 for that of a single fraction.",
         )
     if said is not None and own is not None and said != own:
-        what = f"It is said to be a dose of {said} fractions, but its files make it one of {own}."
+        what = f"It is said to be a dose of {counted(said, 'fraction')}, but its files make it one of {own}."
         choice.overrides.settle("fractions", what, where, notes)
     return said or own or 1
 

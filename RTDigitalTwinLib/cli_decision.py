@@ -15,6 +15,7 @@ from RTDigitalTwinLib.cli_options import (
 )
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
+from RTDigitalTwinLib.words import counted
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -89,7 +90,7 @@ def _recommend(options: Namespace) -> int:
     print_notes(summary["warnings"])
     to = Console(highlight=False)
     headings = ("", "action", "outcome", "utility", "gain", "a violation", "allowed")
-    title = f"{summary['patient']}: {summary['samples']} samples, utility by {summary['protocol']['name']}"
+    title = f"{summary['patient']}: {counted(summary['samples'], 'sample')}, utility by {summary['protocol']['name']}"
     print_table(to, title, headings, [_cells(row) for row in summary["actions"]])
     for one in summary["refused"]:
         to.print(f"Not possible: {one['name']}. {one['reason']}", markup=False)

@@ -140,12 +140,13 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
 def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
     from RTDigitalTwinLib.patient.dicom_anonymize import anonymize_folder
     from RTDigitalTwinLib.patient.dicom_deidentification import COVERED, NOT_COVERED
+    from RTDigitalTwinLib.patient.dicom_inspection import NO_DICOM
 
     with progress_bar() as shown:
         done = anonymize_folder(options.folder, options.out, shown)
     tree = Tree(Text(f"{options.out}: {counted(len(done.patients), 'patient')}"))
     for patient in done.patients:
-        branch = tree.add(Text(f"{patient.pseudonym} is {patient.identifier}: {patient.files} files"))
+        branch = tree.add(Text(f"{patient.pseudonym} is {patient.identifier}: {counted(patient.files, 'file')}"))
         if patient.structure_names:
             branch.add(Text(f"Names of structures, kept: {', '.join(patient.structure_names)}"))
         if patient.renamed:
@@ -158,11 +159,11 @@ def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
             tree.add(Text(" ".join(told.split()), "bold red"))
     else:
         for reason, count in done.reasons.items():
-            tree.add(Text(f"Left out: {count} {'files' if count > 1 else 'file'}: {reason}", "bold red"))
+            tree.add(Text(f"Left out: {counted(count, 'file')}: {reason}", "bold red"))
         if done.reasons:
             tree.add(Text("Their paths may name a patient: --show-files shows them", "yellow"))
     if done.other_files:
-        tree.add(Text(f"Left out: {done.other_files} files that are no DICOM", "yellow"))
+        tree.add(Text(f"Left out: {counted(done.other_files, *NO_DICOM)}", "yellow"))
     for title, lines in (("Taken out", COVERED), ("Not covered: look yourself before you hand it on", NOT_COVERED)):
         branch = tree.add(Text(title))
         for line in lines:

@@ -130,7 +130,9 @@ def _run(options: Namespace) -> int:
     title = f"{summary['patient']}: predicted dose, no band"
     if any(row["low"] is not None for row in rows):
         columns = {"mean": "mean", "low": "low", "high": "high"}
-        title = f"{summary['patient']}: mean of {summary['provenance']['samples']} samples, {summary['bands']}"
+        title = (
+            f"{summary['patient']}: mean of {counted(summary['provenance']['samples'], 'sample')}, {summary['bands']}"
+        )
     if any(row["reference"] is not None for row in rows):
         columns["reference"] = "reference"
     _print_summary(summary, options.out, title, columns)
@@ -219,7 +221,7 @@ def _loop(options: Namespace) -> int:
     columns = {"before": "before"} | {f"fraction {k}": f"fraction {k}" for k in range(1, options.fractions + 1)}
     for stage, seconds in summary["seconds"].items():
         print(f"{stage:>18} {seconds:8.1f} s")
-    title = f"{summary['patient']}: decoder recalibrated, {options.samples} samples"
+    title = f"{summary['patient']}: decoder recalibrated, {counted(options.samples, 'sample')}"
     _print_summary(summary, options.out, f"{title}{', simulated' if summary['simulated'] else ''}", columns)
     return 0
 

@@ -18,6 +18,7 @@ from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.fingerprint import fingerprint
 from RTDigitalTwinLib.patient.loading import choose_folders, load_patient
 from RTDigitalTwinLib.progress import Progress
+from RTDigitalTwinLib.words import counted
 
 SETTINGS_FILE, CASES = "study.json", "cases"
 DATA = "patient_sha256"  # in a case: of each part of the patient's data
@@ -90,8 +91,8 @@ def chosen_folders(data: Path, patients: int | Sequence[str], surrogate: DoseSur
     apart = [folder for folder in folders if folder.name not in surrogate.trained_on]
     if not 1 <= patients <= len(apart):
         raise PatientDataError(
-            f"Asked for are {patients} patients; {len(apart)} of the folder's {len(folders)} were kept apart from "
-            "training.",
+            f"Asked for are {counted(patients, 'patient')}; {len(apart)} of the folder's {len(folders)} were kept "
+            "apart from training.",
             where=data.name,
         )
     return [apart[k * len(apart) // patients] for k in range(patients)]

@@ -37,6 +37,7 @@ from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.words import counted
 
+NO_DICOM = ("file that is no DICOM", "files that are no DICOM")
 Source = TypeVar("Source")
 Result = TypeVar("Result")
 
@@ -115,7 +116,9 @@ def inspect_folder(
     """
     choice = choice or DicomChoice()
     index = index_folder(folder, part(progress, 0.0, 0.3))
-    tree = Line(f"{folder.name or folder}: {counted(len(index.patients), 'patient')}, {_no_dicom(index.other_files)}")
+    tree = Line(
+        f"{folder.name or folder}: {counted(len(index.patients), 'patient')}, {counted(index.other_files, *NO_DICOM)}"
+    )
     matches: dict[str, list[Match] | RTDigitalTwinError] = {}
     unusable: dict[str, str] = {}
     for i, patient in enumerate(index.patients.values()):
@@ -248,10 +251,11 @@ def _described(grid: Grid) -> str:
 def _plan(file: IndexedFile, node: Line) -> DicomPlan:
     plan = read_plan(file)
     doses = sorted({gy for _, gy in plan.roi_dose_gy} | set(plan.site_doses_gy), reverse=True)
+    fractions = "an unknown number of fractions" if plan.fractions is None else counted(plan.fractions, "fraction")
+    fields = len(plan.gantry_angles_deg)
     node.add(
-        f"{', '.join(f'{gy:g}' for gy in doses) or 'no'} Gy to targets in "
-        f"{plan.fractions if plan.fractions is not None else 'an unknown number of'} fractions, "
-        f"{len(plan.gantry_angles_deg) or 'no'} fixed coplanar fields, {plan.approval.value}"
+        f"{', '.join(f'{gy:g}' for gy in doses) or 'no'} Gy to targets in {fractions}, "
+        f"{counted(fields, 'fixed coplanar field') if fields else 'no fixed coplanar fields'}, {plan.approval.value}"
     )
     for remark in plan.remarks:
         node.add(remark, Weight.WARNING)
@@ -270,7 +274,7 @@ def _dose(file: IndexedFile, node: Line) -> None:
 
 def _structure_set(file: IndexedFile, node: Line) -> tuple[Line, list[Roi]]:
     rois = read_rois(file)
-    node.text = f"RTSTRUCT, {len(rois)} structures"
+    node.text = f"RTSTRUCT, {counted(len(rois), 'structure')}"
     return node, rois
 
 
@@ -302,7 +306,3 @@ def _structures(
         if roi.number in remarks:
             node.add(f"{roi.name}: {remarks[roi.number]}", Weight.WARNING)
     return found
-
-
-def _no_dicom(count: int) -> str:
-    return f"{counted(count, 'file')} that {'is' if count == 1 else 'are'} no DICOM"

@@ -16,6 +16,7 @@ from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import DicomDose, read_dose
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import (
+    HAVE_PROBLEMS,
     RTPLAN,
     STUDY_KEYWORDS,
     DicomIndex,
@@ -51,6 +52,7 @@ from RTDigitalTwinLib.patient.structure_matching import (
 )
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.words import counted
 
 _FILES_LOOKED_AT = 2000
 # A plan's dose that misses its own prescription by more than this is likely scaled wrongly.
@@ -112,7 +114,7 @@ def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress:
     choice = choice or DicomChoice()
     warnings: list[str] = []
     if index.problems:
-        warnings.append(f"{len(index.problems)} DICOM files have problems; rt-digital-twin inspect shows them.")
+        warnings.append(f"{counted(len(index.problems), *HAVE_PROBLEMS)}; rt-digital-twin inspect shows them.")
     files = _chosen_files(index, choice, warnings)
     ct = read_ct(files.ct, choice.overrides, warnings, part(progress, 0.0, 0.5))
     plan = None if files.plan is None else read_plan(files.plan)
@@ -268,7 +270,7 @@ def _require_frames(rois: Sequence[Roi], files: CaseFiles, overrides: Overrides,
     if strange and files.structure_set.frame_uid in ("", frame):  # else it is settled for the whole set
         overrides.settle(
             "frame",
-            f"{len(strange)} structures have another frame of reference than the CT.",
+            f"{counted(len(strange), 'structure has', 'structures have')} another frame of reference than the CT.",
             files.structure_set.where,
             warnings,
         )
@@ -288,8 +290,9 @@ def _absent(structures: Mapping[str, Structure], matches: Sequence[Match]) -> li
             remedy='Name it, as in --map "PTV high=PTV_7000".',
         )
     states = [match.state.value for match in matches if not match.counts]
-    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    unused = [f"{len(states)} structures of the set are not used ({counted}); rt-digital-twin inspect lists them."]
+    kinds = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    said = counted(len(states), "structure of the set is", "structures of the set are")
+    unused = [f"{said} not used ({kinds}); rt-digital-twin inspect lists them."]
     empty = dict.fromkeys(match.name for match in matches if match.state is MatchState.EMPTY and match.name)
     return (
         (unused if states else [])
@@ -347,10 +350,11 @@ def _plan(
     if choice.fractions is not None:
         if fractions is not None and fractions != choice.fractions:
             raise PatientDataError(
-                f"The plan has {fractions} fractions, not {choice.fractions}.", remedy="Leave --fractions out."
+                f"The plan has {counted(fractions, 'fraction')}, not {choice.fractions}.",
+                remedy="Leave --fractions out.",
             )
         fractions = choice.fractions
-        warnings.append(f"{fractions} fractions were stated by the user.")
+        warnings.append(f"{counted(fractions, 'fraction was', 'fractions were')} stated by the user.")
     if fractions is None:
         raise PatientDataError(
             "In how many fractions the dose is given is not known: there is no plan that says it.",

@@ -14,6 +14,7 @@ from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.identity import Belonging, Identity
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.words import counted
 
 
 class Reader(Protocol):
@@ -64,7 +65,7 @@ def _recognised(path: str | PathLike[str]) -> tuple[Path, Reader | None]:
     inside = patient_folders(folder)
     if inside:
         raise PatientDataError(
-            f"The folder holds {len(inside)} patients, not one.",
+            f"The folder holds {counted(len(inside), 'patient')}, not one.",
             where=folder.name,
             remedy=f"Give one of them, for example {inside[0].relative_to(folder)}.",
         )
@@ -107,7 +108,9 @@ def choose_folders(data: Path, names: Sequence[str] = ()) -> list[Path]:
         return folders
     missing = sorted(set(names) - {f.name for f in folders})
     if missing:
-        raise PatientDataError(f"Not among the {len(folders)} patients: {', '.join(missing)}.", where=data.name)
+        raise PatientDataError(
+            f"Not among the {counted(len(folders), 'patient')}: {', '.join(missing)}.", where=data.name
+        )
     return [f for f in folders if f.name in names]
 
 

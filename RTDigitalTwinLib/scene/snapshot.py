@@ -95,7 +95,7 @@ def _overlays(nodes: PredictionNodes) -> list[_Overlay]:
         title = f"{mean}: isodose lines in % of {nodes.highest_gy:g} Gy, targets filled"
         overlays.append(_Overlay("isodose", title, f"isodose lines of the {now}", None))
     if nodes.std is not None:
-        title = f"Sampled spread of {count} samples (standard deviation, not calibrated)"
+        title = f"Sampled spread of {counted(count, 'sample')} (standard deviation, not calibrated)"
         overlays.append(_Overlay("spread", title, "sampled spread", nodes.std))
     if nodes.width is not None:
         title = "Calibrated 95 % band, half its width"

@@ -27,6 +27,7 @@ from RTDigitalTwinLib.scene.from_nodes import dose_on, structure_from_segment, v
 from RTDigitalTwinLib.scene.hierarchy import hierarchy
 from RTDigitalTwinLib.scene.patient_nodes import PatientNodes, show_patient
 from RTDigitalTwinLib.scene.slicerrt_names import ROI_NUMBER
+from RTDigitalTwinLib.words import counted
 
 NAME_TAG = "RTDigitalTwin.Name"  # of a segment: what the user confirmed it to be; LEFT_OUT for nothing
 LEFT_OUT = "-"
@@ -192,7 +193,7 @@ def _require_settled(matches: Sequence[Match]) -> None:
     waiting = [match.source for match in matches if match.waits]
     if waiting:
         raise SceneError(
-            f"{len(waiting)} structures wait to be confirmed: {', '.join(waiting[:5])}.",
+            f"{counted(len(waiting), 'structure waits', 'structures wait')} to be confirmed: {', '.join(waiting[:5])}.",
             remedy="Confirm or correct their names in the table of structures, or leave them out.",
         )
 
