@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
+from scipy import ndimage
 
 from RTDigitalTwinLib.errors import SceneError
 from RTDigitalTwinLib.patient.colours import Colour, structure_colour
+from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, silent
-from RTDigitalTwinLib.scene.isodose_nodes import SOLID_PERCENT
+from RTDigitalTwinLib.scene.isodose_nodes import SOLID_PERCENT, isodose_surface
 from RTDigitalTwinLib.scene.nodes import PredictionNodes
 from RTDigitalTwinLib.scene.patient_nodes import main_target
 from RTDigitalTwinLib.scene.rendering import rendering_problem
-from RTDigitalTwinLib.scene.structure_nodes import haloed, targets_filled
+from RTDigitalTwinLib.scene.structure_nodes import cut_by, haloed, targets_filled
 from RTDigitalTwinLib.scene.views import PANEL_PIXELS, SIZE, SliceView, SolidView
 from RTDigitalTwinLib.words import counted
 
@@ -29,7 +32,7 @@ ORIENTATIONS = ("Axial", "Coronal", "Sagittal")
 NOTICE = "Research use only"
 _OPACITY = 0.5
 _GREY = (0.72, 0.72, 0.75)
-_BODY_COLOUR, _BODY_OPACITY = (0.85, 0.80, 0.75), 0.10
+_BODY_COLOUR, _BODY_OPACITY, _BODY_SMOOTHING_MM = (0.85, 0.80, 0.75), 0.10, 7.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +112,7 @@ def _overlays(nodes: PredictionNodes) -> list[_Overlay]:
 def _solids(nodes: PredictionNodes) -> dict[str, tuple[str, str, bool]]:
     """Title, caption, and whether the isodose is shown, by file name."""
     seen = "seen from the front left"
-    solids = {"view3d": (f"Structures and dose mask, {seen}", "Structures in space", False)}
+    solids = {"view3d": (f"Structures and dose mask (smoothed), {seen}", "Structures in space", False)}
     if any(level.percent == SOLID_PERCENT for level in nodes.isodoses.levels):
         words = f"{SOLID_PERCENT:g} % isodose"
         target = main_target(nodes.patient.patient)
@@ -153,13 +156,14 @@ def _annotate_slice(view: SliceView, nodes: PredictionNodes, orientation: str, t
     view.text(title, PANEL_PIXELS + 10, SIZE[1] - 22, 17)
     view.text(f"{orientation}, {letter} {abs(position):.0f} mm", SIZE[0] - 14, SIZE[1] - 22, 16, _GREY, "right")
     view.text(NOTICE, 16, 22, 13, _GREY)
-    view.list_names(_named(nodes))
+    view.list_names(_named(nodes, cut_by(nodes.patient.segmentation, _through_ras(nodes), view.normal_ras)))
 
 
-def _named(nodes: PredictionNodes) -> list[tuple[str, Colour]]:
+def _named(nodes: PredictionNodes, shown: Container[str] | None = None) -> list[tuple[str, Colour]]:
+    """All structures, or those ``shown``: targets from the highest level down, then the others."""
     patient = nodes.patient.patient
     ordered = [*sorted(patient.targets, reverse=True), *sorted(set(patient.structures) - set(patient.targets))]
-    return [(name, structure_colour(name)) for name in ordered]
+    return [(name, structure_colour(name)) for name in ordered if shown is None or name in shown]
 
 
 def _through_ras(nodes: PredictionNodes) -> tuple[float, float, float]:
@@ -184,13 +188,29 @@ def _solid_view(nodes: PredictionNodes, application_logic: Any) -> Iterator[Soli
     segmentation.CreateClosedSurfaceRepresentation()
     view = SolidView(nodes.mean.GetScene(), application_logic)
     try:
-        body = vtk.vtkPolyData()
-        if segmentation.GetClosedSurfaceRepresentation(nodes.patient.patient.dose_mask.name, body):
-            view.add_surface(body, _BODY_COLOUR, _BODY_OPACITY)
+        view.add_surface(body_surface(nodes.patient.patient.dose_mask), _BODY_COLOUR, _BODY_OPACITY)
         view.look(_shown_ras(nodes, with_mask=not nodes.patient.patient.structures))
         yield view
     finally:
         view.close()
+
+
+def body_surface(mask: Structure) -> Any:
+    """The mask's outer surface in RAS, smoothed, in one piece.
+
+    Where scattered dose ends, the benchmark's masks dissolve into single voxels, which would be drawn as shreds.
+    """
+    sigma = [_BODY_SMOOTHING_MM / spacing for spacing in mask.grid.spacing_mm[::-1]]
+    smooth = ndimage.gaussian_filter(mask.occupancy, sigma, mode="nearest")
+    surface = isodose_surface(Volume(smooth, mask.grid, Quantity.DOSE_GY), min(0.5, float(smooth.max()) / 2))
+    largest = vtk.vtkPolyDataConnectivityFilter()
+    largest.SetInputData(surface)
+    largest.SetExtractionModeToLargestRegion()
+    normals = vtk.vtkPolyDataNormals()  # for even shading
+    normals.SetInputConnection(largest.GetOutputPort())
+    normals.SplittingOff()
+    normals.Update()
+    return normals.GetOutput()
 
 
 def _save_solid(view: SolidView, nodes: PredictionNodes, path: Path, title: str, isodose: bool) -> None:

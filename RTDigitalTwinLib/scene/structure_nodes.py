@@ -111,6 +111,24 @@ def _display(node: Any, structures: list[Structure], hidden: list[Structure], so
         display.SetSegmentVisibility(structure.name, False)
 
 
+def cut_by(node: Any, through_ras: Sequence[float], normal_ras: Sequence[float]) -> set[str]:
+    """The segments whose surface a plane cuts: those with an outline in a slice there."""
+    plane = vtk.vtkPlane()
+    plane.SetOrigin(*through_ras)
+    plane.SetNormal(*normal_ras)
+    cutter = vtk.vtkCutter()
+    cutter.SetCutFunction(plane)
+    found = set()
+    for segment in node.GetSegmentation().GetSegmentIDs():
+        surface = vtk.vtkPolyData()
+        if node.GetClosedSurfaceRepresentation(segment, surface):
+            cutter.SetInputData(surface)
+            cutter.Update()
+            if cutter.GetOutput().GetNumberOfCells():
+                found.add(segment)
+    return found
+
+
 @contextmanager
 def haloed(node: Any) -> Iterator[None]:
     """Black lines beneath the outlines for a while, so that each is seen on a wash of its own colour.
