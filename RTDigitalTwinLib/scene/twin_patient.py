@@ -54,9 +54,10 @@ def show_loaded(scene: Any, patient: Patient, progress: Progress = silent) -> Pa
         }
         nodes.ct.SetAttribute(_PLAN, json.dumps(prescription_row(plan.prescription) | more))
     segmentation = nodes.segmentation.GetSegmentation()
-    for segment_id in segmentation.GetSegmentIDs():
-        segment = segmentation.GetSegment(segment_id)
-        segment.SetTag(NAME_TAG, segment.GetName())
+    segments = [segmentation.GetSegment(segment_id) for segment_id in segmentation.GetSegmentIDs()]
+    if not any(_tag(segment, NAME_TAG) for segment in segments):  # else it was there before: what was confirmed stays
+        for segment in segments:
+            segment.SetTag(NAME_TAG, segment.GetName())
     return nodes
 
 
