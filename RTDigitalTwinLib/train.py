@@ -125,8 +125,8 @@ def train_network(options: argparse.Namespace, progress: Progress = silent, say:
         _plot(training.log, options.out, say)
         last = training.log[-1]
         print(
-            f"{training.steps} steps: validation dose score {last['validation_dose_score_gy']:.3f} Gy, DVH score "
-            f"{last['validation_dvh_score_gy']:.3f} Gy; weights SHA-256 {digest[:12]} in {options.out}"
+            f"{counted(training.steps, 'step')}: validation dose score {last['validation_dose_score_gy']:.3f} Gy, "
+            f"DVH score {last['validation_dvh_score_gy']:.3f} Gy; weights SHA-256 {digest[:12]} in {options.out}"
         )
     return 0
 

@@ -109,7 +109,7 @@ def choose_folders(data: Path, names: Sequence[str] = ()) -> list[Path]:
     missing = sorted(set(names) - {f.name for f in folders})
     if missing:
         raise PatientDataError(
-            f"Not among the {counted(len(folders), 'patient')}: {', '.join(missing)}.", where=data.name
+            f"Not among the folder's {counted(len(folders), 'patient')}: {', '.join(missing)}.", where=data.name
         )
     return [f for f in folders if f.name in names]
 
