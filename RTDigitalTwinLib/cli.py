@@ -22,7 +22,7 @@ from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
 from RTDigitalTwinLib.cli_options import add_model_options, sample_count
 from RTDigitalTwinLib.cli_patient import add_patient_commands
 from RTDigitalTwinLib.cli_study import add_study_command
-from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, console, progress_bar
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, console, progress_bar, terminated_as_interrupted
 from RTDigitalTwinLib.errors import Cancelled, OutputError, RTDigitalTwinError
 from RTDigitalTwinLib.train import (
     EXIT_CANCELLED,
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     keep_freed_memory()
     try:
-        return options.command(options)
+        with terminated_as_interrupted():
+            return options.command(options)
     except (KeyboardInterrupt, Cancelled) as error:
         remedy = error.remedy if isinstance(error, Cancelled) else ""
         console.print(f"Cancelled. {remedy or 'Nothing half-written was left behind.'}", markup=False)
@@ -119,14 +120,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from RTDigitalTwinLib.calibration.evaluation import choose_folders, evaluate
     from RTDigitalTwinLib.files import require_writable, whole_file
-    from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-    from RTDigitalTwinLib.patient.loading import require_outside_patients
-    from RTDigitalTwinLib.solver.calibration_file import load_calibration
+    from RTDigitalTwinLib.patient.loading import choose_folders, require_outside_patients
 
     require_outside_patients(options.out)
-    folders = choose_folders(options.data, options.patients)
+    folders = choose_folders(options.data, options.patients)  # before imports that take seconds
+    from RTDigitalTwinLib.calibration.evaluation import evaluate
+    from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+    from RTDigitalTwinLib.solver.calibration_file import load_calibration
+
     surrogate = DoseSurrogate.load(options.weights, options.device)
     calibration = None
     if options.samples > 1:
@@ -153,14 +155,14 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from RTDigitalTwinLib.calibration.conformal import calibrate
-    from RTDigitalTwinLib.calibration.evaluation import choose_folders
     from RTDigitalTwinLib.files import require_writable
+    from RTDigitalTwinLib.patient.loading import choose_folders, require_outside_patients
+
+    folders = choose_folders(options.data)  # before imports that take seconds
+    from RTDigitalTwinLib.calibration.conformal import calibrate
     from RTDigitalTwinLib.model.surrogate import DoseSurrogate
-    from RTDigitalTwinLib.patient.loading import require_outside_patients
     from RTDigitalTwinLib.solver.calibration_file import SUFFIX, calibration_path, save_calibration
 
-    folders = choose_folders(options.data)
     surrogate = DoseSurrogate.load(options.weights, options.device)
     beside = calibration_path(options.weights)
     out = options.out or beside

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
+from RTDigitalTwinLib.cli_options import require_folder
 from RTDigitalTwinLib.cli_tables import dose_file, number_text, require_place
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
@@ -60,6 +61,7 @@ def add_accumulation_command(commands: Any) -> None:
 
 
 def _accumulate(options: Namespace) -> int:
+    require_folder(options.folder, dicom_choice(options))
     from RTDigitalTwinLib.patient.image_registration import RegistrationSettings
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.report.accumulation import accumulate, require_prescribed
@@ -143,7 +145,7 @@ def _stands_for(given: _Given, own: int | None, choice: DicomChoice, notes: list
             f"{where}={given.count}/1 for that of a single fraction.",
         )
     if said is not None and own is not None and said != own:
-        what = f"It is said to be a dose of {said} fractions, but its files make it one of {own}."
+        what = f"It is said to be a dose of {counted(said, 'fraction')}, but its files make it one of {own}."
         choice.overrides.settle("fractions", what, where, notes)
     return said or own or 1
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from RTDigitalTwinLib.allocation import lasting_imports
-from RTDigitalTwinLib.cli_options import add_model_options, add_patient_options, sample_count
+from RTDigitalTwinLib.cli_dicom import dicom_choice
+from RTDigitalTwinLib.cli_options import (
+    add_model_options,
+    add_patient_options,
+    require_cohort,
+    require_folder,
+    sample_count,
+)
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar, resumable, tell
 from RTDigitalTwinLib.train import whole_number
 from RTDigitalTwinLib.words import counted
@@ -92,8 +99,8 @@ def _fractions(text: str) -> int:
 
 
 def _course(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     with lasting_imports():
-        from RTDigitalTwinLib.cli_dicom import dicom_choice
         from RTDigitalTwinLib.course_record import CourseSettings
         from RTDigitalTwinLib.course_run import FRACTION, CourseRunSettings, live_course
         from RTDigitalTwinLib.decision.policies import policy_named
@@ -165,6 +172,8 @@ def _change(options: Namespace) -> Any:
 
 
 def _study(options: Namespace) -> int:
+    require_cohort(options.data)
+    from RTDigitalTwinLib.cohort import is_begun
     from RTDigitalTwinLib.course_study import CourseStudySettings, run_course_study
 
     decider, actions, samples = _deciding(options)
@@ -184,7 +193,7 @@ def _study(options: Namespace) -> int:
     )
     count = options.patients[0]
     patients = int(count) if len(options.patients) == 1 and count.isdecimal() else options.patients
-    with progress_bar() as shown:
+    with resumable(lambda: is_begun(options.out)), progress_bar() as shown:
         summary = run_course_study(options.data, options.out, patients, settings, shown)
     headings = ("policy", "course", "true NTCP", "D95, Gy", "recalibrated", "images", "false alarms", "delay")
     rows = [

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from RTDigitalTwinLib.allocation import lasting_imports
 from RTDigitalTwinLib.cli_dicom import dicom_choice
-from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, add_patient_options, sample_count
+from RTDigitalTwinLib.cli_options import (
+    OBSERVING_METHODS,
+    add_model_options,
+    add_patient_options,
+    require_folder,
+    sample_count,
+)
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
+from RTDigitalTwinLib.words import counted
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -51,6 +58,7 @@ def add_decision_commands(commands: Any) -> None:
 
 
 def _recommend(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     from rich.console import Console
 
     with lasting_imports():
@@ -84,7 +92,7 @@ def _recommend(options: Namespace) -> int:
     print_notes(summary["warnings"])
     to = Console(highlight=False)
     headings = ("", "action", "outcome", "utility", "gain", "a violation", "allowed")
-    title = f"{summary['patient']}: {summary['samples']} samples, utility by {summary['protocol']['name']}"
+    title = f"{summary['patient']}: {counted(summary['samples'], 'sample')}, utility by {summary['protocol']['name']}"
     print_table(to, title, headings, [_cells(row) for row in summary["actions"]])
     for one in summary["refused"]:
         to.print(f"Not possible: {one['name']}. {one['reason']}", markup=False)

@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 
     from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 
-EXIT_UNUSABLE = 1
 EXIT_LEFT_OUT = 3  # as of other commands that were carried out, but not to what one hopes for
 ProgressBar = Callable[[], AbstractContextManager[Progress]]
 
 
 def add_dicom_commands(commands: Any, seed: Callable[[str], int], progress_bar: ProgressBar) -> None:
     """Add the commands to a parser's commands; ``seed`` reads one, ``progress_bar`` shows what is done."""
-    inspect = commands.add_parser("inspect", help="what a folder of DICOM files holds, and what is wrong with it")
+    inspect = commands.add_parser(
+        "inspect",
+        help="what a folder of DICOM files holds, and what is wrong with it",
+        epilog="Ends with 0 where a patient can be used, be it after names are confirmed, and with 1 where none can.",
+    )
     inspect.set_defaults(command=lambda options: _inspect(options, progress_bar))
     inspect.add_argument("folder", type=Path, metavar="FOLDER")
     inspect.add_argument("--show-identity", action="store_true", help="show patients' identifiers beside pseudonyms")
@@ -130,18 +133,20 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
     if options.write_map:
         write_mapping(found.names_of(options.person), options.write_map)
         print(f"Names to confirm: {options.write_map}")
-    return 0 if found.usable else EXIT_UNUSABLE
+    found.require_usable(options.person)
+    return 0
 
 
 def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
     from RTDigitalTwinLib.patient.dicom_anonymize import anonymize_folder
     from RTDigitalTwinLib.patient.dicom_deidentification import COVERED, NOT_COVERED
+    from RTDigitalTwinLib.patient.dicom_inspection import NO_DICOM
 
     with progress_bar() as shown:
         done = anonymize_folder(options.folder, options.out, shown)
     tree = Tree(Text(f"{options.out}: {counted(len(done.patients), 'patient')}"))
     for patient in done.patients:
-        branch = tree.add(Text(f"{patient.pseudonym} is {patient.identifier}: {patient.files} files"))
+        branch = tree.add(Text(f"{patient.pseudonym} is {patient.identifier}: {counted(patient.files, 'file')}"))
         if patient.structure_names:
             branch.add(Text(f"Names of structures, kept: {', '.join(patient.structure_names)}"))
         if patient.renamed:
@@ -154,11 +159,11 @@ def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
             tree.add(Text(" ".join(told.split()), "bold red"))
     else:
         for reason, count in done.reasons.items():
-            tree.add(Text(f"Left out: {count} {'files' if count > 1 else 'file'}: {reason}", "bold red"))
+            tree.add(Text(f"Left out: {counted(count, 'file')}: {reason}", "bold red"))
         if done.reasons:
             tree.add(Text("Their paths may name a patient: --show-files shows them", "yellow"))
     if done.other_files:
-        tree.add(Text(f"Left out: {done.other_files} files that are no DICOM", "yellow"))
+        tree.add(Text(f"Left out: {counted(done.other_files, *NO_DICOM)}", "yellow"))
     for title, lines in (("Taken out", COVERED), ("Not covered: look yourself before you hand it on", NOT_COVERED)):
         branch = tree.add(Text(title))
         for line in lines:

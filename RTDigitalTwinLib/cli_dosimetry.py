@@ -14,6 +14,7 @@ from rich.text import Text
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
+from RTDigitalTwinLib.cli_options import require_folder
 from RTDigitalTwinLib.cli_tables import (
     add_goals_option,
     chosen_goals,
@@ -68,6 +69,7 @@ def _add_shared(parser: ArgumentParser) -> None:
 
 
 def _dose(options: Namespace) -> int:
+    require_folder(options.folder, dicom_choice(options))
     from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.report.dose_review import review_dose
 
@@ -95,6 +97,7 @@ def _dose(options: Namespace) -> int:
 
 
 def _compare(options: Namespace) -> int:
+    require_folder(options.a, dicom_choice(options))
     from RTDigitalTwinLib.dosimetry.comparison import GammaCriteria
     from RTDigitalTwinLib.files import require_writable, whole_file
     from RTDigitalTwinLib.patient.patient import Patient

@@ -11,7 +11,10 @@ from RTDigitalTwinLib.train import seed, whole_number
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
+    from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+
 MOST_SAMPLES = 10_000
+SAMPLE = "sample"  # run.SAMPLE, which has torch in tow
 # Those of calibration.choice, which has torch in tow.
 OBSERVING_METHODS = ("scale", "offsets", "persistence", "decoder", "kalman", "gp")
 
@@ -31,6 +34,24 @@ def add_patient_options(parser: ArgumentParser, fractions: str = "--fractions") 
     parser.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     add_dicom_options(parser, fractions)
+
+
+def require_folder(patient: str | Path, choice: DicomChoice) -> None:
+    """Refuse a folder that holds no patient at once: what a command needs to predict takes seconds to import.
+
+    Raises PatientDataError.
+    """
+    from RTDigitalTwinLib.patient.loading import require_patient
+
+    if str(patient) != SAMPLE:
+        require_patient(patient, choice)
+
+
+def require_cohort(data: Path) -> None:
+    """Refuse a folder that holds no patients at once, as ``require_folder`` does. Raises PatientDataError."""
+    from RTDigitalTwinLib.patient.loading import choose_folders
+
+    choose_folders(data)
 
 
 def add_model_options(parser: ArgumentParser) -> None:

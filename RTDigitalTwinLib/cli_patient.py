@@ -13,6 +13,7 @@ from RTDigitalTwinLib.cli_options import (
     add_model_options,
     add_patient_options,
     add_precision_option,
+    require_folder,
     sample_count,
 )
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
@@ -112,6 +113,7 @@ def _new_ct(text: str) -> tuple[Path, int]:
 
 
 def _run(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     with lasting_imports():
         from RTDigitalTwinLib.run import RunSettings, run_patient
 
@@ -139,7 +141,9 @@ def _run(options: Namespace) -> int:
     title = f"{summary['patient']}: predicted dose, no band"
     if any(row["low"] is not None for row in rows):
         columns = {"mean": "mean", "low": "low", "high": "high"}
-        title = f"{summary['patient']}: mean of {summary['provenance']['samples']} samples, {summary['bands']}"
+        title = (
+            f"{summary['patient']}: mean of {counted(summary['provenance']['samples'], 'sample')}, {summary['bands']}"
+        )
     if any(row["reference"] is not None for row in rows):
         columns["reference"] = "reference"
     _print_summary(summary, options.out, title, columns)
@@ -147,6 +151,7 @@ def _run(options: Namespace) -> int:
 
 
 def _observe(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     with lasting_imports():
         from RTDigitalTwinLib.observe import ObserveSettings, observe_patient
 
@@ -192,6 +197,7 @@ def absorbed_words(summary: dict[str, Any]) -> list[str]:
 
 
 def _loop(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     with lasting_imports():
         from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
         from RTDigitalTwinLib.dosimetry.delivery import Change
@@ -230,12 +236,13 @@ def _loop(options: Namespace) -> int:
     columns = {"before": "before"} | {f"fraction {k}": f"fraction {k}" for k in range(1, options.fractions + 1)}
     for stage, seconds in summary["seconds"].items():
         print(f"{stage:>18} {seconds:8.1f} s")
-    title = f"{summary['patient']}: decoder recalibrated, {options.samples} samples"
+    title = f"{summary['patient']}: decoder recalibrated, {counted(options.samples, 'sample')}"
     _print_summary(summary, options.out, f"{title}{', simulated' if summary['simulated'] else ''}", columns)
     return 0
 
 
 def _replay(options: Namespace) -> int:
+    require_folder(options.patient, dicom_choice(options))
     from RTDigitalTwinLib.replay import replay
 
     with progress_bar() as shown:

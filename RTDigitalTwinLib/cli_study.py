@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options
-from RTDigitalTwinLib.cli_terminal import progress_bar
+from RTDigitalTwinLib.cli_options import OBSERVING_METHODS, add_model_options, require_cohort
+from RTDigitalTwinLib.cli_terminal import progress_bar, resumable
 from RTDigitalTwinLib.words import counted
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def add_study_command(commands: Any) -> None:
 
 
 def _study(options: Namespace) -> int:
+    require_cohort(options.data)
+    from RTDigitalTwinLib.cohort import is_begun
     from RTDigitalTwinLib.study import StudySettings, run_study
 
     settings = StudySettings(
@@ -46,7 +48,7 @@ def _study(options: Namespace) -> int:
     )
     count = options.patients[0]
     patients = int(count) if len(options.patients) == 1 and count.isdecimal() else options.patients
-    with progress_bar() as shown:
+    with resumable(lambda: is_begun(options.out)), progress_bar() as shown:
         summary = run_study(options.data, options.out, patients, settings, shown)
     table = Table(
         title=f"Simulated deliveries, {counted(len(summary['patients']), 'patient')}: mean absolute errors in Gy"

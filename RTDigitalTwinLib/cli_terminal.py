@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -51,6 +53,30 @@ def progress_bar() -> Iterator[progress.Progress]:
 def tell(words: str) -> None:
     """A line for the user on the way, above a bar that is shown."""
     console.print(words, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does, for a while, so that it too takes away what is half written and says how to go on.
+
+    A handler that somebody else has set is left in place.
+    """
+    of_ours = threading.current_thread() is threading.main_thread()
+    if not of_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.raise_signal(signal.SIGINT)  # whoever holds Ctrl-C up for a moment holds this up too
+    else:
+        raise KeyboardInterrupt  # in the background a shell has Ctrl-C ignored
 
 
 @contextmanager

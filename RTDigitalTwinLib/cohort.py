@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from RTDigitalTwinLib.calibration.evaluation import choose_folders
 from RTDigitalTwinLib.errors import OutputError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.ledger import canonical
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.fingerprint import fingerprint
-from RTDigitalTwinLib.patient.loading import load_patient
+from RTDigitalTwinLib.patient.loading import choose_folders, load_patient
 from RTDigitalTwinLib.progress import Progress
+from RTDigitalTwinLib.words import counted
 
 SETTINGS_FILE, CASES = "study.json", "cases"
 DATA = "patient_sha256"  # in a case: of each part of the patient's data
@@ -26,7 +28,8 @@ def in_processes(each: Callable[[Path], None], waiting: Sequence[Path], processe
     """``each`` of the folders, so many at a time; it must be one that can be sent to another process."""
     # Fresh processes: torch's threads do not outlive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_when_told) as pool:
         futures = [pool.submit(each, folder) for folder in waiting]
         try:
             for k, future in enumerate(as_completed(futures), start=1):
@@ -34,7 +37,15 @@ def in_processes(each: Callable[[Path], None], waiting: Sequence[Path], processe
                 progress(k / len(waiting), f"{k} of {len(waiting)} patients done")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # a patient may take minutes
             raise
+
+
+def _end_when_told() -> None:
+    """In a process of the pool: Ctrl-C is for the one that started it, which ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a half-written file is removed
 
 
 def on_dask(each: Callable[[Path], None], waiting: Sequence[Path], address: str, progress: Progress) -> None:
@@ -80,8 +91,8 @@ def chosen_folders(data: Path, patients: int | Sequence[str], surrogate: DoseSur
     apart = [folder for folder in folders if folder.name not in surrogate.trained_on]
     if not 1 <= patients <= len(apart):
         raise PatientDataError(
-            f"Asked for are {patients} patients; {len(apart)} of the folder's {len(folders)} were kept apart from "
-            "training.",
+            f"Asked for are {counted(patients, 'patient')}; {len(apart)} of the folder's {len(folders)} were kept "
+            "apart from training.",
             where=data.name,
         )
     return [apart[k * len(apart) // patients] for k in range(patients)]
@@ -109,6 +120,11 @@ def adopt_study(out: Path, about: dict[str, Any], groups: Sequence[str] = ()) ->
         raise OutputError("The output exists and is no study.", where=out.name, remedy="Choose another folder.")
     with whole_file(path) as aside:
         aside.write_text(json.dumps(about, indent=1) + "\n")
+
+
+def is_begun(out: Path) -> bool:
+    """Whether a folder holds a study that the same command goes on with."""
+    return (out / SETTINGS_FILE).is_file()
 
 
 def _differing(known: Any, now: dict[str, Any], groups: Sequence[str] = ()) -> list[str]:

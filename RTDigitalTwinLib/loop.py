@@ -74,6 +74,7 @@ from RTDigitalTwinLib.run import (
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
+from RTDigitalTwinLib.words import counted
 
 LOOP = "loop"
 FEWEST_SAMPLES = 2
@@ -249,7 +250,7 @@ class _Loop:
             found.setdefault(observation.moment.fraction, []).append(observation)
         if len(found) < self.settings.fractions:
             raise PatientDataError(
-                f"The file has measurements of {len(found)} fractions, not {self.settings.fractions}.",
+                f"The file has measurements of {counted(len(found), 'fraction')}, not {self.settings.fractions}.",
                 where=self.settings.measurements.name,
                 remedy="Ask for fewer fractions, or measure more.",
             )

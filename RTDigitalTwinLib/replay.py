@@ -48,6 +48,7 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 from RTDigitalTwinLib.versions import machine
+from RTDigitalTwinLib.words import counted
 
 MADE_BY = (
     "weights_sha256",
@@ -254,7 +255,9 @@ class _Again:
             off = max(abs(a["expected"] - b["expected"]) for a, b in pairs)
             differing.append(f"expected values differ by up to {off:.3g}")
             if taken := sum(a["absorbed"] != b["absorbed"] for a, b in pairs):
-                differing.append(f"{taken} observations are absorbed that were not, or the other way round")
+                differing.append(
+                    f"{counted(taken, 'observation is', 'observations are')} absorbed and not before, or the reverse"
+                )
         return Repeated(self.number, OBSERVED, not differing, "; ".join(differing))
 
     def _predict(self, then: Mapping[str, Any], progress: Progress) -> Repeated:

@@ -14,6 +14,7 @@ from pathlib import Path
 from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError, TrainingError
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.words import counted
 
 EXIT_ERROR, EXIT_CANCELLED = 1, 130
 HIGHEST_SEED = 2**63 - 1
@@ -116,7 +117,7 @@ def train_network(options: argparse.Namespace, progress: Progress = silent, say:
         if workers.rank == 0:
             steps = training.steps if training else 0
             there = (options.out / CHECKPOINT).is_file()
-            say(f"Cancelled after {steps} steps." + there * " Go on with the same command and --resume.")
+            say(f"Cancelled after {counted(steps, 'step')}." + there * " Go on with the same command and --resume.")
         return EXIT_CANCELLED
     finally:
         workers.part()
@@ -124,8 +125,8 @@ def train_network(options: argparse.Namespace, progress: Progress = silent, say:
         _plot(training.log, options.out, say)
         last = training.log[-1]
         print(
-            f"{training.steps} steps: validation dose score {last['validation_dose_score_gy']:.3f} Gy, DVH score "
-            f"{last['validation_dvh_score_gy']:.3f} Gy; weights SHA-256 {digest[:12]} in {options.out}"
+            f"{counted(training.steps, 'step')}: validation dose score {last['validation_dose_score_gy']:.3f} Gy, "
+            f"DVH score {last['validation_dvh_score_gy']:.3f} Gy; weights SHA-256 {digest[:12]} in {options.out}"
         )
     return 0
 

@@ -4,5 +4,8 @@ from __future__ import annotations
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """``1 patient``, ``2 patients``; a plural that is not the noun and s is given."""
+    """``1 patient``, ``2 patients``; a plural that is not the noun and s is given.
+
+    What follows the noun and must agree with it can be given with both: ``("file is", "files are")``.
+    """
     return f"{count} {noun if count == 1 else plural or noun + 's'}"

@@ -98,7 +98,7 @@ def test_another_patient_is_refused(
         (["{folder}=1/35/2"], "'1/35/2' is no number of fractions"),
         (["{folder}=36"], "36 fractions are summed, but 35 are prescribed. If you know better, say --accept fractions"),
         (["{folder}=20", "{folder}=16"], "36 fractions are summed, but 35 are prescribed"),
-        (["{folder}=5/1"], "It is said to be a dose of 1 fractions, but its files make it one of 35"),
+        (["{folder}=5/1"], "It is said to be a dose of 1 fraction, but its files make it one of 35"),
         (["{folder}/RTDOSE.dcm=5"], "RTDOSE.dcm: Nothing says how many fractions the dose stands for. Say it"),
         (["{folder}", "--eqd2", "-3"], "--eqd2: -3 has no meaning"),
         (["{folder}/absent.nrrd"], "absent.nrrd: The file cannot be read as an image"),
@@ -173,7 +173,7 @@ def test_a_clinical_day_of_ct_and_dose(clinical_set: Path, clinical_day: Path, t
         ({"DoseSummationType": "BEAM"}, "no doses (RTDOSE) of a plan or a fraction; one is expected"),
         ({"DoseSummationType": "PLAN"}, "Nothing says how many fractions the dose stands for"),
         ({"FrameOfReferenceUID": "1.2.3"}, "The dose has another frame of reference than the CT"),
-        ({"PatientID": "somebody-else"}, "bear another patient's identity"),
+        ({"PatientID": "somebody-else"}, "bears another patient's identity"),
     ],
 )
 def test_unfit_days_are_refused(

@@ -409,7 +409,7 @@ def test_evaluate_names_what_is_missing(
 ) -> None:
     command = ["evaluate", str(sample_folder.parent), "--out", str(tmp_path / "s.json"), "--weights", str(weights)]
     assert main([*command, "--patients", "pt_9"]) == 1
-    assert "Not among the 1 patients: pt_9" in capsys.readouterr().err
+    assert "Not among the folder's 1 patient: pt_9" in capsys.readouterr().err
     (damaged_folder / "dose.csv").unlink()
     command[1] = str(damaged_folder)
     assert main(command) == 1

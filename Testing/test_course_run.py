@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from RTDigitalTwinLib import course_study as study_file
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.course_record import CourseResult, CourseSettings
 from RTDigitalTwinLib.course_run import CourseRunSettings, live_course
@@ -182,6 +184,28 @@ def test_a_study_goes_on_where_it_stopped(data: Path, study: CourseStudySettings
     alone = {c["scenario"]: c["true_ntcp"] for c in summary["cases"] if c["policy"].startswith("static")}
     for case in both["cases"]:
         assert case["true_ntcp"] == alone[case["scenario"]]  # the same anatomy and chance under two names
+
+
+def test_a_study_that_is_ended_says_how_to_go_on(
+    data: Path,
+    narrow_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*unused: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(study_file.Course, "fractions", interrupted)
+    command = ["course-study", str(data), "--out", str(tmp_path / "s"), "--patients", "pt_1", "--shift-at", "2"]
+    command += ["--fractions", "3", "--samples", "4", "--actions", "none", "--weights", str(narrow_weights)]
+    assert main([*command, "--device", "cpu"]) == 130
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.endswith("Cancelled. What is done is kept. Go on with the same command.")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    monkeypatch.setattr(study_file.DoseSurrogate, "load", interrupted)
+    assert main([*command[:3], str(tmp_path / "t"), *command[4:]]) == 130  # nothing was begun
+    assert "Go on" not in capsys.readouterr().err
 
 
 def test_without_dask_the_study_says_so(data: Path, study: CourseStudySettings, tmp_path: Path) -> None:

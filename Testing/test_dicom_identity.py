@@ -137,7 +137,7 @@ def test_a_frame_that_cannot_be_compared_is_told(damaged_set: Path, file: str, w
 def test_one_structure_of_another_frame_blocks(damaged_set: Path) -> None:
     with edited(damaged_set / "RTSTRUCT.dcm") as ds:
         ds.StructureSetROISequence[2].ReferencedFrameOfReferenceUID = generate_uid()
-    with pytest.raises(PatientDataError, match="1 structures have another frame of reference"):
+    with pytest.raises(PatientDataError, match="1 structure has another frame of reference"):
         read_patient(damaged_set)
 
 

@@ -52,8 +52,10 @@ def test_inspect_tells_what_is_wrong(folder: Path, capsys: pytest.CaptureFixture
     (folder / "bad.dcm").write_bytes(bytes(128) + b"DICM" + bytes(range(200)))
     with edited(folder / "RTDOSE.dcm") as ds:
         ds.DoseUnits = "RELATIVE"
-    assert main(["inspect", str(folder)]) == 0  # structures and plan could be read
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert main(["inspect", str(folder)]) == 1
+    out, told = capsys.readouterr()
+    said = " ".join(out.replace("│", " ").split())
+    assert "Error: Longstocking: Nothing here can be used as it is. patient-" in told and "not evenly spaced" in told
     for text in ("not evenly spaced", "DoseUnits is RELATIVE", "bad.dcm", "Cannot be used"):
         assert text in said, said
 
@@ -87,16 +89,38 @@ def test_inspect_refuses_what_run_refuses(
     folder: Path, damage: Callable[[Path], None], message: str, capsys: pytest.CaptureFixture
 ) -> None:
     damage(folder)
-    assert main(["inspect", str(folder), *maps()]) == 0
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert main(["inspect", str(folder), *maps()]) == 1
+    out, told = capsys.readouterr()
+    said = " ".join(out.replace("│", " ").split())
     assert "fit together" not in said and "Cannot be used: " in said and message in said, said
+    assert message in " ".join(told.split())
+
+
+def test_inspect_of_a_usable_patient_beside_an_unusable_one(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    other = folder / "other"
+    small_set(other, replace(axial_grid(), frame_of_reference=str(generate_uid())))
+    set_identity(other, {"PatientID": "other-1"})
+    (other / "RTSTRUCT.dcm").unlink()
+    assert main(["inspect", str(folder)]) == 0 and main(["inspect", str(folder), "--patient", "PLANTED-7"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(folder), "--patient", "other-1"]) == 1
+    assert "no structure set" in " ".join(capsys.readouterr().err.split())
+    (folder / "RTSTRUCT.dcm").unlink()
+    assert main(["inspect", str(folder)]) == 1
+    assert capsys.readouterr().err.count("no structure set") == 2
 
 
 def test_inspect_of_nothing_usable(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     assert main(["inspect", str(tmp_path)]) == 1
-    assert "0 patients, 1 file that is no DICOM" in capsys.readouterr().out
+    out, told = capsys.readouterr()
+    assert "0 patients, 1 file that is no DICOM" in out and "nothing can be used" in told
     assert main(["inspect", str(tmp_path / "absent")]) == 1
+
+
+def test_inspect_of_an_openkbp_patient_says_so(sample_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["inspect", str(sample_folder)]) == 1
+    assert "looks like an OpenKBP patient" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_mapping_file_from_inspect_to_run(clinical_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

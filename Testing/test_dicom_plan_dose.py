@@ -231,11 +231,11 @@ def test_beam_angles(damaged_set: Path) -> None:
 @pytest.mark.parametrize(
     ("beams", "message"),
     [
-        ([beam(10, rotation="CW")], "1 beams of the plan are arcs"),
+        ([beam(10, rotation="CW")], "1 beam of the plan is an arc"),
         ([beam(10, couch=20)], "not coplanar"),
-        ([beam(40, to=[120])], "1 beams of the plan are arcs"),
-        ([beam(40), beam(80, radiation="ELECTRON")], "1 beams of the plan are no photons"),
-        ([beam(40, radiation="")], "1 beams of the plan are no photons"),
+        ([beam(40, to=[120])], "1 beam of the plan is an arc"),
+        ([beam(40), beam(80, radiation="ELECTRON")], "1 beam of the plan is of no photons"),
+        ([beam(40, radiation="")], "1 beam of the plan is of no photons"),
     ],
 )
 def test_beams_that_are_no_fixed_coplanar_fields(damaged_set: Path, beams: list[Dataset], message: str) -> None:

@@ -107,7 +107,7 @@ def test_one_bad_file_costs_only_itself(damaged_set: Path, damage: str) -> None:
     patient = read_patient(damaged_set)
     assert patient.ct.grid.shape[0] == 24
     if index.problems:
-        assert any("1 DICOM files have problems" in text for text in patient.warnings)
+        assert any("1 DICOM file has problems" in text for text in patient.warnings)
 
 
 def test_several_patients_need_a_choice(damaged_set: Path, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_slice_twice_is_dropped_or_refused(damaged_set: Path) -> None:
     assert "copy of" in index_folder(damaged_set).problems[0].what  # the same object
     with edited(copy) as ds:
         ds.SOPInstanceUID = generate_uid()
-    assert "1 CT slices are there twice; the copies were left out." in read_patient(damaged_set).warnings
+    assert "1 CT slice is there twice; copies were left out." in read_patient(damaged_set).warnings
     with edited(copy) as ds:
         ds.PixelData = bytes(len(ds.PixelData))
     with pytest.raises(PatientDataError, match="Two different slices"):

@@ -191,7 +191,7 @@ def test_a_second_target_is_named_or_left_out_but_never_lost(damaged_set: Path, 
     assert set(named.targets) == {"PTV_6300", "PTV_7000"}
     left_out = read_patient(damaged_set, DicomChoice(names={name: ""}))
     assert set(left_out.targets) == {"PTV_7000"}
-    assert any(text.startswith("1 structures of the set are not used (1 ") for text in left_out.warnings)
+    assert any(text.startswith("1 structure of the set is not used (1 ") for text in left_out.warnings)
 
 
 def test_a_target_written_with_a_stroke_is_no_helper(damaged_set: Path) -> None:
@@ -206,8 +206,8 @@ def test_a_target_written_with_a_stroke_is_no_helper(damaged_set: Path) -> None:
         ("Brainstem", "Parotid_L", "Brainstem is absent: nothing of it is drawn."),
         ("Kehlkopf", "Parotid_L", "Larynx is absent: nothing of it is drawn."),
         ("PTV_6300", "PTV_7000", "PTV_6300 is absent: nothing of it is drawn."),
-        ("PTV boost", "PTV_7000", "1 structures of the set are not used (1 without contours)"),
-        ("SpinalCord", "Parotid_L", "1 structures of the set are not used (1 without contours)"),
+        ("PTV boost", "PTV_7000", "1 structure of the set is not used (1 without contours)"),
+        ("SpinalCord", "Parotid_L", "1 structure of the set is not used (1 without contours)"),
     ],
 )
 def test_what_a_template_left_empty_is_absent(damaged_set: Path, name: str, copy_of: str, told: str) -> None:

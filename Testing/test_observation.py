@@ -127,7 +127,7 @@ def test_noise_adds_in_quadrature() -> None:
         ({"metric": "V20"}, "The unit is Gy, not %"),
         ({"x_mm": 3}, "A metric has no x_mm"),
         ({"kind": "guess"}, "no kind of measurement"),
-        ({"fraction": 0}, "cannot sum over 1 fractions up to fraction 0"),
+        ({"fraction": 0}, "cannot sum over 1 fraction up to fraction 0"),
         ({"fraction": 36, "days": 1}, "There is no fraction 36: 35 are prescribed"),
         ({"fraction": 1.5}, "no whole number"),
         ({"days": -1}, "Days since treatment started"),

@@ -167,7 +167,7 @@ def test_what_is_not_a_patient_is_said(tmp_path: Path, sample_folder: Path) -> N
         Patient.load(tmp_path)
     with pytest.raises(PatientDataError, match="a file, not a folder"):
         Patient.load(sample_folder / "ct.csv")
-    with pytest.raises(PatientDataError, match="1 patients, not one.*pt_1"):
+    with pytest.raises(PatientDataError, match="1 patient, not one.*pt_1"):
         Patient.load(sample_folder.parent)
     (tmp_path / "slice.dcm").write_bytes(bytes(128) + b"DICM")
     with pytest.raises(PatientDataError, match="DICOM"):

@@ -67,7 +67,7 @@ def nodes_of(scene: Any, class_name: str) -> dict[str, Any]:
 def test_structure_colours_are_distinct_and_stable() -> None:
     known = [structure_colour(name) for name in (*STRUCTURES, "Brainstem", "Larynx", "PTV_6300", "PTV_5600")]
     assert len(set(known)) == len(known)
-    assert structure_colour("PTV_7000") == (1.0, 40 / 255, 40 / 255)
+    assert structure_colour("PTV_7000") == (1.0, 50 / 255, 50 / 255)
     assert structure_colour("Spleen") == structure_colour("Spleen")
     assert all(0 <= part <= 1 for part in structure_colour("Spleen"))
 

@@ -211,6 +211,18 @@ def test_confirmed_names_stay_with_the_segments(scene: Any) -> None:
         confirm_names(nodes.segmentation, {"Parotid_L": "Knee"})
 
 
+def test_a_patient_shown_again_keeps_what_was_confirmed(scene: Any) -> None:
+    nodes = show_loaded(scene, small_patient())
+    confirm_names(nodes.segmentation, {"Parotid_L": "", "Parotid_R": "Larynx"})
+    nodes.segmentation.GetSegmentation().AddEmptySegment("Drawn", "Knee")
+    again = show_loaded(scene, small_patient())
+    assert again.segmentation is nodes.segmentation
+    meant = {m.source: m for m in segment_matches(again.segmentation)}
+    assert meant["Parotid_R"].name == "Larynx" and meant["Parotid_R"].state is MatchState.CONFIRMED
+    assert not meant["Parotid_L"].counts and not meant["Knee"].counts
+    assert meant["PTV_7000"].counts and meant["SpinalCord"].counts
+
+
 # Outcomes and measurements as nodes
 
 

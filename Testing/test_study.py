@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +174,32 @@ def test_the_command(data: Path, weights: Path, tmp_path: Path, capsys: pytest.C
     assert "Simulated deliveries, 1 patient" in capsys.readouterr().out
     assert main(["recalibration-study", str(data), "--out", str(tmp_path / "t"), *common, "pt_5"]) == 1
     assert "pt_5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_study_that_is_ended_says_how_to_go_on(data: Path, weights: Path, tmp_path: Path, processes: str) -> None:
+    out = tmp_path / "study"
+    command = ["recalibration-study", str(data), "--out", str(out), "--patients", "2", "--processes", processes]
+    command += ["--weights", str(weights), "--device", "cpu", "--methods", "scale"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "RTDigitalTwinLib", *command],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    timer = threading.Timer(240, process.kill)
+    timer.start()
+    try:
+        while not list(out.glob("cases/*/*.json")) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, printed = process.communicate()
+    finally:
+        timer.cancel()
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in printed, printed
+    assert printed.endswith("Cancelled. What is done is kept. Go on with the same command.\n"), printed
+    cases = [path for path in out.rglob("*") if path.is_file() and path.parent.parent.name == "cases"]
+    assert 0 < len(cases) < 2 * len(cases_of(["scale"]))
+    assert all(path.name[0] != "." and json.loads(path.read_text())["simulated"] for path in cases)
 
 
 def test_points_lie_where_dose_is_predicted() -> None:

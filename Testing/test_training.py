@@ -38,6 +38,7 @@ from RTDigitalTwinLib.model.training_data import TrainingCase, load_cohort, pack
 from RTDigitalTwinLib.model.weights import load_network
 from RTDigitalTwinLib.model.workers import Workers
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.words import counted
 from Testing.builders import small_patient
 
 NARROW = NetworkConfiguration(widths=(8, 8, 16, 16, 32))
@@ -355,7 +356,7 @@ def test_ctrl_c_saves_and_the_command_line_goes_on(
     steps = torch.load(out / CHECKPOINT, weights_only=True)["steps"]
     assert main([*command, "0.0001", "--resume"]) == 0
     captured = capsys.readouterr()
-    assert f"{steps or 1} steps: validation dose score" in captured.out
+    assert f"{counted(steps or 1, 'step')}: validation dose score" in captured.out
     assert f"step {steps or 1}: validation dose score" in " ".join(captured.err.split())
     assert main([*command, "0.0001"]) == 1
     assert "earlier training" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def test_torchrun_trains(two_patients: Path, tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "2 processes" in done.stdout and done.stdout.count("1 steps: validation dose score") == 1
+    assert "2 processes" in done.stdout and done.stdout.count("1 step: validation dose score") == 1
     assert load_network(out / WEIGHTS).manifest["training"]["steps"] == 1
     assert torch.load(out / CHECKPOINT, weights_only=True)["steps"] == 1
 
@@ -123,6 +123,6 @@ def test_training_needs_only_torch_and_numpy(
     assert "1 min" not in bare.stderr and (out / LOG).is_file() and not (out / WEIGHTS).exists()
     monkeypatch.setattr(sys, "argv", ["train", *options, "--resume"])
     assert main() == 0
-    assert "1 steps: validation dose score" in capsys.readouterr().out
+    assert "1 step: validation dose score" in capsys.readouterr().out
     assert load_network(out / WEIGHTS).manifest["training"]["steps"] == 1
     assert (out / "log.png").stat().st_size > 5000

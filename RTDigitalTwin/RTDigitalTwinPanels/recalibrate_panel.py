@@ -83,7 +83,9 @@ class RecalibratePanel:
         self.shell.enable(
             self.ui.observeButton,
             reason,
-            _("Absorb {n} measurements into what is believed of the dose.").format(n=len(waiting)),
+            _("Absorb the measurement into what is believed of the dose.")
+            if len(waiting) == 1
+            else _("Absorb {n} measurements into what is believed of the dose.").format(n=len(waiting)),
         )
         undoable = outcome is not None and previous_of(outcome.mean) is not None
         nothing = _("Nothing was observed yet.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +9,10 @@ from pathlib import Path
 
 from RTDigitalTwinLib.calibration.coverage import Coverage, CoverageTally, Sharpness, coverage_of, sharpness_of
 from RTDigitalTwinLib.dosimetry.openkbp_score import PatientScore, cohort_scores_gy, score_patient
-from RTDigitalTwinLib.errors import OutputError, PatientDataError
+from RTDigitalTwinLib.errors import OutputError
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient import openkbp
-from RTDigitalTwinLib.patient.loading import load_patients, patient_folders, require_outside_patients
+from RTDigitalTwinLib.patient.loading import load_patients, require_outside_patients
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.calibration_file import StoredCalibration
 from RTDigitalTwinLib.solver.sampling import sample_dose
@@ -76,29 +75,6 @@ class Evaluation:
             if p.coverage is not None and p.sharpness is not None:
                 tally.add(p.coverage, p.sharpness)
         return {"bands": self.bands, **tally.as_dict()} if tally.patients else {}
-
-
-def choose_folders(data: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The patients of a folder, of its split folders, or the folder itself; of these the named ones.
-
-    Raises PatientDataError where there are none, or a name is not among them.
-    """
-    if not data.is_dir():
-        raise PatientDataError("There is no such folder.", where=str(data))
-    data = Path(os.path.abspath(data))  # "." has no name to say or to choose by
-    folders = [data] if openkbp.recognises(data) else patient_folders(data)
-    if not folders:
-        raise PatientDataError(
-            "The folder holds no patients.",
-            where=data.name,
-            remedy="Give a folder of patient folders, or of splits such as test-pats.",
-        )
-    if not names:
-        return folders
-    missing = sorted(set(names) - {f.name for f in folders})
-    if missing:
-        raise PatientDataError(f"Not among the {len(folders)} patients: {', '.join(missing)}.", where=data.name)
-    return [f for f in folders if f.name in names]
 
 
 def evaluate(

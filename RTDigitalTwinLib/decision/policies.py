@@ -12,6 +12,7 @@ from RTDigitalTwinLib.calibration.watch import Watch
 from RTDigitalTwinLib.decision.actions import Action, ActionKind
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.words import counted
 
 POLICIES = ("static", "scheduled", "triggered")
 UNCERTAINTY_WEIGHT = 1.0  # of the uncertainty-penalised policies
@@ -60,14 +61,14 @@ class Scheduled:
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise RTDigitalTwinError(f"Nothing can be done after every {self.every} fractions.")
+            raise RTDigitalTwinError(f"Nothing can be done after every {counted(self.every, 'fraction')}.")
 
     @property
     def name(self) -> str:
         return _named("scheduled", self.uncertainty_weight)
 
     def due(self, fraction: int, watch: Watch) -> str | None:
-        return f"every {self.every} fractions" if fraction % self.every == 0 else None
+        return f"every {counted(self.every, 'fraction')}" if fraction % self.every == 0 else None
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Triggered:
     def due(self, fraction: int, watch: Watch) -> str | None:
         if watch.alarm:
             return "readings are not as expected"
-        return f"baseline of {self.first} fractions" if fraction == self.first else None
+        return f"baseline of {counted(self.first, 'fraction')}" if fraction == self.first else None
 
 
 def policy_named(name: str, uncertainty_weight: float = 0.0, every: int = 5) -> Policy:

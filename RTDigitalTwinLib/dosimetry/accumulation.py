@@ -18,6 +18,7 @@ from RTDigitalTwinLib.patient.dicom_dose import HIGHEST_DOSE_GY
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.registration import Registration
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.words import counted
 
 VALIDITY = (
     "Mapped dose is for photons and tissue that keeps its mass: not for protons or ions, whose range changes with the "
@@ -58,7 +59,7 @@ class DeliveredDose:
         for what, number in (("delivered", self.fractions), ("of the dose", self.of_fractions)):
             if number < 1:
                 raise RTDigitalTwinError(f"The number of fractions {what} must be 1 or more, not {number}.")
-        _require_possible(self.dose.values, f"The dose of {self.of_fractions} fractions")
+        _require_possible(self.dose.values, f"The dose of {counted(self.of_fractions, 'fraction')}")
         _require_possible(
             np.asarray(self.dose.values, float) * (self.fractions / self.of_fractions),
             f"{self.fractions} fractions of a dose of {self.of_fractions}",
@@ -121,7 +122,7 @@ def accumulated(parts: Sequence[DeliveredDose], grid: Grid, alpha_beta_gy: float
             away_mm = np.asarray(error.resampled(grid).values, float)
             wrong_mm += away_mm * part.fractions / count
             wrong_gy += rise * away_mm * steepness_gy_per_mm(gy, grid)
-    _require_possible(physical_gy, f"The sum of {count} fractions")
+    _require_possible(physical_gy, f"The sum of {counted(count, 'fraction')}")
     told = [part.registration.error is not None for part in parts if part.registration is not None]
     return AccumulatedDose(
         Volume(physical_gy.astype(np.float32), grid, Quantity.DOSE_GY)

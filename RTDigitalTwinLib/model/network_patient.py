@@ -23,6 +23,7 @@ from RTDigitalTwinLib.patient.plan import OPENKBP_FRACTIONS, Prescription
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.structure_matching import SAME_DOSE_GY
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.words import counted
 
 PIXEL_MM, SLICE_MM = 3.90625, 2.5  # OpenKBP's most common
 # Grids within these pass as they are.
@@ -84,9 +85,9 @@ def network_patient(patient: Patient) -> NetworkPatient:
     levels = ", ".join(f"{gy:g}" for _, gy in reversed(prescription.target_dose_gy))
     stand_in = ", ".join(f"{known[names[name]]:g}" for name, _ in reversed(prescription.target_dose_gy))
     note = (
-        f"Extrapolation: {levels} Gy in {prescription.fractions} fractions is none of the prescriptions the network "
-        f"was trained on (70, 63 and 56 Gy in 35). It was predicted as {stand_in} Gy and the dose multiplied by "
-        f"{factor:.4f}; bands are not calibrated for that."
+        f"Extrapolation: {levels} Gy in {counted(prescription.fractions, 'fraction')} is none of the prescriptions the "
+        f"network was trained on (70, 63 and 56 Gy in 35). It was predicted as {stand_in} Gy and the dose multiplied "
+        f"by {factor:.4f}; bands are not calibrated for that."
     )
     seen = replace(shown, structures=renamed, plans=(seen_plan,))
     return NetworkPatient(seen, _told(shown, (*notes, note)), factor)
@@ -115,8 +116,8 @@ def scaled_names(prescription: Prescription) -> dict[str, str] | None:
     low, high = SCALABLE_GY
     if not low <= highest <= high or not DOSE_PER_FRACTION_GY[0] <= per_fraction <= DOSE_PER_FRACTION_GY[1]:
         raise PatientDataError(
-            f"{highest:g} Gy in {prescription.fractions} fractions is too far from what the network was trained on, "
-            "70 Gy in 35.",
+            f"{highest:g} Gy in {counted(prescription.fractions, 'fraction')} is too far from what the network was "
+            "trained on, 70 Gy in 35.",
             remedy=f"Highest levels of {low:g} to {high:g} Gy at {DOSE_PER_FRACTION_GY[0]:g} to "
             f"{DOSE_PER_FRACTION_GY[1]:g} Gy a fraction can be scaled.",
         )

@@ -17,12 +17,21 @@ from RTDigitalTwinLib.patient.dicom_case import (
 )
 from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import ONE_FRACTION, WHOLE_PLAN, DicomDose, read_dose
-from RTDigitalTwinLib.patient.dicom_index import CT, RTDOSE, RTPLAN, IndexedFile, PatientFiles, index_folder
+from RTDigitalTwinLib.patient.dicom_index import (
+    CT,
+    HAVE_PROBLEMS,
+    RTDOSE,
+    RTPLAN,
+    IndexedFile,
+    PatientFiles,
+    index_folder,
+)
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.dicom_plan import read_plan
 from RTDigitalTwinLib.patient.identity import Identity
 from RTDigitalTwinLib.patient.loading import belonging_of
 from RTDigitalTwinLib.patient.volume import Volume
+from RTDigitalTwinLib.words import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +81,7 @@ def _dicom_day(folder: Path, choice: DicomChoice) -> Day:
     chosen = index.patient(_known(choice.patient, index.patients.values()))
     warnings: list[str] = []
     if index.problems:
-        warnings.append(f"{len(index.problems)} DICOM files have problems; rt-digital-twin inspect shows them.")
+        warnings.append(f"{counted(len(index.problems), *HAVE_PROBLEMS)}; rt-digital-twin inspect shows them.")
     files = with_strays(index, chosen, choice.overrides, warnings)
     require_one_person(chosen, choice.overrides, warnings)
     every = [file for file in files if file.kind == RTPLAN]

@@ -18,6 +18,7 @@ from RTDigitalTwinLib.patient.dicom_index import (
     PatientFiles,
 )
 from RTDigitalTwinLib.patient.overrides import Overrides
+from RTDigitalTwinLib.words import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +101,9 @@ def with_strays(
     kinds = ", ".join(sorted({file.kind for file in strays}))
     overrides.settle(
         "identity",
-        f"{len(strays)} files are of this patient's series, study or frame of reference, or refer to such files or are "
-        f"referred to by them, but bear another patient's identity ({kinds}).",
+        f"{counted(len(strays), 'file')} of this patient's series, study or frame of reference, or that refer to such "
+        f"files or are referred to by them, {'bears' if len(strays) == 1 else 'bear'} another patient's identity "
+        f"({kinds}).",
         strays[0].where,
         warnings,
     )

@@ -15,6 +15,7 @@ from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.overrides import Overrides
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.words import counted
 
 LOWEST_HU = -1024
 # What rounding of written positions and directions explains.
@@ -196,7 +197,7 @@ def _without_duplicates(
                 "Several scans are mixed: export one series at a time.",
             )
     if dropped:
-        warnings.append(f"{dropped} CT slices are there twice; the copies were left out.")
+        warnings.append(f"{counted(dropped, 'CT slice is', 'CT slices are')} there twice; copies were left out.")
     if len(kept) < 2:
         raise kept[0].file.header.error("All slices of the CT series lie at one position.", "Export the series anew.")
     return kept, values

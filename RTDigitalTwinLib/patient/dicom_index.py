@@ -16,8 +16,10 @@ from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, is_whole, looks_like_dicom, open_dicom
 from RTDigitalTwinLib.patient.identity import Identity
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.words import counted
 
 MOST_FILES = 200_000
+HAVE_PROBLEMS = ("DICOM file has problems", "DICOM files have problems")
 CT, RTSTRUCT, RTPLAN, RTDOSE = "CT", "RTSTRUCT", "RTPLAN", "RTDOSE"
 ENHANCED_CT = "enhanced CT"
 SOP_CLASSES = {
@@ -127,7 +129,11 @@ class DicomIndex:
     def patient(self, chosen: str = "") -> PatientFiles:
         """The patient of a pseudonym (or identifier), or the only one. Raises PatientDataError listing pseudonyms."""
         if not self.patients:
-            bad = f" {len(self.problems)} files or objects have problems." if self.problems else ""
+            bad = (
+                f" {counted(len(self.problems), 'file or object has', 'files or objects have')} problems."
+                if self.problems
+                else ""
+            )
             raise PatientDataError(
                 f"No DICOM file of a patient could be read.{bad}",
                 where=self.folder.name,
@@ -141,7 +147,7 @@ class DicomIndex:
             return found[0]
         if len(self.patients) > 1:
             raise PatientDataError(
-                f"The folder holds {len(self.patients)} patients: {named}.",
+                f"The folder holds {counted(len(self.patients), 'patient')}: {named}.",
                 where=self.folder.name,
                 remedy="Choose one with --patient.",
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.dicom_case import choose_files
 from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import read_dose
@@ -36,6 +37,7 @@ from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.words import counted
 
+NO_DICOM = ("file that is no DICOM", "files that are no DICOM")
 Source = TypeVar("Source")
 Result = TypeVar("Result")
 
@@ -56,7 +58,6 @@ class Line:
     text: str
     weight: Weight = Weight.PLAIN
     below: list[Line] = field(default_factory=list)
-    was_read: bool = False  # of a file or series: whether it could be
 
     def add(self, text: str, weight: Weight = Weight.PLAIN) -> Line:
         line = Line(text, weight)
@@ -70,14 +71,27 @@ class Inspection:
 
     Attributes
     ----------
-    usable : whether any CT, structure set, plan or dose could be read.
+    unusable : why a patient cannot be used, by pseudonym; one that waits for names to be confirmed can.
     matches : what the names mean, by pseudonym, in the structure set that would be used; or the error why it is open.
     """
 
     index: DicomIndex
     tree: Line
-    usable: bool
+    unusable: dict[str, str]
     matches: dict[str, list[Match] | RTDigitalTwinError]
+
+    def require_usable(self, patient: str = "") -> None:
+        """Raises PatientDataError with the reasons where a patient cannot be used; "" for: where none of them can."""
+        folder = self.index.folder.name
+        if not self.index.patients:
+            other = openkbp.recognises(self.index.folder)
+            remedy = "It looks like an OpenKBP patient, which the other commands take as it is." if other else ""
+            what = "No patient in DICOM files is here, so nothing can be used."
+            raise PatientDataError(what, where=folder, remedy=remedy)
+        of_it = [self.index.patient(patient).pseudonym] if patient else list(self.index.patients)
+        if all(one in self.unusable for one in of_it):
+            whys = " ".join(f"{one}: {self.unusable[one]}" for one in of_it)
+            raise PatientDataError("Nothing here can be used as it is.", where=folder, remedy=whys)
 
     def names_of(self, patient: str = "") -> list[Match]:
         """What the names mean of a patient's structures; "" for the only one. Raises PatientDataError."""
@@ -102,23 +116,22 @@ def inspect_folder(
     """
     choice = choice or DicomChoice()
     index = index_folder(folder, part(progress, 0.0, 0.3))
-    tree = Line(f"{folder.name or folder}: {counted(len(index.patients), 'patient')}, {_no_dicom(index.other_files)}")
+    tree = Line(
+        f"{folder.name or folder}: {counted(len(index.patients), 'patient')}, {counted(index.other_files, *NO_DICOM)}"
+    )
     matches: dict[str, list[Match] | RTDigitalTwinError] = {}
+    unusable: dict[str, str] = {}
     for i, patient in enumerate(index.patients.values()):
         who = f" (identifier {patient.identity.patient_id!r})" if show_identity else ""
         line = tree.add(f"{patient.pseudonym}{who}: {counted(len(patient.files), 'file')}")
-        matches[patient.pseudonym] = _inspect_patient(index, patient, line, choice, accept)
+        matches[patient.pseudonym], why = _inspect_patient(index, patient, line, choice, accept)
+        if why:
+            unusable[patient.pseudonym] = why
         progress(0.3 + 0.7 * (i + 1) / len(index.patients), "inspecting")
     for problem in index.problems:
         where = f"{problem.where}: " if problem.where else ""
         tree.add(f"{where}{problem.what} {problem.remedy}".strip(), Weight.PROBLEM)
-    return Inspection(index, tree, any(line.was_read for line in _all(tree)), matches)
-
-
-def _all(line: Line) -> Iterator[Line]:
-    yield line
-    for child in line.below:
-        yield from _all(child)
+    return Inspection(index, tree, unusable, matches)
 
 
 def _inspect_patient(
@@ -127,11 +140,13 @@ def _inspect_patient(
     line: Line,
     choice: DicomChoice,
     accept: Callable[[Patient], object],
-) -> list[Match] | RTDigitalTwinError:
+) -> tuple[list[Match] | RTDigitalTwinError, str]:
+    """What the names mean, and why the patient cannot be used ("" where it can)."""
     if choice.patient not in ("", patient.pseudonym, patient.identity.patient_id):
         choice = replace(choice, names={}, structure_set="", plan="")  # said of another patient
     volumes: dict[str, Volume] = {}
     plans: dict[str, DicomPlan] = {}
+    failures: dict[str, str] = {}  # of a series or structure set that could not be read, by its UID
     matches: dict[str, list[Match]] = {}  # by the structure set's UID
     for study in sorted({file.study_uid for file in patient.files}):
         branch = line.add(f"Study {1 + sorted({f.study_uid for f in patient.files}).index(study)}")
@@ -143,6 +158,8 @@ def _inspect_patient(
                 )
                 if volume is not None:
                     volumes[uid] = volume
+                else:
+                    failures[uid] = branch.below[-1].below[-1].text
         for file in mine:
             if file.kind == RTPLAN:
                 plan = _guarded(branch, "RTPLAN", _plan, file)
@@ -155,7 +172,9 @@ def _inspect_patient(
         for file in mine:
             if file.kind == RTSTRUCT:
                 read = _guarded(branch, "RTSTRUCT", _structure_set, file)
-                if read is not None:
+                if read is None:
+                    failures[file.sop_uid] = branch.below[-1].below[-1].text
+                else:
                     node, rois = read
                     frames = {uid: v for uid, v in volumes.items() if uid in file.references}
                     grid = next(iter(frames.values())).grid if frames else None
@@ -173,30 +192,33 @@ def _inspect_patient(
     except RTDigitalTwinError as error:
         line.add(str(error), Weight.PROBLEM)
         # Whatever else is wrong, of a single set the names can be told.
-        return next(iter(matches.values())) if len(matches) == len(patient.of_kind(RTSTRUCT)) == 1 else error
+        single = len(matches) == len(patient.of_kind(RTSTRUCT)) == 1
+        return (next(iter(matches.values())) if single else error), str(error)
     for warning in warnings:
         line.add(warning, Weight.WARNING)
     names = matches.get(files.structure_set.sop_uid, [])
+    why = ""
     if files.ct[0].series_uid not in volumes or not names:
-        line.add("Cannot be used: CT or structures could not be read.", Weight.PROBLEM)
+        used = (files.ct[0].series_uid, files.structure_set.sop_uid)
+        why = " ".join(failures[uid] for uid in used if uid in failures) or "No structure could be read."
     elif any(match.waits for match in names):
         line.add("Can be used once the proposed names are confirmed.", Weight.WARNING)
     else:
         try:
             accept(read_indexed(index, replace(choice, patient=patient.pseudonym)))
         except RTDigitalTwinError as error:
-            line.add(f"Cannot be used: {error}", Weight.PROBLEM)
+            why = str(error)
         else:
             line.add("CT and structures fit together.", Weight.GOOD)
-    return names or PatientDataError("No structure could be read.", where=files.structure_set.where)
+    if why:
+        line.add(f"Cannot be used: {why}", Weight.PROBLEM)
+    return names or PatientDataError("No structure could be read.", where=files.structure_set.where), why
 
 
 def _guarded(parent: Line, title: str, read: Callable[[Source, Line], Result], source: Source) -> Result | None:
     node = parent.add(title)
     try:
-        result = read(source, node)
-        node.was_read = True
-        return result
+        return read(source, node)
     except RTDigitalTwinError as error:
         node.add(str(error), Weight.PROBLEM)
         return None
@@ -229,10 +251,11 @@ def _described(grid: Grid) -> str:
 def _plan(file: IndexedFile, node: Line) -> DicomPlan:
     plan = read_plan(file)
     doses = sorted({gy for _, gy in plan.roi_dose_gy} | set(plan.site_doses_gy), reverse=True)
+    fractions = "an unknown number of fractions" if plan.fractions is None else counted(plan.fractions, "fraction")
+    fields = len(plan.gantry_angles_deg)
     node.add(
-        f"{', '.join(f'{gy:g}' for gy in doses) or 'no'} Gy to targets in "
-        f"{plan.fractions if plan.fractions is not None else 'an unknown number of'} fractions, "
-        f"{len(plan.gantry_angles_deg) or 'no'} fixed coplanar fields, {plan.approval.value}"
+        f"{', '.join(f'{gy:g}' for gy in doses) or 'no'} Gy to targets in {fractions}, "
+        f"{counted(fields, 'fixed coplanar field') if fields else 'no fixed coplanar fields'}, {plan.approval.value}"
     )
     for remark in plan.remarks:
         node.add(remark, Weight.WARNING)
@@ -251,7 +274,7 @@ def _dose(file: IndexedFile, node: Line) -> None:
 
 def _structure_set(file: IndexedFile, node: Line) -> tuple[Line, list[Roi]]:
     rois = read_rois(file)
-    node.text = f"RTSTRUCT, {len(rois)} structures"
+    node.text = f"RTSTRUCT, {counted(len(rois), 'structure')}"
     return node, rois
 
 
@@ -283,7 +306,3 @@ def _structures(
         if roi.number in remarks:
             node.add(f"{roi.name}: {remarks[roi.number]}", Weight.WARNING)
     return found
-
-
-def _no_dicom(count: int) -> str:
-    return f"{counted(count, 'file')} that {'is' if count == 1 else 'are'} no DICOM"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from RTDigitalTwinLib.patient.dicom_ct import read_ct
 from RTDigitalTwinLib.patient.dicom_dose import DicomDose, read_dose
 from RTDigitalTwinLib.patient.dicom_file import looks_like_dicom
 from RTDigitalTwinLib.patient.dicom_index import (
+    HAVE_PROBLEMS,
     RTPLAN,
     STUDY_KEYWORDS,
     DicomIndex,
@@ -50,6 +52,7 @@ from RTDigitalTwinLib.patient.structure_matching import (
 )
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, part, silent
+from RTDigitalTwinLib.words import counted
 
 _FILES_LOOKED_AT = 2000
 # A plan's dose that misses its own prescription by more than this is likely scaled wrongly.
@@ -88,6 +91,15 @@ def recognises(folder: Path) -> bool:
     return False
 
 
+def require_files(folder: Path, choice: DicomChoice | None = None) -> None:
+    """Refuse what ``read_patient`` refuses of the files' headers; a large folder is not read twice for that.
+
+    Raises PatientDataError.
+    """
+    if next(islice(files_below(folder), _FILES_LOOKED_AT, None), None) is None:
+        _chosen_files(index_folder(folder), choice or DicomChoice(), [])
+
+
 def read_patient(folder: Path, choice: DicomChoice | None = None, progress: Progress = silent) -> Patient:
     """Read one patient, at the CT's resolution; targets as drawn, so nested ones overlap.
 
@@ -102,10 +114,8 @@ def read_indexed(index: DicomIndex, choice: DicomChoice | None = None, progress:
     choice = choice or DicomChoice()
     warnings: list[str] = []
     if index.problems:
-        warnings.append(f"{len(index.problems)} DICOM files have problems; rt-digital-twin inspect shows them.")
-    files = choose_files(
-        index, choice.patient, choice.overrides, warnings, structure_set=choice.structure_set, plan=choice.plan
-    )
+        warnings.append(f"{counted(len(index.problems), *HAVE_PROBLEMS)}; rt-digital-twin inspect shows them.")
+    files = _chosen_files(index, choice, warnings)
     ct = read_ct(files.ct, choice.overrides, warnings, part(progress, 0.0, 0.5))
     plan = None if files.plan is None else read_plan(files.plan)
     if plan is not None:
@@ -162,6 +172,12 @@ def belonging_of(folder: Path, choice: DicomChoice | None = None) -> Belonging:
     return Belonging(patient.identity, plans[0].sop_uid if len(plans) == 1 else "")
 
 
+def _chosen_files(index: DicomIndex, choice: DicomChoice, warnings: list[str]) -> CaseFiles:
+    return choose_files(
+        index, choice.patient, choice.overrides, warnings, structure_set=choice.structure_set, plan=choice.plan
+    )
+
+
 def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:
     """Whose record a result of ``read_patient`` goes back to, and what it refers to.
 
@@ -169,14 +185,7 @@ def source_origin(folder: Path, choice: DicomChoice | None = None) -> Origin:
     DICOM must name.
     """
     choice = choice or DicomChoice()
-    files = choose_files(
-        index_folder(folder),
-        choice.patient,
-        choice.overrides,
-        [],
-        structure_set=choice.structure_set,
-        plan=choice.plan,
-    )
+    files = _chosen_files(index_folder(folder), choice, [])
     ct = files.ct[0]
     if files.plan is None:
         raise PatientDataError(
@@ -261,7 +270,7 @@ def _require_frames(rois: Sequence[Roi], files: CaseFiles, overrides: Overrides,
     if strange and files.structure_set.frame_uid in ("", frame):  # else it is settled for the whole set
         overrides.settle(
             "frame",
-            f"{len(strange)} structures have another frame of reference than the CT.",
+            f"{counted(len(strange), 'structure has', 'structures have')} another frame of reference than the CT.",
             files.structure_set.where,
             warnings,
         )
@@ -281,8 +290,9 @@ def _absent(structures: Mapping[str, Structure], matches: Sequence[Match]) -> li
             remedy='Name it, as in --map "PTV high=PTV_7000".',
         )
     states = [match.state.value for match in matches if not match.counts]
-    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    unused = [f"{len(states)} structures of the set are not used ({counted}); rt-digital-twin inspect lists them."]
+    kinds = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    said = counted(len(states), "structure of the set is", "structures of the set are")
+    unused = [f"{said} not used ({kinds}); rt-digital-twin inspect lists them."]
     empty = dict.fromkeys(match.name for match in matches if match.state is MatchState.EMPTY and match.name)
     return (
         (unused if states else [])
@@ -340,10 +350,11 @@ def _plan(
     if choice.fractions is not None:
         if fractions is not None and fractions != choice.fractions:
             raise PatientDataError(
-                f"The plan has {fractions} fractions, not {choice.fractions}.", remedy="Leave --fractions out."
+                f"The plan has {counted(fractions, 'fraction')}, not {choice.fractions}.",
+                remedy="Leave --fractions out.",
             )
         fractions = choice.fractions
-        warnings.append(f"{fractions} fractions were stated by the user.")
+        warnings.append(f"{counted(fractions, 'fraction was', 'fractions were')} stated by the user.")
     if fractions is None:
         raise PatientDataError(
             "In how many fractions the dose is given is not known: there is no plan that says it.",

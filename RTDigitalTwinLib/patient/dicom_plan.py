@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from RTDigitalTwinLib.patient.dicom_file import DicomItem, open_dicom
 from RTDigitalTwinLib.patient.dicom_index import IndexedFile
 from RTDigitalTwinLib.patient.plan import MOST_FRACTIONS, Approval
+from RTDigitalTwinLib.words import counted
 
 _HIGHEST_DOSE_GY = 200.0
 _APPROVAL_REMARKS = {
@@ -135,11 +136,13 @@ def _angles(item: DicomItem, remarks: list[str]) -> tuple[tuple[float, ...], str
         angles.append(points[0].number("GantryAngle", -360, 360) % 360)
     unlike: list[str] = []
     if arcs:
-        unlike.append(f"{arcs} beams of the plan are arcs, which are no fixed fields.")
+        unlike.append(f"{counted(arcs, 'beam of the plan is an arc', 'beams of the plan are arcs')}, no fixed fields.")
     if others:
-        unlike.append(f"{others} beams of the plan are no photons, or do not say so.")
+        unlike.append(
+            f"{counted(others, 'beam of the plan is', 'beams of the plan are')} of no photons, or of what is not said."
+        )
     if turned:
-        unlike.append(f"{turned} beams of the plan are not coplanar.")
+        unlike.append(f"{counted(turned, 'beam of the plan is', 'beams of the plan are')} not coplanar.")
     positions = {setup.code("PatientPosition", _POSITIONS, "") for setup in item.items("PatientSetupSequence")} - {
         "",
         "HFS",

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.words import counted
 
 WIDEST_SHIFT_MM = 50.0
 MOST_OF_PRESCRIPTION = 5.0  # beyond so many times the prescribed dose a value is taken for another unit
@@ -67,7 +68,7 @@ class Moment:
             raise PatientDataError(f"Days since treatment started must be 0 or more, not {self.days}.")
         if not 1 <= self.fractions <= self.fraction:
             raise PatientDataError(
-                f"A value cannot sum over {self.fractions} fractions up to fraction {self.fraction}.",
+                f"A value cannot sum over {counted(self.fractions, 'fraction')} up to fraction {self.fraction}.",
                 remedy="Fractions count from 1; a value of one fraction sums over 1.",
             )
 

@@ -25,6 +25,7 @@ from RTDigitalTwinLib.patient.patient import Image, Patient
 from RTDigitalTwinLib.patient.plan import OPENKBP_FRACTIONS, OPENKBP_GANTRY_ANGLES_DEG, Plan, Prescription
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.words import counted
 
 SIDE = 128
 VOXELS = SIDE**3
@@ -246,8 +247,8 @@ def _read_ct(path: Path, grid: Grid, warnings: list[str]) -> Volume:
     clipped = int((rows.values > HIGHEST_CT_VALUE).sum())
     if clipped:
         warnings.append(
-            f"{clipped} CT voxels above {HIGHEST_CT_VALUE - HU_OFFSET} HU (up to "
-            f"{high - HU_OFFSET:.0f}) were clipped: ct.csv mixes 12- and 16-bit sources."
+            f"{counted(clipped, 'CT voxel')} above {HIGHEST_CT_VALUE - HU_OFFSET} HU (up to "
+            f"{high - HU_OFFSET:.0f}) {'was' if clipped == 1 else 'were'} clipped: ct.csv mixes 12- and 16-bit sources."
         )
     hu = np.full(VOXELS, -HU_OFFSET, np.int16)
     hu[rows.indices] = np.round(np.minimum(rows.values, HIGHEST_CT_VALUE)) - HU_OFFSET
@@ -275,7 +276,7 @@ def _read_dose(path: Path, grid: Grid, mask: Structure) -> Volume:
     outside = int(((values > 0) & ~mask.mask).sum())
     if outside:
         raise PatientDataError(
-            f"{outside} voxels have dose outside the feasible-dose mask.",
+            f"{counted(outside, 'voxel has', 'voxels have')} dose outside the feasible-dose mask.",
             where=path.name,
             remedy=f"Check that dose.csv and {MASK_FILE}.csv belong together.",
         )

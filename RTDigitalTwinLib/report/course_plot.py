@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.words import counted
 
 STATIC = "static, risk-neutral"
 _OUTCOMES = (
@@ -49,7 +50,9 @@ def write_course_plot(summary: Mapping[str, Any], path: Path) -> None:
     if decided:
         handles, labels = grid[0, 2].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(_OUTCOMES), frameon=False, fontsize=8)
-    figure.suptitle(f"Simulated courses, {len(summary['patients'])} patients (dots; bars are means)", fontsize=11)
+    figure.suptitle(
+        f"Simulated courses, {counted(len(summary['patients']), 'patient')} (dots; bars are means)", fontsize=11
+    )
     with whole_file(path) as aside:
         figure.savefig(aside, format="png")
 

@@ -9,7 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import stats
 
+from RTDigitalTwinLib.words import counted
+
 Row: TypeAlias = dict[str, Any]
+
 LEVEL = 0.95
 
 
@@ -83,7 +86,10 @@ def _decided(group: Sequence[Row]) -> dict[str, Any]:
 
 def course_markdown(summary: Mapping[str, Any]) -> str:
     """The summary as Markdown tables: one a scenario, one of the decisions where there are any, one of the patients."""
-    lines = [f"Simulated courses, {len(summary['patients'])} patients: {', '.join(summary['patients'])}.", ""]
+    lines = [
+        f"Simulated courses, {counted(len(summary['patients']), 'patient')}: {', '.join(summary['patients'])}.",
+        "",
+    ]
     for scenario in dict.fromkeys(m["scenario"] for m in summary["means"]):
         means = [m for m in summary["means"] if m["scenario"] == scenario]
         lines += [f"### Courses with {scenario}", ""]

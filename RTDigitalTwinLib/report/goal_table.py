@@ -28,6 +28,7 @@ from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.words import counted
 
 # A sign beside every word, so that a row reads without its colour.
 SIGNS = {Status.MET: "✓", Status.ACCEPTABLE: "~", Status.VIOLATED: "✗", Status.NOT_EVALUATED: "–"}
@@ -188,7 +189,7 @@ def goal_tables(patient: Patient, metrics: Metrics, choice: GoalChoice, bands: B
         notes = [choice.reasons[goals.name]]
         if goals.fractions is not None and fractions != goals.fractions:
             given = "an unknown number" if fractions is None else str(fractions)
-            notes.append(f"The limits are meant for {goals.fractions} fractions; the plan has {given}.")
+            notes.append(f"The limits are meant for {counted(goals.fractions, 'fraction')}; the plan has {given}.")
         tables.append(GoalTable(f"{goals.name}: {goals.title}", goals.citation, rows, tuple(notes)))
     return tables
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from RTDigitalTwinLib.calibration.trial import PLACED, SCALARS, VOLUME
 from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.words import counted
 
 PANELS = (
     (VOLUME, "mask_gy", "from one fraction's dose volume:\nwhole mask"),
@@ -45,6 +46,8 @@ def write_study_plot(summary: Mapping[str, Any], path: Path) -> None:
                 axes.set_title(title, fontsize=10)
             if row == len(treatments) - 1:
                 axes.set_xlabel("mean absolute error (Gy)")
-    figure.suptitle(f"Recalibration on simulated deliveries, {len(summary['patients'])} patients (dots)", fontsize=11)
+    figure.suptitle(
+        f"Recalibration on simulated deliveries, {counted(len(summary['patients']), 'patient')} (dots)", fontsize=11
+    )
     with whole_file(path) as aside:
         figure.savefig(aside, format="png")

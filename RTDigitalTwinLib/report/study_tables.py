@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from RTDigitalTwinLib.calibration.trial import WIDTHS
+from RTDigitalTwinLib.words import counted
 
 Row: TypeAlias = dict[str, Any]
 BEFORE = "before"
@@ -78,7 +79,10 @@ def _factor(rows: Sequence[Row]) -> float:
 
 def study_markdown(summary: Mapping[str, Any]) -> str:
     """The summary as Markdown tables: one a treatment and kind of observation, and one of the patients."""
-    lines = [f"Simulated deliveries, {len(summary['patients'])} patients: {', '.join(summary['patients'])}.", ""]
+    lines = [
+        f"Simulated deliveries, {counted(len(summary['patients']), 'patient')}: {', '.join(summary['patients'])}.",
+        "",
+    ]
     groups: dict[tuple[str, str], list[Row]] = {}
     for mean in summary["means"]:
         groups.setdefault((mean["observed"], mean["treatment"]), []).append(mean)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from RTDigitalTwinLib.scene.isodose_nodes import SOLID_PERCENT
 from RTDigitalTwinLib.scene.nodes import PredictionNodes
 from RTDigitalTwinLib.scene.patient_nodes import main_target
 from RTDigitalTwinLib.scene.rendering import rendering_problem
-from RTDigitalTwinLib.scene.structure_nodes import haloed, targets_filled
+from RTDigitalTwinLib.scene.structure_nodes import cut_by, haloed, targets_filled
 from RTDigitalTwinLib.scene.views import PANEL_PIXELS, SIZE, SliceView, SolidView
 from RTDigitalTwinLib.words import counted
 
@@ -95,7 +95,7 @@ def _overlays(nodes: PredictionNodes) -> list[_Overlay]:
         title = f"{mean}: isodose lines in % of {nodes.highest_gy:g} Gy, targets filled"
         overlays.append(_Overlay("isodose", title, f"isodose lines of the {now}", None))
     if nodes.std is not None:
-        title = f"Sampled spread of {count} samples (standard deviation, not calibrated)"
+        title = f"Sampled spread of {counted(count, 'sample')} (standard deviation, not calibrated)"
         overlays.append(_Overlay("spread", title, "sampled spread", nodes.std))
     if nodes.width is not None:
         title = "Calibrated 95 % band, half its width"
@@ -153,13 +153,14 @@ def _annotate_slice(view: SliceView, nodes: PredictionNodes, orientation: str, t
     view.text(title, PANEL_PIXELS + 10, SIZE[1] - 22, 17)
     view.text(f"{orientation}, {letter} {abs(position):.0f} mm", SIZE[0] - 14, SIZE[1] - 22, 16, _GREY, "right")
     view.text(NOTICE, 16, 22, 13, _GREY)
-    view.list_names(_named(nodes))
+    view.list_names(_named(nodes, cut_by(nodes.patient.segmentation, _through_ras(nodes), view.normal_ras)))
 
 
-def _named(nodes: PredictionNodes) -> list[tuple[str, Colour]]:
+def _named(nodes: PredictionNodes, shown: Container[str] | None = None) -> list[tuple[str, Colour]]:
+    """All structures, or those ``shown``: targets from the highest level down, then the others."""
     patient = nodes.patient.patient
     ordered = [*sorted(patient.targets, reverse=True), *sorted(set(patient.structures) - set(patient.targets))]
-    return [(name, structure_colour(name)) for name in ordered]
+    return [(name, structure_colour(name)) for name in ordered if shown is None or name in shown]
 
 
 def _through_ras(nodes: PredictionNodes) -> tuple[float, float, float]:

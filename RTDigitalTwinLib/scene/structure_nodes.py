@@ -10,6 +10,8 @@ import numpy as np
 import slicer
 from vtkmodules.util import numpy_support
 from vtkmodules.util.vtkConstants import VTK_UNSIGNED_CHAR
+from vtkmodules.vtkCommonDataModel import vtkPlane, vtkPolyData
+from vtkmodules.vtkFiltersCore import vtkCutter
 
 from RTDigitalTwinLib.patient.colours import structure_colour
 from RTDigitalTwinLib.patient.structure import Structure, StructureKind
@@ -109,6 +111,24 @@ def _display(node: Any, structures: list[Structure], hidden: list[Structure], so
         display.SetSegmentOpacity3D(structure.name, _SOLID_OPACITY_3D if structure is solid else opacity)
     for structure in hidden:
         display.SetSegmentVisibility(structure.name, False)
+
+
+def cut_by(node: Any, through_ras: Sequence[float], normal_ras: Sequence[float]) -> set[str]:
+    """The segments whose surface a plane cuts: those with an outline in a slice there."""
+    plane = vtkPlane()
+    plane.SetOrigin(*through_ras)
+    plane.SetNormal(*normal_ras)
+    cutter = vtkCutter()
+    cutter.SetCutFunction(plane)
+    found = set()
+    for segment in node.GetSegmentation().GetSegmentIDs():
+        surface = vtkPolyData()
+        if node.GetClosedSurfaceRepresentation(segment, surface):
+            cutter.SetInputData(surface)
+            cutter.Update()
+            if cutter.GetOutput().GetNumberOfCells():
+                found.add(segment)
+    return found
 
 
 @contextmanager

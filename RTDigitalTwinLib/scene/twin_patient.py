@@ -28,6 +28,7 @@ from RTDigitalTwinLib.scene.from_nodes import dose_on, structure_from_segment, v
 from RTDigitalTwinLib.scene.hierarchy import hierarchy
 from RTDigitalTwinLib.scene.patient_nodes import PatientNodes, show_patient
 from RTDigitalTwinLib.scene.slicerrt_names import ROI_NUMBER
+from RTDigitalTwinLib.words import counted
 
 NAME_TAG = "RTDigitalTwin.Name"  # of a segment: what the user confirmed it to be; LEFT_OUT for nothing
 LEFT_OUT = "-"
@@ -54,9 +55,10 @@ def show_loaded(scene: Any, patient: Patient, progress: Progress = silent) -> Pa
         }
         nodes.ct.SetAttribute(_PLAN, json.dumps(prescription_row(plan.prescription) | more))
     segmentation = nodes.segmentation.GetSegmentation()
-    for segment_id in segmentation.GetSegmentIDs():
-        segment = segmentation.GetSegment(segment_id)
-        segment.SetTag(NAME_TAG, segment.GetName())
+    segments = [segmentation.GetSegment(segment_id) for segment_id in segmentation.GetSegmentIDs()]
+    if not any(_tag(segment, NAME_TAG) for segment in segments):  # else it was there before: what was confirmed stays
+        for segment in segments:
+            segment.SetTag(NAME_TAG, segment.GetName())
     return nodes
 
 
@@ -193,7 +195,7 @@ def _require_settled(matches: Sequence[Match]) -> None:
     waiting = [match.source for match in matches if match.waits]
     if waiting:
         raise SceneError(
-            f"{len(waiting)} structures wait to be confirmed: {', '.join(waiting[:5])}.",
+            f"{counted(len(waiting), 'structure waits', 'structures wait')} to be confirmed: {', '.join(waiting[:5])}.",
             remedy="Confirm or correct their names in the table of structures, or leave them out.",
         )
 

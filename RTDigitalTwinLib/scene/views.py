@@ -240,6 +240,12 @@ class SliceView(_View):
             matrix.SetElement(row, 3, value)
         self.node.UpdateMatrices()
 
+    @property
+    def normal_ras(self) -> tuple[float, float, float]:
+        """Of the slice's plane."""
+        x, y, z = array_of(self.node.GetSliceToRAS())[:3, 2]
+        return float(x), float(y), float(z)
+
     def letters(self) -> None:
         """R, L, A, P, S, I at the image's edges."""
         axes = array_of(self.node.GetSliceToRAS())[:3, :3]

@@ -1,0 +1,81 @@
+"""A folder that no command can use is refused before anything heavy is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = {
+    "run": ["run", "FOLDER", "--out", "OUT"],
+    "observe": ["observe", "FOLDER", "--out", "OUT"],
+    "loop": ["loop", "FOLDER", "--out", "OUT"],
+    "course": ["course", "FOLDER", "--out", "OUT"],
+    "recommend": ["recommend", "FOLDER", "--out", "OUT"],
+    "replay": ["replay", "ledger.jsonl", "FOLDER"],
+    "dose": ["dose", "FOLDER"],
+    "compare": ["compare", "FOLDER", "FOLDER"],
+    "accumulate": ["accumulate", "FOLDER", "FOLDER=3", "--out", "OUT"],
+    "evaluate": ["evaluate", "FOLDER", "--out", "OUT"],
+    "calibrate": ["calibrate", "FOLDER"],
+    "recalibration-study": ["recalibration-study", "FOLDER", "--out", "OUT"],
+    "course-study": ["course-study", "FOLDER", "--out", "OUT"],
+}
+OF_COHORTS = {"evaluate", "calibrate", "recalibration-study", "course-study"}
+HEAVY = ("torch", "monai", "scipy", "matplotlib", "slicer", "vtk")
+
+
+def refusals(folder: Path, out: Path, commands: dict[str, list[str]]) -> dict[str, tuple[int, str]]:
+    """Exit code and words of each command, all in one process that has imported nothing heavy when it ends."""
+    code = f"""
+import contextlib, io, sys
+from RTDigitalTwinLib import cli_terminal
+from RTDigitalTwinLib.cli import main
+for name, command in {commands}.items():
+    cli_terminal.console.file = told = io.StringIO()
+    command = [{{"FOLDER": sys.argv[1], "OUT": sys.argv[2]}}.get(word, word) for word in command]
+    command = [word.replace("FOLDER", sys.argv[1]) for word in command]
+    print(name, main(command), " ".join(told.getvalue().split()), sep="\\t")
+    print("heavy", name, *(module for module in {HEAVY} if module in sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(out)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert [line.split()[2:] for line in done.stderr.splitlines()] == [[]] * len(commands), done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    return {name: (int(code), words) for name, code, words in rows}
+
+
+def test_a_folder_without_a_patient_is_refused_before_heavy_imports(tmp_path: Path) -> None:
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number}.jpg").write_bytes(b"\xff\xd8" + bytes(400))
+    found = refusals(folder, tmp_path / "out", COMMANDS)
+    for name, (code, words) in found.items():
+        expected = "holds no patients" if name in OF_COHORTS else "holds nothing known"
+        assert code == 1 and expected in words, (name, words)
+    assert len(found) == len(COMMANDS) and not (tmp_path / "out").exists()
+
+
+def test_dicom_files_that_do_not_go_together_are_refused_before_heavy_imports(
+    clinical_set: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ct-only"
+    folder.mkdir()
+    for path in clinical_set.glob("CT*"):
+        (folder / path.name).symlink_to(path)
+    one = {name: command for name, command in COMMANDS.items() if name not in OF_COHORTS}
+    for name, (code, words) in refusals(folder, tmp_path / "out", one).items():
+        assert code == 1 and "no structure set" in words, (name, words)
+
+
+@pytest.mark.parametrize("name", ["absent", "letter.txt"])
+def test_what_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    one = {"run": COMMANDS["run"]}
+    ((code, words),) = refusals(tmp_path / name, tmp_path / "out", one).values()
+    assert code == 1 and "Give the folder that holds one patient's files." in words
