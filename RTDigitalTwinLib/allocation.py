@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 _NEVER = 2**31 - 1
@@ -27,8 +29,11 @@ def keep_freed_memory() -> bool:
 def return_freed_memory() -> bool:
     """Give what is free back to the system, from between what is in use too; returns whether the C library can.
 
-    For long work on blocks of many sizes: kept, their gaps add up.
+    For long work on blocks of many sizes: kept, their gaps add up. A GPU's free memory goes back too.
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -36,3 +41,11 @@ def return_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return True
+
+
+def resident_mib() -> float | None:
+    """Memory that this process holds now; None where the system does not tell as Linux does."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        return None
