@@ -18,7 +18,6 @@ from slicer.ScriptedLoadableModule import (
 if importlib.util.find_spec("RTDigitalTwinLib") is None:
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from RTDigitalTwinLib import background
 from RTDigitalTwinPanels import dependencies
 from RTDigitalTwinPanels.course_panel import CoursePanel
 from RTDigitalTwinPanels.decide_panel import DecidePanel
@@ -191,7 +190,7 @@ class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservati
 
     def onInstall(self, *unused):
         with slicer.util.tryWithErrorDisplay(_("Not everything was installed."), waitCursor=True):
-            background.end_process()  # it knows what was there before
+            self.task.close()  # the process that waits knows what was there before
             dependencies.install(self._requirements())
         self.missing = dependencies.missingPackages(self._requirements())
         self.refresh()

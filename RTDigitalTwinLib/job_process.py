@@ -1,8 +1,8 @@
 """The process that does jobs: ``python -m RTDigitalTwinLib.job_process [FOLDER]``.
 
 With a folder it does that folder's job. Without one it does job after job and keeps what they have in common: a line on
-its input is in JSON ``["begin", FOLDER]`` or ``["stop", FOLDER]``. It ends when its input ends, when none was told for a
-while, or when one went wrong in a way that the next might feel.
+its input is in JSON ``["begin", FOLDER]`` or ``["stop", FOLDER]``. It ends when its input ends, when no line came for a
+while, or when a job went wrong in a way that the next might feel.
 
 Progress goes to ``progress.jsonl`` in the folder, a line each; what goes wrong for the user to ``error.json``; the exit
 code, last, to ``ended.json``. Asked to end, or left alone by the application that started it, it takes away what it had
@@ -50,6 +50,7 @@ class Order:
 
     folder: Path
     is_cancelled: threading.Event = field(default_factory=threading.Event)
+    has_ended: threading.Event = field(default_factory=threading.Event)
 
     def fulfil(self, twins: Twins) -> int:
         """Do the job; returns the exit code, which lies in the folder too."""
@@ -64,12 +65,8 @@ class Order:
             code = do(self.folder, lambda: run_job(self.folder, progress, twins))
         with whole_file(self.folder / ENDED_FILE) as aside:
             aside.write_text(json.dumps(code), encoding="utf-8")
+        self.has_ended.set()
         return code
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether somebody takes its answer and its folder away."""
-        return ended_in(self.folder) is not None and not self.is_cancelled.is_set()
 
 
 class Orders:
@@ -123,15 +120,19 @@ class Orders:
         """Where nobody else is there to do so, take the patients' files away."""
         is_alone = os.getppid() != self._parent
         for order in self._told:
-            if is_alone or (self._is_left and not order.is_wanted):
+            is_unwanted = order.is_cancelled.is_set() or not order.has_ended.is_set()
+            if is_alone or (self._is_left and is_unwanted):
                 shutil.rmtree(order.folder, ignore_errors=True)
 
     def _leave(self) -> None:
         """End this process, at the latest after its patience."""
         self._is_left = True
-        for order in self._told:
+        under_way = [order for order in self._told if not order.has_ended.is_set()]
+        for order in under_way:
             order.is_cancelled.set()
         self.close()
+        if not under_way:
+            return
         if sys.platform != "win32":  # there it would end at once, without clearing away
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_PATIENCE_S)
@@ -210,6 +211,8 @@ def error_in(folder: Path) -> RTDigitalTwinError | None:
     try:
         told = json.loads((folder / ERROR_FILE).read_text(encoding="utf-8"))
         kind = getattr(errors, told["type"], RTDigitalTwinError)
+        if kind is Cancelled:
+            return Cancelled(told["remedy"])
         return kind(told["what"], where=told["where"], remedy=told["remedy"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
