@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from pathlib import Path
 
@@ -43,9 +42,14 @@ def return_freed_memory() -> bool:
     return True
 
 
-def resident_mib() -> float | None:
-    """Memory that this process holds now; None where the system does not tell as Linux does."""
+def own_memory_mib() -> float | None:
+    """Memory that this process holds for itself now, without libraries; None where the system does not tell.
+
+    Libraries are left out because those of a GPU alone are larger than all else, and go when memory is short.
+    """
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
+    own_kib = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
+    return own_kib[0] / 1024 if own_kib else None

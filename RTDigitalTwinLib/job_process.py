@@ -25,7 +25,7 @@ from pathlib import Path
 from queue import Empty, Queue
 
 from RTDigitalTwinLib import errors
-from RTDigitalTwinLib.allocation import keep_freed_memory, resident_mib, return_freed_memory
+from RTDigitalTwinLib.allocation import keep_freed_memory, own_memory_mib, return_freed_memory
 from RTDigitalTwinLib.errors import Cancelled, MemoryShortage, RTDigitalTwinError
 from RTDigitalTwinLib.files import WRITING_ERRORS, whole_file
 from RTDigitalTwinLib.job_twins import Twins
@@ -34,7 +34,7 @@ from RTDigitalTwinLib.jobs import run_job
 BEGIN, STOP = "begin", "stop"
 PROGRESS_FILE, ERROR_FILE, ENDED_FILE = "progress.jsonl", "error.json", "ended.json"
 EXIT_ERROR, EXIT_FAULT = 1, 3  # after a fault the process is not to be trusted with another job
-HELD_MIB = 2048  # of memory between jobs; above it nothing is kept, and where that does not help the process ends
+HELD_MIB = 1536  # between jobs; above it no twin is kept, and where that does not help the process ends
 _PARENT_LOOKED_AT_S = 2.0
 _PATIENCE_S = 5.0  # with work that does not end when it is asked to
 _PAUSE_S = 10.0  # after which free memory goes back
@@ -177,7 +177,7 @@ def _has_room(twins: Twins) -> bool:
     """Whether this process may stay with what it holds, or with less of it."""
     for give_back in (lambda: None, return_freed_memory, twins.forget, return_freed_memory):
         give_back()
-        if (resident := resident_mib()) is None or resident <= HELD_MIB:
+        if (own := own_memory_mib()) is None or own <= HELD_MIB:
             return True
     return False
 

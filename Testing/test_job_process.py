@@ -264,13 +264,13 @@ def test_a_shortage_of_memory_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_what_one_job_needs_more_is_given_back_before_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = {"free": 1000.0, "twin": 800.0, "rest": 1200.0}
+    held = {"free": 1000.0, "twin": 700.0, "rest": 800.0}
     forgotten = Twins()
-    monkeypatch.setattr(job_process, "resident_mib", lambda: sum(held.values()))
+    monkeypatch.setattr(job_process, "own_memory_mib", lambda: sum(held.values()))
     monkeypatch.setattr(job_process, "return_freed_memory", lambda: held.update(free=0.0))
     monkeypatch.setattr(forgotten, "forget", lambda: held.update(twin=0.0))
-    assert job_process._has_room(forgotten) and held["twin"] == 800 and held["free"] == 0
-    held["rest"] = 2000.0
+    assert job_process._has_room(forgotten) and held["twin"] == 700 and held["free"] == 0
+    held["rest"] = 1500.0
     assert job_process._has_room(forgotten) and held["twin"] == 0
     held["rest"] = job_process.HELD_MIB + 1.0
     assert not job_process._has_room(forgotten)
