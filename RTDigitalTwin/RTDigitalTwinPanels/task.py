@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 from RTDigitalTwinLib import background
 from RTDigitalTwinLib.errors import Cancelled, RTDigitalTwinError
 
-_LOOK_MS = 150
+_LOOK_MS = 50  # a look and what it shows take 2 ms
 _LEAST_DONE_RATIO = 0.1  # of which the time left is told
 
 
