@@ -38,6 +38,12 @@ with slicer_application() as host:
 """
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of others on this machine have folders too."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
 @pytest.fixture
 def host() -> Iterator[Any]:
     with running_application() as running:
