@@ -106,7 +106,7 @@ class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservati
         self.setParameterNode(None)
 
     def cleanup(self):
-        self.task.cancel()
+        self.task.close()
         self.exit()
         self.removeObservers()
 
@@ -190,6 +190,7 @@ class RTDigitalTwinWidget(ScriptedLoadableModuleWidget, slicer.util.VTKObservati
 
     def onInstall(self, *unused):
         with slicer.util.tryWithErrorDisplay(_("Not everything was installed."), waitCursor=True):
+            self.task.close()  # the process that waits knows what was there before
             dependencies.install(self._requirements())
         self.missing = dependencies.missingPackages(self._requirements())
         self.refresh()

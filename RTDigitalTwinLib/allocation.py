@@ -7,6 +7,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 _NEVER = 2**31 - 1
@@ -30,8 +31,11 @@ def keep_freed_memory() -> bool:
 def return_freed_memory() -> bool:
     """Give what is free back to the system, from between what is in use too; returns whether the C library can.
 
-    For long work on blocks of many sizes: kept, their gaps add up.
+    For long work on blocks of many sizes: kept, their gaps add up. A GPU's free memory goes back too.
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -58,3 +62,16 @@ def lasting_imports() -> Iterator[None]:
         gc.freeze()
     finally:
         gc.enable()
+
+
+def own_memory_mib() -> float | None:
+    """Memory that this process holds for itself now, without libraries; None where the system does not tell.
+
+    Libraries are left out because those of a GPU alone are larger than all else, and go when memory is short.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    own_kib = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
+    return own_kib[0] / 1024 if own_kib else None

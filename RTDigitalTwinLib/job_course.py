@@ -11,12 +11,13 @@ from RTDigitalTwinLib.course_projection import require_ntcp
 from RTDigitalTwinLib.course_record import CourseSettings
 from RTDigitalTwinLib.decision.policies import policy_named
 from RTDigitalTwinLib.dosimetry.delivery import Change
-from RTDigitalTwinLib.jobs import COURSE_FILE, LiveCourse, twin_of
+from RTDigitalTwinLib.job_twins import TwinOf
+from RTDigitalTwinLib.jobs import COURSE_FILE, LiveCourse
 from RTDigitalTwinLib.progress import Progress, part
 from RTDigitalTwinLib.report.course_outcomes import course_outcome_of
 
 
-def live(job: LiveCourse, folder: Path, device: str, notes: tuple[str, ...], progress: Progress) -> None:
+def live(job: LiveCourse, folder: Path, twin_of: TwinOf, notes: tuple[str, ...], progress: Progress) -> None:
     """Do the job, from the network's own belief; the answer lies in the folder. Raises as ``Course`` does."""
     left, posterior, superior = job.shift_mm
     settings = CourseSettings(
@@ -27,7 +28,7 @@ def live(job: LiveCourse, folder: Path, device: str, notes: tuple[str, ...], pro
         seed=job.seed,
         samples=job.samples,
     )
-    prior = prior_of(twin_of(job, folder, device, progress).dose_belief)
+    prior = prior_of(twin_of(progress).dose_belief)
     require_ntcp(prior.patient, job.ntcp or None)
     drawn = prior.sample(settings.samples, 0, part(progress, 0.05, 0.35))
     progress(0.35, "how fractions are read")

@@ -14,7 +14,8 @@ from RTDigitalTwinLib.decision.chance import percent
 from RTDigitalTwinLib.decision.protocol import DecisionProtocol, load_decision
 from RTDigitalTwinLib.decision.ranking import required_samples
 from RTDigitalTwinLib.errors import RTDigitalTwinError
-from RTDigitalTwinLib.jobs import OUTCOME_FILE, Recommend, belief_notes, twin_of
+from RTDigitalTwinLib.job_twins import TwinOf, belief_notes
+from RTDigitalTwinLib.jobs import OUTCOME_FILE, Recommend
 from RTDigitalTwinLib.outcome import save_outcome
 from RTDigitalTwinLib.progress import Progress, part
 from RTDigitalTwinLib.report.deciding import Deciding
@@ -27,9 +28,9 @@ from RTDigitalTwinLib.versions import described_device
 ADDED_FILE = "added-actions.toml"
 
 
-def recommend(job: Recommend, folder: Path, device: str, notes: tuple[str, ...], progress: Progress) -> None:
+def recommend(job: Recommend, folder: Path, twin_of: TwinOf, notes: tuple[str, ...], progress: Progress) -> None:
     """Do the job; the answer lies in the folder. Raises as ``Twin.recommend`` does."""
-    twin = twin_of(job, folder, device, progress)
+    twin = twin_of(progress)
     protocol = _protocol(job)
     samples = max(job.samples, required_samples(protocol), 2)
     if samples > job.samples:

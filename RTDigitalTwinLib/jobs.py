@@ -1,26 +1,26 @@
 """What is computed for a scene: jobs that are told in a folder, done by any process, and answered in that folder.
 
 A folder holds ``job.json`` and the files that the job needs; the answer is files too, whole or not there. So an
-application starts ``python -m RTDigitalTwinLib.job_process FOLDER``, stays responsive, ends it at any time, and needs
-none of what computing needs.
+application leaves them to a process (``job_process``), stays responsive, ends it at any time, and needs none of what
+computing needs.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from RTDigitalTwinLib.errors import MemoryShortage, OutputError, PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.job_twins import TwinOf, Twins, belief_notes
 from RTDigitalTwinLib.patient.patient_file import load_patient_file, save_patient
 from RTDigitalTwinLib.progress import Progress, part, silent
 
 if TYPE_CHECKING:
-    from RTDigitalTwinLib.calibration.belief import Belief
     from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
     from RTDigitalTwinLib.patient.patient import Patient
-    from RTDigitalTwinLib.twin import Twin
 
 JOB_FILE = "job.json"
 PATIENT_FILE, BELIEF_FILE, MEASUREMENTS_FILE = "patient.npz", "belief.npz", "measurements.csv"
@@ -56,7 +56,7 @@ class Inspect:
     source: str
     choice: Choice = field(default_factory=Choice)
 
-    def run(self, folder: Path, progress: Progress) -> None:
+    def run(self, folder: Path, progress: Progress, twins: Twins) -> None:
         (folder / INSPECTION_FILE).write_text(json.dumps(_inspected(Path(self.source), self.choice.dicom, progress)))
 
 
@@ -68,7 +68,7 @@ class Read:
     source: str
     choice: Choice = field(default_factory=Choice)
 
-    def run(self, folder: Path, progress: Progress) -> None:
+    def run(self, folder: Path, progress: Progress, twins: Twins) -> None:
         progress(0.0, "reading the patient")
         save_patient(read_patient(self.source, self.choice, progress), folder / PATIENT_FILE)
 
@@ -89,8 +89,8 @@ class Predict:
     device: str = "auto"
     weights: str = ""
 
-    def run(self, folder: Path, progress: Progress) -> None:
-        _on_device(self, folder, progress, _predict)
+    def run(self, folder: Path, progress: Progress, twins: Twins) -> None:
+        _on_device(self, folder, progress, twins, _predict)
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ class Observe:
     method: str = ""
     absorb_outliers: bool = False
 
-    def run(self, folder: Path, progress: Progress) -> None:
+    def run(self, folder: Path, progress: Progress, twins: Twins) -> None:
         if self.samples < FEWEST_SAMPLES:
             raise RTDigitalTwinError(f"Observing needs at least {FEWEST_SAMPLES} samples.", remedy="Ask for more.")
-        _on_device(self, folder, progress, _observe)
+        _on_device(self, folder, progress, twins, _observe)
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class Report:
     source: str = ""
     choice: Choice = field(default_factory=Choice)
 
-    def run(self, folder: Path, progress: Progress) -> None:
-        _on_device(self, folder, progress, _report)
+    def run(self, folder: Path, progress: Progress, twins: Twins) -> None:
+        _on_device(self, folder, progress, twins, _report)
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,10 @@ class Recommend:
     protocol: str = ""
     shown: str = ""
 
-    def run(self, folder: Path, progress: Progress) -> None:
+    def run(self, folder: Path, progress: Progress, twins: Twins) -> None:
         from RTDigitalTwinLib.job_recommend import recommend
 
-        _on_device(self, folder, progress, recommend)
+        _on_device(self, folder, progress, twins, recommend)
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,10 @@ class LiveCourse:
     device: str = "auto"
     weights: str = ""
 
-    def run(self, folder: Path, progress: Progress) -> None:
+    def run(self, folder: Path, progress: Progress, twins: Twins) -> None:
         from RTDigitalTwinLib.job_course import live
 
-        _on_device(self, folder, progress, live)
+        _on_device(self, folder, progress, twins, live)
 
 
 Job: TypeAlias = Inspect | Read | Predict | Observe | Report | Recommend | LiveCourse
@@ -229,9 +229,12 @@ def read_job(folder: Path) -> Job:
         raise RTDigitalTwinError("The folder tells no job.", where=folder.name) from error
 
 
-def run_job(folder: Path, progress: Progress = silent) -> None:
-    """Do the job that a folder tells; the answer lies in the folder. Raises RTDigitalTwinError's family."""
-    read_job(folder).run(folder, progress)
+def run_job(folder: Path, progress: Progress = silent, twins: Twins | None = None) -> None:
+    """Do the job that a folder tells; the answer lies in the folder. Raises RTDigitalTwinError's family.
+
+    ``twins`` are those of the jobs before, so that what they have in common is worked out once.
+    """
+    read_job(folder).run(folder, progress, Twins() if twins is None else twins)
 
 
 def read_patient(source: str, choice: Choice, progress: Progress = silent) -> Patient:
@@ -281,15 +284,16 @@ def _inspected(source: Path, choice: DicomChoice, progress: Progress) -> dict[st
     return {"dicom": True, "patients": patients}
 
 
-def _on_device(job: Computing, folder: Path, progress: Progress, work: Any) -> None:
+def _on_device(job: Computing, folder: Path, progress: Progress, twins: Twins, work: Any) -> None:
     """Do the work, on the processor where the GPU has too little memory."""
+    twin = partial(twins.of, folder / PATIENT_FILE, folder / BELIEF_FILE, job.weights)
     try:
-        work(job, folder, job.device, (), progress)
+        work(job, folder, partial(twin, job.device), (), progress)
     except MemoryShortage:
         if job.device == "cpu" or not _has_gpu():
             raise
         progress(0.0, CPU_INSTEAD)
-        work(job, folder, "cpu", (CPU_INSTEAD,), progress)
+        work(job, folder, partial(twin, "cpu"), (CPU_INSTEAD,), progress)
 
 
 def _has_gpu() -> bool:
@@ -298,34 +302,14 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def twin_of(job: Computing, folder: Path, device: str, progress: Progress) -> Twin:
-    """The twin of the folder's patient, of the belief there."""
-    from RTDigitalTwinLib.calibration.belief import load_belief, prior_of
-    from RTDigitalTwinLib.twin import Twin
-
-    progress(0.0, "loading the network")
-    twin = Twin(load_patient_file(folder / PATIENT_FILE), job.weights or None, device)
-    _ = twin.dose_belief
-    if (folder / BELIEF_FILE).is_file():
-        twin.adopt(load_belief(folder / BELIEF_FILE, prior_of(twin.dose_belief)))
-    return twin
-
-
-def belief_notes(belief: Belief) -> tuple[str, ...]:
-    from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
-    from RTDigitalTwinLib.report.observing import SIMULATED_NOTE
-
-    return (SIMULATED_NOTE,) if isinstance(belief, RecalibratedBelief) and belief.is_simulated else ()
-
-
-def _predict(job: Predict, folder: Path, device: str, notes: tuple[str, ...], progress: Progress) -> None:
+def _predict(job: Predict, folder: Path, twin_of: TwinOf, notes: tuple[str, ...], progress: Progress) -> None:
     from RTDigitalTwinLib.outcome import save_outcome
     from RTDigitalTwinLib.report.outcomes import outcome_of
     from RTDigitalTwinLib.report.tables import Findings
     from RTDigitalTwinLib.run import remarks
     from RTDigitalTwinLib.versions import described_device
 
-    twin = twin_of(job, folder, device, progress)
+    twin = twin_of(progress)
     prediction = twin.predict(job.samples, job.seed, part(progress, 0.05, 0.9))
     more = (*belief_notes(twin.dose_belief), *remarks(twin), *notes)
     used = described_device(twin.dose_model.surrogate.device)
@@ -334,7 +318,7 @@ def _predict(job: Predict, folder: Path, device: str, notes: tuple[str, ...], pr
     progress(1.0, "done")
 
 
-def _observe(job: Observe, folder: Path, device: str, notes: tuple[str, ...], progress: Progress) -> None:
+def _observe(job: Observe, folder: Path, twin_of: TwinOf, notes: tuple[str, ...], progress: Progress) -> None:
     from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, save_belief
     from RTDigitalTwinLib.calibration.choice import calibrator_named
     from RTDigitalTwinLib.calibration.measurements import read_measurements
@@ -345,7 +329,7 @@ def _observe(job: Observe, folder: Path, device: str, notes: tuple[str, ...], pr
     from RTDigitalTwinLib.run import remarks
     from RTDigitalTwinLib.versions import described_device
 
-    twin = twin_of(job, folder, device, progress)
+    twin = twin_of(progress)
     observations = read_measurements(folder / MEASUREMENTS_FILE, twin.patient)
     before = twin.predict(job.samples, job.seed, part(progress, 0.05, 0.3))
     update = twin.observe(
@@ -365,7 +349,7 @@ def _observe(job: Observe, folder: Path, device: str, notes: tuple[str, ...], pr
     progress(1.0, "done")
 
 
-def _report(job: Report, folder: Path, device: str, notes: tuple[str, ...], progress: Progress) -> None:
+def _report(job: Report, folder: Path, twin_of: TwinOf, notes: tuple[str, ...], progress: Progress) -> None:
     from RTDigitalTwinLib.files import require_apart, whole_folder
     from RTDigitalTwinLib.patient.dicom_patient import source_origin
     from RTDigitalTwinLib.report.tables import Findings
@@ -383,7 +367,7 @@ def _report(job: Report, folder: Path, device: str, notes: tuple[str, ...], prog
         origin = source_origin(Path(job.source), choice.dicom)
     watch = Stopwatch()
     with watch.stage("prediction"):
-        twin = twin_of(job, folder, device, progress)
+        twin = twin_of(progress)
         prediction = twin.predict(job.samples, job.seed, part(progress, 0.05, 0.6))
     more = (*belief_notes(twin.dose_belief), *remarks(twin), *notes)
     findings = Findings(prediction, more_notes=more)

@@ -59,6 +59,7 @@ class Twin:
     ledger : told of every prediction of the dose and every change of what is believed of it. One that tells of this
         patient already is gone on with; LedgerError where it is of another, or of other weights.
     precision : of the samples, ``single`` or ``half``; see DoseSurrogate.
+    dose_model : loaded already; weights, device and precision are then its own.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class Twin:
         models: Mapping[str, StateModel[Any]] | None = None,
         ledger: Ledger | None = None,
         precision: str = "single",
+        *,
+        dose_model: DoseState | None = None,
     ) -> None:
         self.patient = patient
         self.models: dict[str, StateModel[Any]] = dict(models or {})
@@ -78,6 +81,15 @@ class Twin:
         self._drawn: dict[tuple[int, int, int], tuple[Belief, DoseEnsemble]] = {}
         self._ledger = ledger
         self._has_opened = False
+        if dose_model is not None:
+            self.dose_model = dose_model
+
+    def anew(self) -> Twin:
+        """The twin as it was before anything was observed or adopted; what was worked out for it is shared."""
+        other = Twin(self.patient, models=self.models, dose_model=self.dose_model)
+        other._beliefs = [prior_of(self.dose_belief)]
+        other._drawn = self._drawn
+        return other
 
     @cached_property
     def dose_model(self) -> DoseState:

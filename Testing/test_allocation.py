@@ -26,17 +26,14 @@ print(sorted(faults)[10])
 
 
 LEAVE_GAPS = """
-import resource, torch
-from RTDigitalTwinLib.allocation import keep_freed_memory, return_freed_memory
-def resident_mib():
-    with open("/proc/self/statm") as lines:
-        return int(lines.read().split()[1]) * resource.getpagesize() / 2**20
+import torch
+from RTDigitalTwinLib.allocation import keep_freed_memory, own_memory_mib, return_freed_memory
 keep_freed_memory()
 blocks = [torch.ones(2**20) for _ in range(200)]  # 4 MiB each
 blocks = blocks[::20]
-before = resident_mib()
+before = own_memory_mib()
 assert return_freed_memory()
-print(before - resident_mib())
+print(before - own_memory_mib())
 """
 
 

@@ -32,6 +32,7 @@ LEVELS = (
         "run",
         "jobs",
         "job_course",
+        "job_twins",
         "job_recommend",
         "course_outcome",
         "job_process",

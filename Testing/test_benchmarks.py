@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from Testing.Benchmarks.__main__ import benchmarks
-from Testing.Benchmarks.framework import Benchmark, Case, Effort, Skipped, Values, flops_of, measured, table
+from Testing.Benchmarks.framework import Benchmark, Case, Effort, Skipped, Values, flops_of, measured, spent_by, table
 
 
 def busy(seconds: float) -> None:
@@ -28,6 +30,15 @@ def test_waiting_counts_for_the_clock_and_not_for_the_processor() -> None:
     assert min(line["plain"]) >= 0.2 and max(line["processor_s"]["plain"]) < 0.1
     assert min(line["processor_s"]["ours"]) >= 0.02 and line["processor_s"]["ratio"] < 1
     assert "of processor seconds" in table([line], {})
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="seen on Linux alone")
+def test_a_process_that_goes_on_counts_too() -> None:
+    code = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert spent_by(process.stdout.readline).processor_s >= 0.1  # of 0.3, some of it before
+        process.stdin.close()
 
 
 def test_a_line_of_processor_seconds_has_one_ratio() -> None:

@@ -18,7 +18,7 @@ from RTDigitalTwinLib.jobs import OUTCOME_FILE
 from RTDigitalTwinLib.scene.patient_nodes import show_patient
 from Testing.builders import small_patient
 from Testing.host.fixtures import in_desktop, running_application, skip_where_missing
-from Testing.module_walk import count_nodes, finish, show_small_patient
+from Testing.module_walk import PATIENCE_S, count_nodes, finish, predict, show_small_patient
 
 skip_where_missing()
 
@@ -36,6 +36,12 @@ with slicer_application() as host:
     print(module.ui.installButton.isHidden())
     print(f"{module.seconds_to_open:.2f}")
 """
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of others on this machine have folders too."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -80,10 +86,32 @@ def test_cancel_ends_the_process_and_leaves_the_scene(host: Any, module: Any) ->
     work = module.widget.task._work
     assert work is not None and not work.poll()
     module.ui.cancelButton.click()
-    assert work.poll() and not module.widget.task.isRunning
-    assert count_nodes(host.scene) == before and job_folders() == folders
+    assert not module.widget.task.isRunning  # without waiting for the process
+    host.wait_until(lambda: job_folders() == folders, PATIENCE_S, "for the process")
+    assert work.poll() and count_nodes(host.scene) == before
     assert "Cancelled" in module.ui.taskLabel.text and module.ui.predictButton.enabled
     assert host.dialogs.messages == [] and host.uncaught == []
+
+
+def test_what_is_begun_after_a_cancel_is_done(host: Any, module: Any) -> None:
+    show_small_patient(host, module)
+    folders = job_folders()
+    module.ui.samplesSpinBox.value = 64
+    module.ui.predictButton.click()
+    module.ui.cancelButton.click()
+    mean = predict(host, module)
+    assert mean.GetAttribute("RTDigitalTwin.Samples") == "2" and host.dialogs.messages == []
+    host.wait_until(lambda: job_folders() == folders, PATIENCE_S, "for the cancelled one's folder")
+
+
+def test_a_closed_module_ends_its_process(host: Any, module: Any) -> None:
+    show_small_patient(host, module)
+    folders = job_folders()
+    module.ui.predictButton.click()
+    worker = background._WORKERS[-1]
+    host.unload(module)
+    host.wait_until(lambda: worker.exit_code is not None, PATIENCE_S, "for the process")
+    assert job_folders() == folders and host.uncaught == []
 
 
 def test_a_scene_closed_meanwhile_is_survived(host: Any, module: Any) -> None:
@@ -91,7 +119,8 @@ def test_a_scene_closed_meanwhile_is_survived(host: Any, module: Any) -> None:
     module.ui.predictButton.click()
     work = module.widget.task._work
     host.close_scene()
-    assert work.poll() and not module.widget.task.isRunning
+    assert not module.widget.task.isRunning
+    host.wait_until(work.poll, PATIENCE_S, "for the process")
     assert host.dialogs.messages == [] and host.uncaught == []
     assert not module.ui.predictButton.enabled
     show_small_patient(host, module)
@@ -113,6 +142,8 @@ def test_a_patient_deleted_meanwhile_gets_no_result(host: Any, module: Any) -> N
 
 def test_a_damaged_answer_is_told_and_nothing_lands(host: Any, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Done:
+        exit_code = 0
+
         def __init__(self, folder: Path) -> None:
             self.folder = folder
             (folder / OUTCOME_FILE).write_bytes(b"cut off")

@@ -16,7 +16,7 @@ import pytest
 
 from RTDigitalTwinLib import background, jobs
 from RTDigitalTwinLib.errors import Cancelled, MemoryShortage, ModelError, RTDigitalTwinError, SceneError
-from RTDigitalTwinLib.job_process import do, error_in
+from RTDigitalTwinLib.job_process import EXIT_ERROR, EXIT_FAULT, do, error_in
 from RTDigitalTwinLib.outcome import BAND_LEVELS, Outcome, band_columns, load_outcome, save_outcome
 from RTDigitalTwinLib.patient.fingerprint import fingerprint
 from RTDigitalTwinLib.patient.grid import Grid
@@ -270,32 +270,37 @@ def test_absorbed_measurements_cannot_be_removed(scene: Any, tmp_path: Path) -> 
 def test_a_gpu_without_memory_gives_way_to_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, tuple[str, ...]]] = []
 
-    def work(job: Any, folder: Path, device: str, notes: tuple[str, ...], progress: Any) -> None:
+    class Twins:
+        def of(self, patient: Path, belief: Path, weights: str, device: str, progress: Any) -> Any:
+            return device
+
+    def work(job: Any, folder: Path, twin_of: Any, notes: tuple[str, ...], progress: Any) -> None:
+        device = twin_of(progress)
         asked.append((device, notes))
         if device != "cpu":
             raise MemoryShortage("Not enough memory to predict.")
 
     monkeypatch.setattr(jobs, "_has_gpu", lambda: True)
     monkeypatch.setattr(jobs, "_predict", work)
-    jobs.Predict(device="auto").run(tmp_path, lambda done, words: None)
+    jobs.Predict(device="auto").run(tmp_path, lambda done, words: None, Twins())  # type: ignore[arg-type]
     assert asked == [("auto", ()), ("cpu", (jobs.CPU_INSTEAD,))]
     monkeypatch.setattr(jobs, "_has_gpu", lambda: False)
     with pytest.raises(MemoryShortage):
-        jobs.Predict(device="auto").run(tmp_path, lambda done, words: None)
+        jobs.Predict(device="auto").run(tmp_path, lambda done, words: None, Twins())  # type: ignore[arg-type]
 
 
 def test_errors_of_the_process_are_told_in_words(tmp_path: Path) -> None:
-    def fail(error: BaseException) -> RTDigitalTwinError | None:
+    def fail(error: BaseException, code: int = EXIT_FAULT) -> RTDigitalTwinError | None:
         def work() -> None:
             raise error
 
-        assert do(tmp_path, work) == 1
+        assert do(tmp_path, work) == code
         return error_in(tmp_path)
 
-    told = fail(SceneError("What.", where="here", remedy="Do."))
+    told = fail(SceneError("What.", where="here", remedy="Do."), EXIT_ERROR)
     assert isinstance(told, SceneError) and str(told) == "here: What. Do."
     assert "enough memory" in str(fail(MemoryError()))
-    assert "Free space" in str(fail(OSError(errno.ENOSPC, "No space left on device")))
+    assert "Free space" in str(fail(OSError(errno.ENOSPC, "No space left on device"), EXIT_ERROR))
     assert "A package is missing (torch)" in str(fail(ImportError("no", name="torch")))
 
 
