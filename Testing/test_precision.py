@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,15 @@ needs_half = pytest.mark.skipif(
 LAST = torch.channels_last_3d
 
 
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """So many of torch, for one test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 def made(*shape: int) -> torch.Tensor:
     return torch.randn(shape).contiguous(memory_format=LAST)
 
@@ -47,7 +57,8 @@ def of_plain(
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("up_slope", [-0.3, 0.2, 0.8, 1.0, 1.4])
-def test_the_last_stage_is_the_plain_one(up_slope: float, precision: torch.dtype) -> None:
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
+def test_the_last_stage_is_the_plain_one(up_slope: float, precision: torch.dtype, threads: int) -> None:
     torch.manual_seed(0)
     width, sizes = 6, (20, 18, 16)
     below, share = made(1, 5, *sizes), made(1, width, *(2 * n for n in sizes))
