@@ -145,13 +145,13 @@ def main(folder: Path | None = None) -> int:
     keep_freed_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_ERROR))  # so that half-written folders are removed
     orders, twins, code = Orders(), Twins(), 0
-    orders.watch_parent()
-    if folder is None:
-        orders.listen()
-    else:
-        orders.add(folder)
-        orders.close()
-    try:
+    try:  # from here on: those who listen may end this process at once
+        orders.watch_parent()
+        if folder is None:
+            orders.listen()
+        else:
+            orders.add(folder)
+            orders.close()
         while (order := _next(orders)) is not None:
             code = order.fulfil(twins)
             if code == EXIT_FAULT or not _has_room(twins):

@@ -211,7 +211,7 @@ def test_results_never_replace_a_folder_that_is_no_patient(tmp_path: Path, capsy
     (tmp_path / "unknown").mkdir()
     for out in ("unknown", "unknown/out"):
         assert main(["run", str(tmp_path / "unknown"), "--out", str(tmp_path / out)]) == 1
-        assert "the folder the data are read from" in capsys.readouterr().err
+        assert "The folder holds nothing known" in capsys.readouterr().err
     assert list(tmp_path.rglob("*")) == [tmp_path / "unknown"]
 
 

@@ -177,7 +177,7 @@ def test_names_are_confirmed_in_the_table(host: Any, module: Any) -> None:
     assert ui.structureTable.item(row, 3).text() == "proposed"
     assert ui.structureTable.cellWidget(row, 1).currentText == "Parotid_L"
     ui.predictButton.click()
-    assert "wait to be confirmed: Parotide gauche" in host.dialogs.errors[-1].text
+    assert "1 structure waits to be confirmed: Parotide gauche" in host.dialogs.errors[-1].text
     ui.confirmButton.click()
     host.process_events()
     assert {ui.structureTable.item(r, 3).text() for r in range(ui.structureTable.rowCount)} == {"confirmed"}
