@@ -7,7 +7,7 @@ third more arithmetic in less time. Norms and activations go through the field i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from RTDigitalTwinLib.model.convolution import gradients
 from RTDigitalTwinLib.model.layers import NORM_EPSILON
-from RTDigitalTwinLib.model.side_by_side import PARTS_AT_WORK, side_by_side
 
 PART = 30720  # numbers: so few that torch shares no such loop among threads, which wait for each other
 CLAMPED_FROM = 0.5  # slopes above this are too near 1 to tell the two sides of 0 apart by a difference
@@ -95,16 +94,12 @@ class LastStage(torch.autograd.Function):
         tilt = -scale.square() * ((beside * inside).sum(0) / voxels)
         level = -scale * beside.sum(0) / voxels - tilt * mean
         of_found = torch.empty_like(found, dtype=ctx.precision)
-        every, turned = rows(found), rows(of_found)
-
-        def through_norm(part: slice) -> None:
-            turned[part].copy_(torch.addcmul(level, every[part], tilt))
-
-        _everywhere(every, through_norm)
-        rows(of_found).index_add_(0, places, beside.mul_(scale).to(ctx.precision))
+        for part in _parts(rows(found)):
+            rows(of_found)[part].copy_(torch.addcmul(level, rows(found)[part], tilt))
+        _add_at(rows(of_found), places, beside.mul_(scale).to(ctx.precision))
         of_unit = _of_kernel(of_found, values.to(ctx.precision), unit).float()
         of_values = convolved(of_found, unit.transpose(0, 1).flip(2, 3, 4).to(ctx.precision))
-        rows(of_values).index_add_(0, places, gradient.to(ctx.precision))
+        _add_at(rows(of_values), places, gradient.to(ctx.precision))
         of_up_slope = _through_norm(rows(of_values), rows(normal), float(up_slope), up_scale)
         of_below, of_up = gradients(of_values, below, up, ctx.precision, True, ctx.needs_input_grad[:2])
         return of_below, of_up, of_up_slope.view_as(up_slope), of_unit, of_slope.view_as(slope), None, None, None
@@ -115,26 +110,26 @@ def _through_norm(gradient: Tensor, normal: Tensor, slope: float, scale: Tensor)
 
     ``normal`` are values between the two, ``scale`` is one over the standard deviation. Returns the slope's gradient.
     """
-    voxels = len(gradient)
-
-    def through_activation(part: slice) -> Tensor:
-        """What the slope's gradient is summed of, and the sums of the gradient and of its product with ``normal``."""
+    voxels, width = gradient.shape
+    sums, along, by_slope = torch.zeros(width), torch.zeros(width), torch.zeros(())
+    for part in _parts(gradient):
         here, n = gradient[part].float(), normal[part]
-        by_slope = (here * (n if slope < CLAMPED_FROM else n.clamp(max=0))).sum()
+        by_slope += (here * (n if slope < CLAMPED_FROM else n.clamp(max=0))).sum()
         torch.ops.aten.leaky_relu_backward(here, n, slope, False, grad_input=here)
         gradient[part].copy_(here)
-        return torch.cat([by_slope[None], _summed(here), _summed(here.mul(n))])
-
-    by_slope, sums, along = _everywhere(gradient, through_activation).split([1, *[gradient.shape[1]] * 2])
+        sums += _summed(here)
+        along += _summed(here.mul(n))
     if slope < CLAMPED_FROM:  # below 0 the product with n has shrunk by the slope, above it has not
         by_slope = (by_slope - along.sum()) / (1 - slope)
     level, tilt = sums * (-scale / voxels), along * (-scale / voxels)
-
-    def through_norm(part: slice) -> None:
+    for part in _parts(gradient):
         gradient[part].copy_(torch.addcmul(level, gradient[part].float(), scale).addcmul_(normal[part], tilt))
-
-    _everywhere(gradient, through_norm)
     return by_slope
+
+
+def _add_at(of_rows: Tensor, places: Tensor, more: Tensor) -> None:
+    """Add to rows at places, each once: a fifth of what ``index_add_`` takes, which allows for repeated ones."""
+    of_rows.index_copy_(0, places, of_rows.index_select(0, places).add_(more))
 
 
 def _summed(of_rows: Tensor) -> Tensor:
@@ -143,20 +138,9 @@ def _summed(of_rows: Tensor) -> Tensor:
     return of_rows.reshape(-1, together * of_rows.shape[1]).sum(0).view(together, -1).sum(0)
 
 
-def _everywhere(of_rows: Tensor, work: Callable[[slice], Tensor | None]) -> Tensor:
-    """The sum of what work on each part of some rows gives; parts that fit the cache, shared out among threads."""
+def _parts(of_rows: Tensor) -> Iterator[slice]:
     length = PART // of_rows.shape[1] // 8 * 8
-    parts = [slice(first, first + length) for first in range(0, len(of_rows), length)]
-
-    def of_stretch(some: Sequence[slice]) -> list[Tensor]:
-        return [found for part in some if (found := work(part)) is not None]
-
-    threads = min(torch.get_num_threads(), PARTS_AT_WORK)
-    ends = [len(parts) * k // threads for k in range(threads + 1)]
-    stretches = [parts[first:end] for first, end in zip(ends[:-1], ends[1:], strict=True)]
-    with side_by_side(of_stretch, stretches, "cpu") as found:
-        summed = [one for some in found for one in some]
-    return torch.stack(summed).sum(0) if summed else of_rows.new_empty(0)
+    return (slice(first, first + length) for first in range(0, len(of_rows), length))
 
 
 def _paired(kernel: Tensor) -> Tensor:
