@@ -1,14 +1,16 @@
-"""How this process gets its memory, and looks for what it no longer needs."""
+"""How this process gets memory and cores, and looks for what it no longer needs."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+WAIT_POLICY, SLEEPING = "OMP_WAIT_POLICY", "passive"  # as OpenMP names them
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 _NEVER = 2**31 - 1
 
@@ -26,6 +28,19 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _NEVER)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+
+
+def let_waiting_threads_sleep() -> bool:
+    """Let torch's threads sleep where they wait for each other; returns whether they will.
+
+    OpenMP's threads wait by counting, and where other work has the core that is waited for, they count on and on: a
+    step of some hundred short loops took ten seconds instead of half of one. The threads read this once, when torch is
+    imported: where it is there already, or the user has said otherwise, nothing is done.
+    """
+    if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault(WAIT_POLICY, SLEEPING)
+        return os.environ[WAIT_POLICY].lower() == SLEEPING
+    return False
 
 
 def return_freed_memory() -> bool:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__
-from RTDigitalTwinLib.allocation import keep_freed_memory
+from RTDigitalTwinLib.allocation import keep_freed_memory, let_waiting_threads_sleep
 from RTDigitalTwinLib.cli_accumulation import add_accumulation_command
 from RTDigitalTwinLib.cli_course import add_course_commands
 from RTDigitalTwinLib.cli_decision import add_decision_commands
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (0 well, 1 an error the user can mend, 130 cancelled)."""
     options = _parser().parse_args(arguments)
     keep_freed_memory()
+    let_waiting_threads_sleep()
     try:
         with terminated_as_interrupted():
             return options.command(options)

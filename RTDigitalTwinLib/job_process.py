@@ -25,7 +25,12 @@ from pathlib import Path
 from queue import Empty, Queue
 
 from RTDigitalTwinLib import errors
-from RTDigitalTwinLib.allocation import keep_freed_memory, own_memory_mib, return_freed_memory
+from RTDigitalTwinLib.allocation import (
+    keep_freed_memory,
+    let_waiting_threads_sleep,
+    own_memory_mib,
+    return_freed_memory,
+)
 from RTDigitalTwinLib.errors import Cancelled, MemoryShortage, RTDigitalTwinError
 from RTDigitalTwinLib.files import WRITING_ERRORS, whole_file
 from RTDigitalTwinLib.job_twins import Twins
@@ -143,6 +148,7 @@ class Orders:
 def main(folder: Path | None = None) -> int:
     """Do a folder's job, or those that the input tells; returns the exit code of the last."""
     keep_freed_memory()
+    let_waiting_threads_sleep()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_ERROR))  # so that half-written folders are removed
     orders, twins, code = Orders(), Twins(), 0
     try:  # from here on: those who listen may end this process at once

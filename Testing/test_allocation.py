@@ -1,14 +1,20 @@
-"""Memory that is freed stays with the process."""
+"""Memory that is freed stays with the process; threads that wait leave the core to others."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from RTDigitalTwinLib.allocation import keep_freed_memory, return_freed_memory
+from RTDigitalTwinLib.allocation import (
+    WAIT_POLICY,
+    keep_freed_memory,
+    let_waiting_threads_sleep,
+    return_freed_memory,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT_FAULTS = """
@@ -34,6 +40,24 @@ blocks = blocks[::20]
 before = own_memory_mib()
 assert return_freed_memory()
 print(before - own_memory_mib())
+"""
+
+
+SHORT_LOOPS = """
+import os, sys, time
+from RTDigitalTwinLib.allocation import let_waiting_threads_sleep
+if sys.argv[1] == "asleep":
+    assert let_waiting_threads_sleep()
+import torch
+assert not let_waiting_threads_sleep()  # too late
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # two threads on one core, which OpenMP does not know
+torch.set_num_threads(2)
+some = torch.ones(2**17)
+some + 1
+began = time.process_time()
+for _ in range(100):
+    some + 1
+print(time.process_time() - began)
 """
 
 
@@ -84,3 +108,29 @@ def test_what_a_command_imports_is_not_searched_for_garbage() -> None:
     during, enabled, frozen, later, unchanged = done.stdout.split()
     assert (during, enabled, later, unchanged) == ("0", "True", "True", "True")
     assert int(frozen) > 100_000  # torch alone
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cores are told and chosen by Linux alone")
+def test_threads_that_wait_leave_the_core_to_others() -> None:
+    """Two threads on one core: the one that has ended its part of a loop does not count until the other has."""
+
+    def seconds(mode: str) -> float:
+        told = {k: v for k, v in os.environ.items() if k not in (WAIT_POLICY, "GOMP_SPINCOUNT")}
+        done = subprocess.run(
+            [sys.executable, "-c", SHORT_LOOPS, mode], cwd=ROOT, capture_output=True, text=True, check=True, env=told
+        )
+        return float(done.stdout)
+
+    counting = seconds("as it is")
+    if counting < 0.2:
+        pytest.skip("this OpenMP does not wait by counting")
+    assert seconds("asleep") < counting / 4
+
+
+def test_what_the_user_says_of_waiting_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setenv(WAIT_POLICY, "active")
+    assert not let_waiting_threads_sleep() and os.environ[WAIT_POLICY] == "active"
+    monkeypatch.delenv(WAIT_POLICY)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
+    assert not let_waiting_threads_sleep() and WAIT_POLICY not in os.environ
