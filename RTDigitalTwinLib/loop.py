@@ -204,6 +204,8 @@ class _Loop:
         self.ledger = ledger
         about = self._about()
         before = next((e.content for e in self.ledger.entries if e.kind == LOOP), None)
+        if before is not None:
+            before = {"precision": "single", **before}  # which loops begun before it could be chosen have not told
         if before is not None and canonical(before) != canonical(about):
             other = sorted(k for k in about if canonical(about[k]) != canonical(before.get(k)))
             raise LedgerError(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, save_belief
+from RTDigitalTwinLib.calibration.covariance import shift_std_mm
 from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
 from RTDigitalTwinLib.calibration.measurements import as_row, from_row
 from RTDigitalTwinLib.calibration.measuring import measure_volume
@@ -122,14 +123,15 @@ def test_a_known_position_leaves_less_to_a_shift(belief: DoseBelief, drawn: Dose
     changes = []
     for noise_mm in (None, 1.0, 0.3):
         where = [] if noise_mm is None else [replace(AS_PLANNED, noise=NoiseModel(0.0, noise_mm))]
-        after = absorbed(belief, unsure, far, *where)
+        after = recalibrate(belief, [far, *where], GaussianProcess(), unsure, absorb_outliers=True).after
+        assert isinstance(after, RecalibratedBelief)
         assert abs(float(after.applied(unsure).metric("Parotid_L", "mean").mean) - 0.7 * mean) < 0.05 * mean
         assert after.change is not None
         changes.append(after.change)
     unknown, known, well_known = changes
-    assert unknown.shift_probability > 0.8 and unknown.shift_std_mm == 4.0
+    assert unknown.shift_probability > 0.8 and unknown.known_to_mm is None
     assert any("couch shift" in said for said in unknown.words)
-    assert known.shift_std_mm == 1.0 and well_known.shift_probability < 0.7 < known.shift_probability
+    assert known.known_to_mm == 1.0 and well_known.shift_probability < 0.7 < known.shift_probability
     lengths = [float(np.linalg.norm(change.shift_mm)) for change in changes]
     assert lengths[1] < 0.7 * lengths[0] and lengths[2] < 0.2 * lengths[0]
     far_off = replace(known, shift_mm=(0.0, 4.0, 0.0))
@@ -153,10 +155,39 @@ def test_the_position_of_a_measurement_is_known_where_all_its_fractions_are() ->
     for fraction, fractions, known_mm in ((2, 1, None), (3, 1, 0.5), (4, 2, 2.0)):
         found = Position.of([COUCH, later, replace(dose, moment=Moment(4.0, fraction, fractions))])
         assert found.measured_noise_mm == known_mm
-    assert Position.of([dose]).shift_std_mm == 4.0
-    assert Position.of([COUCH, replace(dose, moment=Moment(2.0, 3))]).shift_std_mm == 0.5
-    rough = replace(COUCH, noise=NoiseModel(0.0, 9.0))
-    assert Position.of([rough, replace(dose, moment=Moment(2.0, 3))]).shift_std_mm == 4.0
+    assert Position.of([dose]).measured_noise_mm is None
+    days_later = Position.of([COUCH, replace(dose, moment=Moment(9.0, 10))])
+    assert days_later.measured_mm == SHIFT_MM and days_later.measured_noise_mm is None
+    assert shift_std_mm(None) == shift_std_mm(9.0) == 4.0 and shift_std_mm(0.5) == 0.5
+
+
+def test_doses_measured_before_a_shift_are_judged_where_they_were_measured(
+    belief: DoseBelief, drawn: DoseEnsemble
+) -> None:
+    means = {name: float(drawn.metric(name, "mean").mean) for name in drawn.patient.structures}
+    as_believed = [mean_of(name, mean / 35) for name, mean in means.items()]
+    seen = replace(AS_PLANNED, noise=NoiseModel(0.0, 0.5))
+    later = replace(COUCH, moment=Moment(5.0, 6))
+    together = recalibrate(belief, [seen, *as_believed, later], GaussianProcess(), drawn)
+    assert together.left_out == ()
+    for judgement in together.judgements[1:-1]:
+        assert judgement.expected == pytest.approx(judgement.observed, abs=0.1)
+    before = absorbed(belief, drawn, seen, later)
+    assert recalibrate(before, as_believed, GaussianProcess(), drawn).left_out == ()
+
+
+def test_the_noise_of_a_position_stays_where_a_measurement_says_nothing(
+    belief: DoseBelief, drawn: DoseEnsemble
+) -> None:
+    rough = replace(AS_PLANNED, noise=NoiseModel(0.0, 3.0))
+    nothing = replace(mean_of("SpinalCord", 0.3), noise=NoiseModel(0.0, 5.0))
+
+    def width(*given: object) -> float:
+        low, high = absorbed(belief, drawn, *given).applied(drawn).metric("Parotid_L", "mean").band(0.95)
+        return float(high - low)
+
+    assert width(nothing, rough) > 2 * width(nothing)
+    assert width(nothing, rough) > 0.5 * width(rough)
 
 
 def test_shifts_that_cannot_be_are_refused_or_left_out(belief: DoseBelief, drawn: DoseEnsemble) -> None:

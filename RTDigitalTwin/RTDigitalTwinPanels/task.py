@@ -72,6 +72,7 @@ class Task:
         self.cancel()
         self._timer.stop()
         background.end_process()
+        self._dropEnded()  # what has ended by itself; the process takes away what it leaves off
 
     def report(self, errand, error):
         """Tell the user what went wrong."""

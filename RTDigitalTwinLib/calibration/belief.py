@@ -133,10 +133,13 @@ class RecalibratedBelief:
     def applied(self, drawn: DoseEnsemble) -> DoseEnsemble:
         """Samples of the network (with this belief's decoder) moved by shift and spread."""
         position = Position.of(self.absorbed)
-        drawn = moved_to(drawn, position.measured_mm)
-        found = moved_to(self._updated(drawn), position.then_mm)
+        found = moved_to(self.applied_at(drawn, position.measured_mm), position.then_mm)
         variance = np.square(voxel_std(found)) if position.noise_mm and found.has_spread else np.ones(1)
         return unsure_of(found, position.noise_mm, variance)
+
+    def applied_at(self, drawn: DoseEnsemble, measured_mm: tuple[float, float, float]) -> DoseEnsemble:
+        """The same where dose was measured, a position (LPS) that is not unsure."""
+        return self._updated(moved_to(drawn, measured_mm))
 
     def _updated(self, drawn: DoseEnsemble) -> DoseEnsemble:
         """Samples at the position where dose was measured."""

@@ -57,6 +57,11 @@ HYPOTHESES_THERE = (
 )
 
 
+def shift_std_mm(known_to_mm: float | None) -> float:
+    """Of a shift along each axis: less than shifts are where the position was observed better than that."""
+    return SHIFT_STD_MM if known_to_mm is None else min(SHIFT_STD_MM, known_to_mm)
+
+
 @dataclass(frozen=True, eq=False)
 class ErrorCovariance:
     """Of a dose at the mask's voxels, in Gy of the course.
@@ -67,7 +72,7 @@ class ErrorCovariance:
     shares : of the lengths over which it hangs together.
     changes : (4, mask voxels) of one standard deviation each: shift along slices, rows, columns; output.
     fixed : (mask voxels,) where a dose volume was seen: no change of treatment that it did not show; None for nowhere.
-    shift_std_mm : of a shift along each axis, where there is one; less where the position is known.
+    known_to_mm : standard deviation of the position, along each axis, where it was observed; None where it was not.
     """
 
     box: MaskBox
@@ -75,25 +80,26 @@ class ErrorCovariance:
     shares: tuple[float, ...]
     changes: NDArray[np.float32]
     fixed: NDArray[np.bool_] | None = None
-    shift_std_mm: float = SHIFT_STD_MM
+    known_to_mm: float | None = None
 
     @classmethod
-    def of(cls, drawn: DoseEnsemble, shift_std_mm: float = SHIFT_STD_MM) -> ErrorCovariance:
+    def of(cls, drawn: DoseEnsemble, known_to_mm: float | None = None) -> ErrorCovariance:
         """Of samples with at least two."""
         box = MaskBox(drawn.crop)
         mean = drawn.mean.values.reshape(-1)[drawn.crop.mask_indices].astype(np.float32)
-        changes = np.concatenate([shift_std_mm * box.slopes(mean), OUTPUT_STD_RATIO * mean[None]])
+        changes = np.concatenate([shift_std_mm(known_to_mm) * box.slopes(mean), OUTPUT_STD_RATIO * mean[None]])
         std = voxel_std(drawn).astype(np.float32)
-        return cls(box, std, drawn.correlation, changes, shift_std_mm=shift_std_mm)
+        return cls(box, std, drawn.correlation, changes, known_to_mm=known_to_mm)
 
     @property
-    def position_known(self) -> bool:
-        return self.shift_std_mm < SHIFT_STD_MM
+    def shift_std_mm(self) -> float:
+        """Of a shift along each axis, where there is one."""
+        return shift_std_mm(self.known_to_mm)
 
     @property
     def hypotheses(self) -> tuple[Hypothesis, ...]:
         """Ways in which treatment may have gone; the first is that with the least change."""
-        return HYPOTHESES_THERE if self.position_known else HYPOTHESES
+        return HYPOTHESES if self.known_to_mm is None else HYPOTHESES_THERE
 
     def of_network(self, fields: NDArray) -> NDArray[np.float32]:
         """Covariance of the network's error times fields (fields, mask voxels)."""

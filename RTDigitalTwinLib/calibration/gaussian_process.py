@@ -55,7 +55,7 @@ class GaussianProcess:
             raise RTDigitalTwinError("A Gaussian-process update needs samples.", remedy="Draw some.")
         if not evidence.observations:
             return RecalibratedBelief(evidence.prior, self.name, ())
-        covariance, doses = ErrorCovariance.of(drawn, evidence.position.shift_std_mm), evidence.doses_gy
+        covariance, doses = ErrorCovariance.of(drawn, evidence.position.measured_noise_mm), evidence.doses_gy
         change: FoundChange | None = None
         shift, variance = np.zeros(covariance.std.shape), np.square(covariance.std.astype(float))
         rng = np.random.default_rng(PATHS_SEED)
@@ -75,7 +75,8 @@ class GaussianProcess:
             found = posterior(errors)
             shift = shift + (found.dose_gy - errors.dose_gy)
             variance, left = found.variance_gy2, found.left_of(left, rng)
-            change = change or found.change
+            changes = (found.change,) if change is None else (change, found.change)
+            change = max(changes, key=lambda one: one.shift_probability)
         moved = np.maximum(evidence.mean_gy + shift, 0) - evidence.mean_gy
         return RecalibratedBelief(
             evidence.prior,

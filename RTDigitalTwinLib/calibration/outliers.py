@@ -106,13 +106,13 @@ def judge(
     belief_drawn: DoseEnsemble,
     observations: Sequence[Observation],
     earlier: Earlier | None = None,
-    shift_std_mm: float = SHIFT_STD_MM,
+    known_to_mm: float | None = None,
 ) -> tuple[Judgement, ...]:
     """Each observation against samples of a belief, and metrics and points against each other and ``earlier`` ones.
 
     Where bands are not calibrated nothing is called an outlier: plain samples are too narrow to say. With fewer than
-    two samples there is no spread to judge by, and nothing is either. ``shift_std_mm`` is of shifts that metrics and
-    points may come of.
+    two samples there is no spread to judge by, and nothing is either. ``known_to_mm`` is the position's standard
+    deviation where dose was measured, as far as it was observed.
     """
     patient, crop = belief_drawn.patient, belief_drawn.crop
     if not observations:
@@ -121,7 +121,7 @@ def judge(
         return tuple(_unjudged(o, belief_drawn) for o in observations)
     covariance = ErrorCovariance.of(belief_drawn)
     given = [o for o in observations if isinstance(o, MetricObservation | PointObservation)]
-    scalars = _judged_scalars(given, belief_drawn, earlier, shift_std_mm)
+    scalars = _judged_scalars(given, belief_drawn, earlier, known_to_mm)
     judgements = []
     for observation in observations:
         if isinstance(observation, DoseObservation):
@@ -138,13 +138,13 @@ def _judged_scalars(
     observations: Sequence[ScalarObservation],
     drawn: DoseEnsemble,
     earlier: Earlier | None,
-    shift_std_mm: float,
+    known_to_mm: float | None,
 ) -> Iterator[Judgement]:
     if not observations:
         return iter(())
     before = () if earlier is None else earlier.observations
     drawn_before = drawn if earlier is None else earlier.drawn
-    covariance, doses = ErrorCovariance.of(drawn_before, shift_std_mm), sampled_doses(drawn_before)
+    covariance, doses = ErrorCovariance.of(drawn_before, known_to_mm), sampled_doses(drawn_before)
 
     def errors_of(some: Sequence[ScalarObservation]) -> ScalarErrors:
         return ScalarErrors.of(read_scalars([*before, *some], drawn.patient, drawn.crop), doses, covariance)

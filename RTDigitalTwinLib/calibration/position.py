@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.calibration.covariance import SHIFT_STD_MM
 from RTDigitalTwinLib.calibration.read_off import read_off
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.patient.observation import CouchShiftObservation, Observation
@@ -35,18 +34,13 @@ class Position:
     measured_mm : when dose was measured.
     then_mm : from that on to the last one observed.
     noise_mm : standard deviation of the last one, along each axis; 0 where dose was measured at it.
-    measured_noise_mm : of the one where dose was measured; None where it was not observed for every measurement.
+    measured_noise_mm : of the one where dose was measured; None where it was not observed in every measured fraction.
     """
 
     measured_mm: tuple[float, float, float] = NOWHERE_MM
     then_mm: tuple[float, float, float] = NOWHERE_MM
     noise_mm: float = 0.0
     measured_noise_mm: float | None = None
-
-    @property
-    def shift_std_mm(self) -> float:
-        """Of a shift, along each axis, that may be left where dose was measured."""
-        return SHIFT_STD_MM if self.measured_noise_mm is None else min(SHIFT_STD_MM, self.measured_noise_mm)
 
     @classmethod
     def of(cls, observations: Sequence[Observation]) -> Position:
@@ -57,6 +51,7 @@ class Position:
         in_order = sorted(shifts, key=lambda o: o.moment.fraction)
         seen: dict[tuple[float, float, float], str] = {}
         holding: list[CouchShiftObservation | None] = []  # at each measured fraction
+        noises: list[float | None] = []  # of the position there
         for observation in observations:
             if isinstance(observation, CouchShiftObservation):
                 continue
@@ -65,6 +60,8 @@ class Position:
                 held = next((o for o in reversed(in_order) if o.moment.fraction <= fraction), None)
                 seen[NOWHERE_MM if held is None else held.shift_mm] = observation.label
                 holding.append(held)
+                # From day to day the position differs: an image tells that of its own.
+                noises.append(held.noise.floor if held is not None and held.moment.fraction == fraction else None)
         if len(seen) > 1:
             raise PatientDataError(
                 "Dose was measured before a couch shift and after it, and one belief cannot hold both.",
@@ -74,9 +71,9 @@ class Position:
         last = in_order[-1]
         measured = next(iter(seen), last.shift_mm)
         x, y, z = (float(a - b) for a, b in zip(last.shift_mm, measured, strict=True))
-        is_known = bool(seen) and not any((x, y, z))  # what was measured there says all there is to say
-        known = [held.noise.floor for held in holding or [last] if held is not None]
-        noise_mm = max(known) if len(known) == len(holding or [last]) else None
+        is_known = bool(holding) and all(held is last for held in holding)  # what was measured there says all there is
+        known = [noise for noise in noises if noise is not None]
+        noise_mm = max(known) if known and len(known) == len(noises) else None
         return cls(measured, (x, y, z), 0.0 if is_known else last.noise.floor, noise_mm)
 
 

@@ -65,17 +65,14 @@ def recalibrate(
     if drawn is None:
         drawn = prior.sample(SAMPLES, 0, part(progress, 0.0, 0.3))
     shifts = [o for o in observations if isinstance(o, CouchShiftObservation)]
-    positioned = belief
-    if shifts and (held := [o for o in shifts if absorb_outliers or not judged_shift(o).is_outlier]):
-        # Doses are judged where the patient lay, so that shifts come first.
-        started = belief if isinstance(belief, RecalibratedBelief) else RecalibratedBelief(belief, "", ())
-        positioned, seen = replace(started, absorbed=in_time([*started.absorbed, *held])), None
-    if seen is None:
-        seen = _seen(positioned, drawn, part(progress, 0.3, 0.5))
+    held = [o for o in shifts if absorb_outliers or not judged_shift(o).is_outlier]
     doses = [o for o in observations if not isinstance(o, CouchShiftObservation)]
-    there = Position.of(in_time([*absorbed_by(positioned), *doses]))
+    # Doses are judged where the patient lay, so that shifts come first.
+    there = Position.of(in_time([*absorbed_by(belief), *held, *doses]))
+    if seen is None or held or any(isinstance(o, CouchShiftObservation) for o in absorbed_by(belief)):
+        seen = _seen(belief, drawn, there.measured_mm, part(progress, 0.3, 0.5))
     earlier = Earlier.of(absorbed_by(belief), moved(drawn, there.measured_mm))
-    judgements = judge(seen, observations, earlier, there.shift_std_mm)
+    judgements = judge(seen, observations, earlier, there.measured_noise_mm)
     left_out = () if absorb_outliers else tuple(j.observation for j in judgements if j.is_outlier)
     absorbed = tuple(o for o in observations if not any(o is other for other in left_out))
     after: Belief = belief
@@ -85,8 +82,12 @@ def recalibrate(
     return Update(belief, after, judgements, absorbed, left_out)
 
 
-def _seen(belief: Belief, drawn: DoseEnsemble, progress: Progress) -> DoseEnsemble:
-    """Samples of a belief that began from the one ``drawn`` is of."""
+def _seen(
+    belief: Belief, drawn: DoseEnsemble, measured_mm: tuple[float, float, float], progress: Progress
+) -> DoseEnsemble:
+    """Samples of a belief that began from the one ``drawn`` is of, where dose is measured."""
     if not isinstance(belief, RecalibratedBelief):
-        return drawn
-    return belief.applied(drawn) if belief.decoder is None else belief.sample(SAMPLES, 0, progress)
+        return moved(drawn, measured_mm)
+    if belief.decoder is not None:
+        drawn = replace(belief.prior, surrogate=belief.surrogate).sample(SAMPLES, 0, progress)
+    return belief.applied_at(drawn, measured_mm)

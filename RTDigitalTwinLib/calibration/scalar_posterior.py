@@ -131,7 +131,8 @@ def posterior(errors: ScalarErrors) -> Posterior:
     """After metrics and points, over the hypotheses.
 
     The bands before speak of the plan's dose. What changes of treatment add to the variance counts as far as the
-    observations made a change likelier than it was: nothing is added by observations that say nothing.
+    observations made a change likelier than it was: nothing is added by observations that say nothing, but for the
+    noise of a position that was observed.
     """
     mover = Mover(errors.dose_gy, errors.covariance)
     modes = tuple(Mode.of(errors, mover, hypothesis) for hypothesis in errors.covariance.hypotheses)
@@ -139,7 +140,8 @@ def posterior(errors: ScalarErrors) -> Posterior:
     doses = np.stack([mode.dose_gy for mode in modes])
     expected = weights @ doses
     apart = weights @ np.square(doses - expected)
-    raised = _raised(errors.covariance.hypotheses, weights)
+    known = errors.covariance.known_to_mm is not None  # then the position's noise is no change, and counts as it is
+    raised = weights if known else _raised(errors.covariance.hypotheses, weights)
     variance = raised @ np.stack([mode.variance_gy2 for mode in modes]) + apart
     return Posterior(expected, variance, mover, modes, doses, weights, raised)
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.calibration.covariance import OUTPUT_STD_RATIO, SHIFT_STD_MM, ErrorCovariance, Hypothesis
+from RTDigitalTwinLib.calibration.covariance import OUTPUT_STD_RATIO, ErrorCovariance, Hypothesis
 from RTDigitalTwinLib.calibration.read_off import read_off
 from RTDigitalTwinLib.calibration.readings import VolumeReading
 from RTDigitalTwinLib.solver.correlation import MaskBox
@@ -29,7 +29,7 @@ FAR_STDS = 2.5  # of an observed position
 OUTPUT_WORTH_TELLING = 0.5  # before anything is observed it is 0.22
 CONFIRM = (
     " An image or a couch log can confirm or refute it: give the position as a row of kind 'couch shift', 0, 0, 0 mm"
-    " where the patient lay as planned."
+    " where the patient lay as planned, of the fraction measured."
 )
 
 
@@ -132,14 +132,14 @@ class FoundChange:
     shift_probability, output_probability : that there is a shift of the patient; a change of the machine's output.
     shift_mm : LPS, what is expected of the shift where there is one, besides the position that was observed.
     output_ratio : likewise of the output, 0.05 for 5 % more.
-    shift_std_mm : of a shift along each axis before dose was measured: less where the position was observed.
+    known_to_mm : standard deviation of the position where it was observed; None where it was not.
     """
 
     shift_probability: float
     shift_mm: tuple[float, float, float]
     output_probability: float
     output_ratio: float
-    shift_std_mm: float = SHIFT_STD_MM
+    known_to_mm: float | None = None
 
     @classmethod
     def of(
@@ -150,18 +150,18 @@ class FoundChange:
         x, y, z = now.shift_std_mm * (shifted @ np.array(sizes)[:, :3]) @ now.box.axes_lps / shifted.sum()
         ratio = OUTPUT_STD_RATIO * float(output @ np.array(sizes)[:, 3] / output.sum())
         position = (float(x), float(y), float(z))
-        return cls(float(shifted.sum()), position, float(output.sum()), ratio, now.shift_std_mm)
+        return cls(float(shifted.sum()), position, float(output.sum()), ratio, now.known_to_mm)
 
     @property
     def words(self) -> tuple[str, ...]:
         """A sentence on each change that became likely enough to matter."""
         said = []
         x, y, z = (f"{value:+.1f}" for value in self.shift_mm)
-        if self.shift_std_mm < SHIFT_STD_MM:
-            if max(map(abs, self.shift_mm)) > FAR_STDS * self.shift_std_mm:
+        if self.known_to_mm is not None:
+            if max(map(abs, self.shift_mm)) > FAR_STDS * self.known_to_mm:
                 said.append(
                     f"A shift of the patient by {x}, {y}, {z} mm (LPS) from the position observed would explain what "
-                    f"was measured, but its standard deviation is given as {self.shift_std_mm:g} mm: look at both."
+                    f"was measured, but its standard deviation is given as {self.known_to_mm:g} mm: look at both."
                 )
         elif self.shift_probability >= WORTH_TELLING:
             said.append(
@@ -169,10 +169,10 @@ class FoundChange:
                 f"{self.shift_probability:.0%}: by {x}, {y}, {z} mm (LPS) from the planned position.{CONFIRM}"
             )
         if self.output_probability >= OUTPUT_WORTH_TELLING:
-            more = "more" if self.output_ratio >= 0 else "less"
+            more = "higher" if self.output_ratio >= 0 else "lower"
             said.append(
-                f"An output of the machine {abs(self.output_ratio):.1%} {more} than planned explains part of what was "
-                f"measured, with probability {self.output_probability:.0%}."
+                f"What was measured is {abs(self.output_ratio):.1%} {more} than predicted all over. The machine's "
+                "output explains it, or an error of the prediction: the machine's own check of its output tells which."
             )
         return tuple(said)
 
@@ -180,7 +180,14 @@ class FoundChange:
     def from_dict(cls, row: Mapping[str, Any]) -> FoundChange:
         """As ``asdict`` gave it. Raises KeyError, TypeError or ValueError for another."""
         x, y, z = (float(v) for v in row["shift_mm"])
-        return cls(shift_mm=(x, y, z), **{k: float(v) for k, v in row.items() if k != "shift_mm"})
+        known = row["known_to_mm"]
+        return cls(
+            float(row["shift_probability"]),
+            (x, y, z),
+            float(row["output_probability"]),
+            float(row["output_ratio"]),
+            None if known is None else float(known),
+        )
 
 
 def changed_dose(

@@ -12,6 +12,8 @@ from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.twin import Update
 
 SIMULATED_NOTE = "Observations in this are simulated: they stand in for measurements."
+FAR_RATIO = 0.6  # of what can be explained: two standard deviations
+BESIDE = "Doses around it were moved with it, targets' coverage too: more values would tell how far that is right."
 ABSORBED, LEFT_OUT, ABSORBED_OUTLIER = "absorbed", "outlier, left out", "outlier, absorbed as told"
 
 
@@ -101,4 +103,6 @@ def update_notes(update: Update) -> tuple[str, ...]:
         if judgement.is_outlier:
             left_out = any(judgement.observation is o for o in update.left_out)
             notes.append(f"Outlier, {'left out' if left_out else 'absorbed as told'}. {judgement.words}.")
+        elif abs(judgement.observed - judgement.expected) > FAR_RATIO * judgement.reach:
+            notes.append(f"Far from the prediction: {judgement.words}. {BESIDE}")
     return tuple(notes)
