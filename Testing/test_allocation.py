@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from RTDigitalTwinLib.allocation import (
+    COUNTS,
     WAIT_POLICY,
     keep_freed_memory,
     let_waiting_threads_sleep,
@@ -115,7 +116,7 @@ def test_threads_that_wait_leave_the_core_to_others() -> None:
     """Two threads on one core: the one that has ended its part of a loop does not count until the other has."""
 
     def seconds(mode: str) -> float:
-        told = {k: v for k, v in os.environ.items() if k not in (WAIT_POLICY, "GOMP_SPINCOUNT")}
+        told = {k: v for k, v in os.environ.items() if k not in (WAIT_POLICY, COUNTS)}
         done = subprocess.run(
             [sys.executable, "-c", SHORT_LOOPS, mode], cwd=ROOT, capture_output=True, text=True, check=True, env=told
         )
@@ -129,8 +130,9 @@ def test_threads_that_wait_leave_the_core_to_others() -> None:
 
 def test_what_the_user_says_of_waiting_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setenv(WAIT_POLICY, "active")
-    assert not let_waiting_threads_sleep() and os.environ[WAIT_POLICY] == "active"
-    monkeypatch.delenv(WAIT_POLICY)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
-    assert not let_waiting_threads_sleep() and WAIT_POLICY not in os.environ
+    for name, other in ((WAIT_POLICY, COUNTS), (COUNTS, WAIT_POLICY)):
+        with monkeypatch.context() as told:
+            told.delenv(other, raising=False)
+            told.setenv(name, "active" if name == WAIT_POLICY else "7")
+            before = dict(os.environ)
+            assert not let_waiting_threads_sleep() and dict(os.environ) == before
