@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
 from RTDigitalTwinLib.decision.action_file import customary_actions, read_actions
 from RTDigitalTwinLib.decision.actions import Action, Keep, Scale
 from RTDigitalTwinLib.decision.chance import percent
 from RTDigitalTwinLib.decision.protocol import DecisionProtocol, load_decision
 from RTDigitalTwinLib.decision.ranking import required_samples
 from RTDigitalTwinLib.errors import RTDigitalTwinError
-from RTDigitalTwinLib.job_twins import TwinOf, belief_notes
+from RTDigitalTwinLib.job_twins import TwinOf
 from RTDigitalTwinLib.jobs import OUTCOME_FILE, Recommend
 from RTDigitalTwinLib.outcome import save_outcome
 from RTDigitalTwinLib.progress import Progress, part
 from RTDigitalTwinLib.report.deciding import Deciding
+from RTDigitalTwinLib.report.observing import belief_notes
 from RTDigitalTwinLib.report.outcomes import outcome_of
 from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.run import remarks
@@ -43,10 +45,10 @@ def recommend(job: Recommend, folder: Path, twin_of: TwinOf, notes: tuple[str, .
     if job.shown:
         candidates = tuple(action for action in candidates if action.name == job.shown)
     ranking = twin.recommend(candidates, None, samples, job.seed, protocol=protocol, progress=part(progress, 0.5, 0.85))
-    simulated = belief_notes(twin.dose_belief)
-    deciding = Deciding(ranking, bool(simulated), job.shown)
+    belief = twin.dose_belief
+    deciding = Deciding(ranking, isinstance(belief, RecalibratedBelief) and belief.is_simulated, job.shown)
     shown = deciding.shown.outcome
-    more = (*simulated, *remarks(twin), *notes, *shown.notes)
+    more = (*belief_notes(belief), *remarks(twin), *notes, *shown.notes)
     findings = Findings(shown.prediction, more_notes=more, deciding=deciding)
     used = described_device(twin.dose_model.surrogate.device)
     save_outcome(outcome_of(findings, part(progress, 0.85, 1.0), device=used), folder / OUTCOME_FILE)

@@ -13,7 +13,7 @@ from RTDigitalTwinLib.patient.patient_file import load_patient_file
 from RTDigitalTwinLib.progress import Progress
 
 if TYPE_CHECKING:
-    from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief
+    from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
     from RTDigitalTwinLib.twin import Twin
 
 TwinOf: TypeAlias = "Callable[[Progress], Twin]"
@@ -92,11 +92,3 @@ def _model(weights: str, device: str) -> tuple[str, ...]:
 
 def _content(path: Path) -> str:
     return sha256_of(path) if path.is_file() else ""
-
-
-def belief_notes(belief: Belief) -> tuple[str, ...]:
-    """What the user must know of a belief."""
-    from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
-    from RTDigitalTwinLib.report.observing import SIMULATED_NOTE
-
-    return (SIMULATED_NOTE,) if isinstance(belief, RecalibratedBelief) and belief.is_simulated else ()

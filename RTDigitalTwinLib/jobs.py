@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from RTDigitalTwinLib.errors import MemoryShortage, OutputError, PatientDataError, RTDigitalTwinError
-from RTDigitalTwinLib.job_twins import TwinOf, Twins, belief_notes
+from RTDigitalTwinLib.job_twins import TwinOf, Twins
 from RTDigitalTwinLib.patient.patient_file import load_patient_file, save_patient
 from RTDigitalTwinLib.progress import Progress, part, silent
 
@@ -304,6 +304,7 @@ def _has_gpu() -> bool:
 
 def _predict(job: Predict, folder: Path, twin_of: TwinOf, notes: tuple[str, ...], progress: Progress) -> None:
     from RTDigitalTwinLib.outcome import save_outcome
+    from RTDigitalTwinLib.report.observing import belief_notes
     from RTDigitalTwinLib.report.outcomes import outcome_of
     from RTDigitalTwinLib.report.tables import Findings
     from RTDigitalTwinLib.run import remarks
@@ -352,6 +353,7 @@ def _observe(job: Observe, folder: Path, twin_of: TwinOf, notes: tuple[str, ...]
 def _report(job: Report, folder: Path, twin_of: TwinOf, notes: tuple[str, ...], progress: Progress) -> None:
     from RTDigitalTwinLib.files import require_apart, whole_folder
     from RTDigitalTwinLib.patient.dicom_patient import source_origin
+    from RTDigitalTwinLib.report.observing import belief_notes
     from RTDigitalTwinLib.report.tables import Findings
     from RTDigitalTwinLib.run import remarks, write_record, write_tables, write_views
     from RTDigitalTwinLib.stopwatch import Stopwatch

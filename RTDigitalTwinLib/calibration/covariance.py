@@ -5,7 +5,7 @@ Errors of the network have the calibrated spread at each voxel and hang together
 first order these are the dose's slopes along the three axes, and the dose itself. How likely such a change is before
 anything is observed is said by ``HYPOTHESES``; the observations then weigh them by their evidence. Where the position
 was observed, its noise bounds what shift there may be. Probabilities were chosen on three validation patients (pt_203,
-pt_213, pt_219).
+pt_213, pt_219), those where the position was observed on the eight of docs/recalibration.md.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
+from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief
 from RTDigitalTwinLib.calibration.outliers import Judgement, judge
 from RTDigitalTwinLib.patient.observation import Observation
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
@@ -92,13 +92,17 @@ def rows_of(
     return tuple(rows)
 
 
+def belief_notes(belief: Belief) -> tuple[str, ...]:
+    """What the user must see of a belief: simulated measurements, and a change of treatment."""
+    if not isinstance(belief, RecalibratedBelief):
+        return ()
+    simulated = (SIMULATED_NOTE,) if belief.is_simulated else ()
+    return (*simulated, *(() if belief.change is None else belief.change.words))
+
+
 def update_notes(update: Update) -> tuple[str, ...]:
-    """What the user must see of an update: simulated measurements, a change of treatment, and outliers."""
-    notes = []
-    if isinstance(update.after, RecalibratedBelief) and update.after.is_simulated:
-        notes.append(SIMULATED_NOTE)
-    if isinstance(update.after, RecalibratedBelief) and update.after.change is not None:
-        notes += update.after.change.words
+    """What the user must see of an update: of the belief after it, outliers, and what lies far off."""
+    notes = list(belief_notes(update.after))
     for judgement in update.judgements:
         if judgement.is_outlier:
             left_out = any(judgement.observation is o for o in update.left_out)
