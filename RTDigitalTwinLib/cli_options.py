@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MOST_SAMPLES = 10_000
 SAMPLE = "sample"  # run.SAMPLE, which has torch in tow
 # Those of calibration.choice, which has torch in tow.
-OBSERVING_METHODS = ("scale", "offsets", "persistence", "decoder", "kalman", "gp")
+OBSERVING_METHODS = ("scale", "offsets", "persistence", "decoder", "decoder-gp", "kalman", "gp")
 
 
 PRECISIONS = ("single", "half")  # those of model.convolution, which has torch in tow

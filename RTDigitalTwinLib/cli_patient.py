@@ -233,10 +233,12 @@ def _loop(options: Namespace) -> int:
             progress=shown,
             tell=tell,
         )
-    columns = {"before": "before"} | {f"fraction {k}": f"fraction {k}" for k in range(1, options.fractions + 1)}
+    columns = {"before": "before"} | {f"fraction {k}": f"after {k}" for k in range(1, options.fractions + 1)}
+    if any("delivered" in row for row in summary["metrics"]):
+        columns["delivered"] = "delivered"
     for stage, seconds in summary["seconds"].items():
         print(f"{stage:>18} {seconds:8.1f} s")
-    title = f"{summary['patient']}: decoder recalibrated, {counted(options.samples, 'sample')}"
+    title = f"{summary['patient']}: recalibrated, {counted(options.samples, 'sample')}"
     _print_summary(summary, options.out, f"{title}{', simulated' if summary['simulated'] else ''}", columns)
     return 0
 

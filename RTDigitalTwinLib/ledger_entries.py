@@ -24,13 +24,15 @@ from RTDigitalTwinLib.decision.action_record import action_row
 from RTDigitalTwinLib.decision.actions import Action
 from RTDigitalTwinLib.decision.optimisation import Optimised
 from RTDigitalTwinLib.decision.ranking import Ranking
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import LedgerError
 from RTDigitalTwinLib.ledger import Entry, Ledger, canonical, stored_array
 from RTDigitalTwinLib.patient.fingerprint import array_sha256, fingerprint
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.observation import DoseObservation, Observation
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.structure import StructureKind
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseState
@@ -136,12 +138,26 @@ def metrics_of(prediction: DoseEnsemble) -> dict[str, dict[str, float]]:
     for name, structure in prediction.patient.structures.items():
         inside = prediction.structure_dose(name)
         found[name] = {}
-        for metric in TARGET_METRICS if structure.kind is StructureKind.TARGET else ORGAN_METRICS:
+        for metric in told_metrics(structure):
             values = prediction.metric(name, metric, inside)
             found[name][metric] = float(values.mean)
             if prediction.has_spread:
                 found[name][f"{metric} std"] = float(values.std)
     return found
+
+
+def metrics_of_dose(dose: Volume, patient: Patient) -> dict[str, dict[str, float]]:
+    """The same metrics of a dose that is known, in Gy."""
+    found: dict[str, dict[str, float]] = {}
+    for name, structure in patient.structures.items():
+        inside = structure_dose_of(dose, structure)
+        found[name] = {m: float(inside.metric(DvhMetric.parse(m))[0]) for m in told_metrics(structure)}
+    return found
+
+
+def told_metrics(structure: Structure) -> tuple[str, ...]:
+    """Which metrics of a structure are told."""
+    return TARGET_METRICS if structure.kind is StructureKind.TARGET else ORGAN_METRICS
 
 
 def observed(update: Update, calibrator: Calibrator, absorb_outliers: bool) -> tuple[dict[str, Any], Arrays]:

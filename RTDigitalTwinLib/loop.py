@@ -1,7 +1,7 @@
-"""The loop of a twin over the first fractions: observe, recalibrate the decoder, predict, optimise; then again.
+"""The loop of a twin over the first fractions: observe, recalibrate, predict, optimise; then again.
 
 The work is fixed, so that times can be compared: a fraction has one set of observations, at least 20 steps of the
-decoder, a prediction of 32 samples and an optimisation of 30 steps. Each stage is told to the ledger when it is done; a
+decoder with the rest by the Gaussian process, a prediction of 32 samples and an optimisation of 30 steps. Each stage is told to the ledger when it is done; a
 loop that was interrupted goes on behind the last of them, in the same folder with the same settings.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, prior_of, save_belief
 from RTDigitalTwinLib.calibration.decoder import DecoderMap
+from RTDigitalTwinLib.calibration.decoder_rest import DecoderWithRest
 from RTDigitalTwinLib.calibration.measurements import read_measurements
 from RTDigitalTwinLib.calibration.settings import settings_of
 from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
@@ -35,12 +36,14 @@ from RTDigitalTwinLib.ledger_entries import (
     Arrays,
     belief_sha256,
     measured,
+    metrics_of_dose,
     observed,
     open_for,
     optimisation_entry,
     predicted,
 )
 from RTDigitalTwinLib.loop_summary import (
+    DELIVERED,
     ERROR,
     STAGES,
     behind_words,
@@ -98,7 +101,7 @@ class LoopSettings(RunSettings):
     fractions: int = 3
     measurements: Path | None = None
     simulation: SimulatedFractions = field(default_factory=SimulatedFractions)
-    calibrator: DecoderMap = field(default_factory=lambda: DecoderMap(fewest_steps=20))
+    calibrator: DecoderMap = field(default_factory=lambda: DecoderWithRest(fewest_steps=20))
     optimisation: FluenceSettings = field(default_factory=FluenceSettings)
     absorb_outliers: bool = False
     views: bool = True
@@ -319,6 +322,8 @@ class _Loop:
             inside = self.prediction.crop.mask_indices
             off = arrays["mean_gy"] - self.truth.values.reshape(-1)[inside]
             content[ERROR] = float(np.abs(off).mean())
+            if not fraction:
+                content[DELIVERED] = metrics_of_dose(self.truth, self.shown)
         self._tell(fraction, PREDICTED, content, arrays, start, ("samples_sha256", "belief_sha256", "metrics"))
 
     def _optimise(self, fraction: int, progress: Progress) -> None:

@@ -16,6 +16,7 @@ from RTDigitalTwinLib.words import counted
 STAGES = {MEASURED: "observe", OBSERVED: "recalibrate", PREDICTED: "predict", OPTIMISED: "optimise"}
 DONE = {MEASURED: "observed", OBSERVED: "recalibrated", PREDICTED: "predicted", OPTIMISED: "optimised"}
 ERROR = "truth_mean_absolute_error_gy"
+DELIVERED = "truth_metrics"
 
 
 def told(entries: Sequence[Entry], fraction: int, kind: str) -> Entry | None:
@@ -105,7 +106,7 @@ def loop_summary(ledger: Ledger, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "sessions": len(opened),
         "fractions": rows,
         "seconds": seconds | {"total": round(sum(seconds.values()), 3)},
-        "metrics": _metrics(before["metrics"], rows),
+        "metrics": _metrics(before["metrics"], rows, before.get(DELIVERED, {})),
     }
     if ERROR in before:
         summary[ERROR] = {"before": before[ERROR], "after": rows[-1][ERROR]}
@@ -113,12 +114,16 @@ def loop_summary(ledger: Ledger, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _metrics(before: Mapping[str, Mapping[str, float]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Before the first and after each fraction, a row a metric, in Gy."""
+def _metrics(
+    before: Mapping[str, Mapping[str, float]],
+    rows: list[dict[str, Any]],
+    delivered: Mapping[str, Mapping[str, float]],
+) -> list[dict[str, Any]]:
+    """Before the first and after each fraction, and as delivered where that is known; a row a metric, in Gy."""
     found = []
     for name, metrics in before.items():
         for metric in (m for m in metrics if not m.endswith(" std")):
             row: dict[str, Any] = {"structure": name, "metric": metric, "unit": "Gy", "before": metrics[metric]}
             row |= {f"fraction {r['fraction']}": r["metrics"][name][metric] for r in rows}
-            found.append(row)
+            found.append(row | ({"delivered": delivered[name][metric]} if delivered else {}))
     return found

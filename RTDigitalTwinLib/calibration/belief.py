@@ -107,6 +107,7 @@ class RecalibratedBelief:
     paths: ErrorPaths | None = None
     change: FoundChange | None = None
     _surrogates: list[DoseSurrogate] = field(default_factory=list, repr=False, init=False)
+    _drawn: dict[tuple[int, int], DoseEnsemble] = field(default_factory=dict, repr=False, init=False)
 
     @property
     def patient(self) -> Patient:
@@ -128,7 +129,16 @@ class RecalibratedBelief:
 
     def sample(self, samples: int, seed: int, progress: Progress = silent) -> DoseEnsemble:
         """As the prior's, moved by what was observed. Raises as ``sample_dose`` does."""
-        return self.applied(replace(self.prior, surrogate=self.surrogate).sample(samples, seed, progress))
+        return self.applied(self.drawn(samples, seed, progress))
+
+    def drawn(self, samples: int, seed: int, progress: Progress = silent) -> DoseEnsemble:
+        """Samples of the network with this belief's decoder, without shift and spread."""
+        kept = self._drawn.pop((samples, seed), None)
+        return kept or replace(self.prior, surrogate=self.surrogate).sample(samples, seed, progress)
+
+    def keep_drawn(self, drawn: DoseEnsemble, samples: int, seed: int) -> None:
+        """Samples that are known already, for the first who asks for so many of this seed."""
+        self._drawn[samples, seed] = drawn
 
     def applied(self, drawn: DoseEnsemble) -> DoseEnsemble:
         """Samples of the network (with this belief's decoder) moved by shift and spread."""

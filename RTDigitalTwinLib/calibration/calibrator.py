@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,14 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, absorbed_by, in_time, prior_of
 from RTDigitalTwinLib.calibration.position import Position, moved
-from RTDigitalTwinLib.calibration.readings import Reading, VolumeReading, read_scalars, read_volumes, sampled_doses
+from RTDigitalTwinLib.calibration.readings import (
+    Reading,
+    VolumeReading,
+    joined,
+    read_scalars,
+    read_volumes,
+    sampled_doses,
+)
 from RTDigitalTwinLib.patient.observation import Observation, require_fit
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
@@ -38,6 +46,11 @@ class Evidence:
     scalars: tuple[Reading, ...]
     volumes: tuple[VolumeReading, ...]
     position: Position = Position()
+
+    @cached_property
+    def joined_volumes(self) -> tuple[VolumeReading, ...]:
+        """The volumes, those of one blur as one."""
+        return joined(self.volumes)
 
     @property
     def doses_gy(self) -> NDArray[np.float32]:

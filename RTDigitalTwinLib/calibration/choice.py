@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from RTDigitalTwinLib.calibration.calibrator import Calibrator
 from RTDigitalTwinLib.calibration.decoder import DecoderMap
+from RTDigitalTwinLib.calibration.decoder_rest import DecoderWithRest
 from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
 from RTDigitalTwinLib.calibration.kalman import EnsembleKalman
 from RTDigitalTwinLib.calibration.linear import GlobalScale, StructureOffsets
 from RTDigitalTwinLib.calibration.persistence import Persistence
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 
-METHODS = ("scale", "offsets", "persistence", "decoder", "kalman", "gp")
+METHODS = ("scale", "offsets", "persistence", "decoder", "decoder-gp", "kalman", "gp")
 
 
 def calibrator_named(method: str) -> Calibrator:
@@ -27,6 +28,8 @@ def calibrator_named(method: str) -> Calibrator:
         return Persistence()
     if method == "decoder":
         return DecoderMap()
+    if method == "decoder-gp":
+        return DecoderWithRest()
     raise RTDigitalTwinError(f"There is no calibrator {method!r}.", remedy=f"Use {', '.join(METHODS)}.")
 
 

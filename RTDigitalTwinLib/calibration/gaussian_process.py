@@ -58,17 +58,17 @@ class GaussianProcess:
         covariance, doses = ErrorCovariance.of(drawn, evidence.position.measured_noise_mm), evidence.doses_gy
         change: FoundChange | None = None
         shift, variance = np.zeros(covariance.std.shape), np.square(covariance.std.astype(float))
-        rng = np.random.default_rng(PATHS_SEED)
-        before = covariance.std * covariance.box.drawn(covariance.shares, self.paths, rng)
+        rng, box = np.random.default_rng(PATHS_SEED), covariance.box
+        before = covariance.std * box.drawn(covariance.shares, self.paths, rng)
         left = before
-        if evidence.volumes:
-            changed, change = changed_dose(evidence.volumes, evidence.mean_gy, covariance)
-            inflation = inflation_ratio(evidence.volumes, changed, variance)
+        if volumes := evidence.joined_volumes:
+            changed, change = changed_dose(volumes, evidence.mean_gy, covariance)
+            inflation = inflation_ratio(volumes, changed, variance)
             variance = np.maximum(variance * inflation, LEAST_GY2)
-            shift = changed - evidence.mean_gy + from_volumes(evidence.volumes, changed, variance, self.steps, progress)
+            shift = changed - evidence.mean_gy + from_volumes(volumes, box, changed, variance, self.steps)
             wrong = np.float32(np.sqrt(inflation)) * before
-            left = left_by_volumes(evidence.volumes, covariance.box, variance, wrong, self.steps, rng)
-            variance = seen_variance(evidence.volumes, covariance, variance)
+            left = left_by_volumes(volumes, box, variance, wrong, self.steps, rng, progress)
+            variance = seen_variance(volumes, covariance, variance)
             covariance = covariance.after(variance)
         if evidence.scalars:
             errors = ScalarErrors.of(evidence.scalars, doses + shift.astype(np.float32), covariance)

@@ -197,6 +197,27 @@ def read_volumes(observations: Sequence[Observation], patient: Patient, crop: Cr
     return readings
 
 
+def joined(volumes: Sequence[VolumeReading]) -> tuple[VolumeReading, ...]:
+    """Volumes of one blur as one, voxels weighed by their precision: a sufficient statistic of them.
+
+    Its observation is the last of them.
+    """
+    by_blur: dict[float, list[VolumeReading]] = {}
+    for volume in volumes:
+        by_blur.setdefault(volume.blur_mm, []).append(volume)
+    return tuple(of_one[0] if len(of_one) == 1 else _joined(of_one) for of_one in by_blur.values())
+
+
+def _joined(volumes: Sequence[VolumeReading]) -> VolumeReading:
+    precisions = [np.where(v.known, 1 / np.square(v.std.astype(float)), 0) for v in volumes]
+    total = np.sum(precisions, axis=0)
+    told = np.sum([p * np.nan_to_num(v.values) for p, v in zip(precisions, volumes, strict=True)], axis=0)
+    known = total > 0
+    values = np.divide(told, total, out=np.full(told.shape, np.nan), where=known).astype(np.float32)
+    std = np.sqrt(np.divide(1, total, out=np.full(told.shape, np.inf), where=known)).astype(np.float32)
+    return replace(volumes[-1], values=values, std=std)
+
+
 def sampled_doses(drawn: DoseEnsemble) -> NDArray[np.float32]:
     """(samples, mask voxels) doses in Gy; the one deterministic dose where there are no samples."""
     if not drawn.count:

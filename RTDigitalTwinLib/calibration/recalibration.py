@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from RTDigitalTwinLib.calibration.belief import Belief, RecalibratedBelief, absorbed_by, in_time, prior_of
 from RTDigitalTwinLib.calibration.calibrator import SAMPLES, Calibrator, gather
@@ -89,5 +89,5 @@ def _seen(
     if not isinstance(belief, RecalibratedBelief):
         return moved(drawn, measured_mm)
     if belief.decoder is not None:
-        drawn = replace(belief.prior, surrogate=belief.surrogate).sample(SAMPLES, 0, progress)
+        drawn = belief.drawn(SAMPLES, 0, progress)
     return belief.applied_at(drawn, measured_mm)

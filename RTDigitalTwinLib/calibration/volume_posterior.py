@@ -7,7 +7,7 @@ the dose (Hanke 1995).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +20,14 @@ from RTDigitalTwinLib.solver.correlation import MaskBox, unseen_ratio
 
 def from_volumes(
     volumes: Sequence[VolumeReading],
+    box: MaskBox,
     mean_gy: NDArray[np.float32],
     variance: NDArray[np.float64],
     steps: int,
-    progress: Progress = silent,
 ) -> NDArray[np.float64]:
     """(mask voxels,) what dose volumes say of the error of a dose, in Gy."""
-
-    def seen(volume: VolumeReading, values: NDArray) -> NDArray:
-        return volume.of(values[0].astype(np.float32)).astype(float)[None]
-
-    off = [np.where(v.known, v.values - v.of(mean_gy), 0)[None] for v in volumes]
-    return _deblurred(volumes, off, seen, variance, steps, progress)[0]
+    off = [np.where(v.known, v.values - _seen(v, box, mean_gy), 0) for v in volumes]
+    return _deblurred(volumes, box, off, variance, steps)
 
 
 def left_by_volumes(
@@ -41,57 +37,53 @@ def left_by_volumes(
     errors: NDArray[np.float32],
     steps: int,
     rng: np.random.Generator,
+    progress: Progress = silent,
 ) -> NDArray[np.float32]:
     """(draws, mask voxels) what is left of errors when volumes are measured of them and taken for what they say."""
+    left = np.empty_like(errors)
+    for k, error in enumerate(errors):
+        progress(k / len(errors), f"error {k + 1} of {len(errors)}")
+        off = []
+        for volume in volumes:
+            noise = volume.std * rng.standard_normal(error.shape, dtype=np.float32)
+            off.append(np.where(volume.known, _seen(volume, box, error) + noise, 0))
+        left[k] = error - _deblurred(volumes, box, off, variance, steps)
+    return left
 
-    def seen(volume: VolumeReading, values: NDArray) -> NDArray:
-        return box.blurred(values, volume.blur_mm)
 
-    off = []
-    for volume in volumes:
-        noise = volume.std * rng.standard_normal(errors.shape, dtype=np.float32)
-        off.append(np.where(volume.known, seen(volume, errors) + noise, 0))
-    return (errors - _deblurred(volumes, off, seen, variance, steps)).astype(np.float32)
+def _seen(volume: VolumeReading, box: MaskBox, values: NDArray) -> NDArray[np.float32]:
+    return box.blurred(values[None], volume.blur_mm)[0]
 
 
 def _deblurred(
-    volumes: Sequence[VolumeReading],
-    off: Sequence[NDArray],
-    seen: Callable[[VolumeReading, NDArray], NDArray],
-    variance: NDArray[np.float64],
-    steps: int,
-    progress: Progress = silent,
-) -> NDArray:
-    """(fields, mask voxels) x of (1 / variance + sum B' R^-1 B) x = sum B' R^-1 d, B the blur (Shewchuk 1994, B2).
+    volumes: Sequence[VolumeReading], box: MaskBox, off: Sequence[NDArray], variance: NDArray[np.float64], steps: int
+) -> NDArray[np.float64]:
+    """x (mask voxels,) of (1 / variance + sum B' R^-1 B) x = sum B' R^-1 d, B the blur (Shewchuk 1994, B2).
 
-    ``off`` are the d of each volume (fields, mask voxels), ``seen`` is B.
+    ``off`` are the d of each volume.
     """
     precisions = [np.where(v.known, 1 / np.square(v.std.astype(float)), 0) for v in volumes]
 
     def matrix(values: NDArray) -> NDArray:
-        parts = (seen(v, p * seen(v, values)) for v, p in zip(volumes, precisions, strict=True))
+        parts = (_seen(v, box, p * _seen(v, box, values)) for v, p in zip(volumes, precisions, strict=True))
         return values / variance + sum(parts, np.zeros_like(values))
 
-    def dot(one: NDArray, other: NDArray) -> NDArray[np.float64]:
-        return np.einsum("kx,kx->k", one, other)[:, None]
-
     scale = 1 / (1 / variance + np.sum(precisions, axis=0))
-    wanted, found = np.zeros(off[0].shape), np.zeros(off[0].shape)
+    wanted, found = np.zeros(len(variance)), np.zeros(len(variance))
     for volume, precision, d in zip(volumes, precisions, off, strict=True):
-        wanted += seen(volume, precision * d)
+        wanted += _seen(volume, box, precision * d)
         found += scale * precision * d  # each voxel by itself, to begin with
     left = wanted - matrix(found)
     along = scale * left
-    size = dot(left, along)
-    for step in range(steps):
-        progress(step / steps, f"step {step + 1} of {steps}")
-        if not (size > 0).all():
+    size = left @ along
+    for _ in range(steps):
+        if size <= 0:
             break
         moved = matrix(along)
-        length = size / dot(along, moved)
+        length = size / (along @ moved)
         found += length * along
         left -= length * moved
-        before, size = size, dot(left, scale * left)
+        before, size = size, left @ (scale * left)
         along = scale * left + size / before * along
     return found
 

@@ -7,7 +7,7 @@ and Williams 2006, 4.2). Shares are fitted by non-negative least squares to the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ LENGTHS_MM = (4.0, 8.0, 16.0, 32.0, 64.0)
 DISTANCES_MM = tuple(float(d) for d in (0, 2, 4, 6, 9, 12, 16, 20, 25, 30, 40, 50, 60, 80))  # edges of the bins
 CUSTOMARY_SHARES = (0.05, 0.3, 0.35, 0.15, 0.15)  # where none were measured
 FARTHEST_MM = DISTANCES_MM[-1]
+LEAST_SHARE_OF_VARIANCE = 1e-6  # along an axis: what less of a drawn field comes of is left out
 
 
 class MaskBox:
@@ -32,6 +33,7 @@ class MaskBox:
         self.spacing_mm = tuple(reversed(crop.grid.spacing_mm))  # slices, rows, columns
         self.axes_lps = np.reshape(crop.grid.direction, (3, 3)).T[::-1]  # (3, 3) a unit vector of each, likewise
         self.places = np.ravel_multi_index(tuple((index - low).T), self.shape)
+        self._blurs: dict[float, list[torch.Tensor]] = {}
 
     def spread(self, values: NDArray) -> NDArray[np.float32]:
         """(fields, mask voxels) as (fields, slices, rows, columns), 0 outside the mask."""
@@ -41,38 +43,54 @@ class MaskBox:
 
     def correlated(self, values: NDArray, shares: Sequence[float]) -> NDArray[np.float32]:
         """(fields, mask voxels): each field summed over all voxels with the correlation to them as its weight."""
-        fields = torch.from_numpy(self.spread(values))
-        total = torch.zeros_like(fields)
-        for share, (slices, rows, columns) in zip(shares, self._weights, strict=True):
-            if share:
-                along = torch.einsum("ij,kjyx->kiyx", slices, rows @ (fields @ columns))
-                total += share * along
-        return total.reshape(len(values), -1).numpy()[:, self.places]
+
+        def summed(field: torch.Tensor) -> torch.Tensor:
+            parts = (
+                share * _along_axes(field, *axes) for share, axes in zip(shares, self._weights, strict=True) if share
+            )
+            return sum(parts, torch.zeros_like(field))
+
+        return self._each(values, summed)
 
     def drawn(self, shares: Sequence[float], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """(count, mask voxels) Gaussian fields of variance 1 with the mixture's correlation, exact on the box."""
-        total = torch.zeros(count, *self.shape)
-        for share, (slices, rows, columns) in zip(shares, self._roots, strict=True):
-            if share:
-                noise = torch.from_numpy(rng.standard_normal((count, *self.shape), dtype=np.float32))
-                along = torch.einsum("ij,kjyx->kiyx", slices, rows @ (noise @ columns))
-                total += float(np.sqrt(share)) * along
-        return total.reshape(count, -1).numpy()[:, self.places]
+        drawn = np.empty((count, len(self.places)), np.float32)
+        for row in drawn:
+            total = torch.zeros(self.shape)
+            for share, roots in zip(shares, self._roots, strict=True):
+                if share:
+                    size = tuple(root.shape[1] for root in roots)
+                    noise = torch.from_numpy(rng.standard_normal(size, dtype=np.float32))
+                    total += float(np.sqrt(share)) * _along_axes(noise, *roots)
+            row[:] = total.numpy().reshape(-1)[self.places]
+        return drawn
 
     def blurred(self, values: NDArray, blur_mm: float) -> NDArray[np.float32]:
         """(fields, mask voxels) after a Gaussian of standard deviation ``blur_mm``; 0 outside the mask."""
         if not blur_mm:
             return values
-        kernels = []
-        for n, h in zip(self.shape, self.spacing_mm, strict=True):
-            reach = np.arange(-n, n + 1)
-            weights = np.exp(-0.5 * np.square(reach * h / blur_mm))
-            kernel = weights[n + np.arange(n)[:, None] - np.arange(n)] / weights.sum()
-            kernels.append(torch.from_numpy(kernel.astype(np.float32)))
-        slices, rows, columns = kernels
-        fields = torch.from_numpy(self.spread(values))
-        along = torch.einsum("ij,kjyx->kiyx", slices, rows @ (fields @ columns))
-        return along.reshape(len(values), -1).numpy()[:, self.places]
+        kernels = self._kernels(blur_mm)
+        return self._each(values, lambda field: _along_axes(field, *kernels))
+
+    def _each(self, values: NDArray, change: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
+        """Fields (fields, mask voxels) changed one by one on the box: one fits the processor's cache."""
+        changed = np.empty(values.shape, np.float32)
+        full = np.zeros(self.shape, np.float32)
+        for row, field in zip(changed, values, strict=True):
+            full.reshape(-1)[self.places] = field
+            row[:] = change(torch.from_numpy(full)).numpy().reshape(-1)[self.places]
+        return changed
+
+    def _kernels(self, blur_mm: float) -> list[torch.Tensor]:
+        if blur_mm not in self._blurs:
+            kernels = []
+            for n, h in zip(self.shape, self.spacing_mm, strict=True):
+                reach = np.arange(-n, n + 1)
+                weights = np.exp(-0.5 * np.square(reach * h / blur_mm))
+                kernel = weights[n + np.arange(n)[:, None] - np.arange(n)] / weights.sum()
+                kernels.append(torch.from_numpy(kernel.astype(np.float32)))
+            self._blurs[blur_mm] = kernels
+        return self._blurs[blur_mm]
 
     def slopes(self, dose_gy: NDArray) -> NDArray[np.float32]:
         """(3, mask voxels) change of a dose per mm along slices, rows and columns; outside the mask it is 0 Gy."""
@@ -94,13 +112,20 @@ class MaskBox:
 
     @cached_property
     def _roots(self) -> list[list[torch.Tensor]]:
-        """Symmetric square roots of ``_weights``."""
+        """Roots of ``_weights`` (n, rank): long lengths have few that count."""
         return [[_root(weights) for weights in of_length] for of_length in self._weights]
+
+
+def _along_axes(field: torch.Tensor, slices: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """A field (a, b, c) times a matrix along each axis: (slices, a), (rows, b), (columns, c)."""
+    across = rows @ (field @ columns.T)
+    return (slices @ across.reshape(len(across), -1)).reshape(-1, *across.shape[1:])
 
 
 def _root(weights: torch.Tensor) -> torch.Tensor:
     values, vectors = torch.linalg.eigh(weights.double())
-    return ((vectors * values.clamp(min=0).sqrt()) @ vectors.T).float()
+    counts = values > LEAST_SHARE_OF_VARIANCE * len(weights)
+    return (vectors[:, counts] * values[counts].sqrt()).float().contiguous()
 
 
 def correlation_by_distance(scores: NDArray, crop: Crop) -> NDArray[np.float64]:
