@@ -1,8 +1,9 @@
 """The loop of a twin over the first fractions: observe, recalibrate, predict, optimise; then again.
 
 The work is fixed, so that times can be compared: a fraction has one set of observations, at least 20 steps of the
-decoder with the rest by the Gaussian process, a prediction of 32 samples and an optimisation of 30 steps. Each stage is told to the ledger when it is done; a
-loop that was interrupted goes on behind the last of them, in the same folder with the same settings.
+decoder, whose rest the Gaussian process absorbs, a prediction of 32 samples and an optimisation of 30 steps. Each stage
+is told to the ledger when it is done; a loop that was interrupted goes on behind the last of them, in the same folder
+with the same settings.
 """
 
 from __future__ import annotations

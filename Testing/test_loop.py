@@ -23,7 +23,9 @@ from RTDigitalTwinLib.calibration.measurements import write_measurements
 from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.decision.fluence import FluenceSettings
-from RTDigitalTwinLib.dosimetry.delivery import Change
+from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
+from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import Cancelled, LedgerError, OutputError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.ledger import Entry, Ledger, read_ledger, verify
 from RTDigitalTwinLib.loop import LoopSettings, loop_patient
@@ -303,6 +305,7 @@ def test_fractions_that_were_measured(
     summary = loop_patient(target_folder, tmp_path / "two", measured)
     assert not summary["simulated"] and summary["simulation"] == "" and "stand in" not in str(summary["warnings"])
     assert [row["observations"] for row in summary["fractions"]] == [1, 1]
+    assert not any("delivered" in row for row in summary["metrics"])
     assert SIMULATION_REMARK not in read_dose_image(tmp_path / "two" / "dose_mean.nrrd").remarks
     common = ["--weights", str(settings.weights), "--device", "cpu", "--measurements", str(file)]
     assert main(["loop", str(target_folder), "--out", str(tmp_path / "x"), *common, "--shift", "1", "0", "0"]) == 1
@@ -316,7 +319,12 @@ def test_the_command_prints_times_and_metrics(
     common = ["--weights", str(narrow_weights), "--device", "cpu", "--samples", "2", "--absorb-outliers"]
     assert main(["loop", str(target_folder), "--out", str(out), "--fractions", "1", *common]) == 0
     printed = capsys.readouterr().out
-    assert "recalibrate" in printed and "fraction 1" in printed and "simulated" in printed
+    assert "recalibrate" in printed and "after 1" in printed and "simulated" in printed
+    patient = Patient.load(target_folder)
+    shown = {(row["structure"], row["metric"]): row["delivered"] for row in summary_of(out)["metrics"]}
+    true = structure_dose_of(delivered_dose(patient, Change()), patient.structures["PTV_7000"])
+    assert shown["PTV_7000", "D95"] == pytest.approx(true.metric(DvhMetric.parse("D95"))[0])
+    assert "delivered" in printed and f"{shown['PTV_7000', 'D95']:.1f} Gy" in printed
     (row,) = summary_of(out)["fractions"]
     assert row["decoder"]["steps"] >= 20 and row["optimisation"]["steps"] == 30  # the work that is fixed
     report = (out / "report.html").read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ import torch
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief, load_belief, save_belief
 from RTDigitalTwinLib.calibration.calibrator import Calibrator, gather
 from RTDigitalTwinLib.calibration.decoder import DecoderMap
+from RTDigitalTwinLib.calibration.decoder_rest import DecoderWithRest
 from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
 from RTDigitalTwinLib.calibration.kalman import EnsembleKalman, gaspari_cohn
 from RTDigitalTwinLib.calibration.linear import GlobalScale, StructureOffsets, solve
 from RTDigitalTwinLib.calibration.measuring import Wanted, measure_scalars, measure_volume
 from RTDigitalTwinLib.calibration.outliers import judge
 from RTDigitalTwinLib.calibration.persistence import Persistence
-from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
+from RTDigitalTwinLib.calibration.readings import joined, read_scalars, read_volumes, sampled_doses
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import ModelError, PatientDataError
@@ -38,7 +40,7 @@ from Testing.builders import hand_made_calibration, hand_made_ensemble, small_pa
 FIRST = Moment(0.0, 1)
 SURE, FINE, BLIND = NoiseModel(0.02, 0.001), NoiseModel(0.002, 0.0001), NoiseModel(0.0, 1e9)
 FIELDS = (GlobalScale(), StructureOffsets(), GaussianProcess(), EnsembleKalman(), Persistence())
-ALL = (*FIELDS, DecoderMap(most_steps=3))
+ALL = (*FIELDS, DecoderMap(most_steps=3), DecoderWithRest(most_steps=3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +254,63 @@ def test_the_decoder_learns_and_the_encoder_stays(case: Case, sampled: DoseEnsem
     assert np.mean(errors, axis=0)[1] < 0.8 * np.mean(errors, axis=0)[0]
 
 
-@pytest.mark.parametrize("calibrator", **by_name((StructureOffsets(), EnsembleKalman(), DecoderMap(most_steps=3))))
+def test_what_the_decoder_leaves_is_not_lost(case: Case, sampled: DoseEnsemble) -> None:
+    """A few steps of the decoder leave a measured dose far off; with the rest it is as near as without a decoder."""
+    bands = replace(sampled, calibration=hand_made_calibration(samples=16))
+    evidence = gather(case.belief, [case.volume(FINE)], bands)
+    calibrators = (DecoderMap(most_steps=5), DecoderWithRest(most_steps=5), GaussianProcess())
+    decoder, both, rest = (calibrator.absorb(evidence).sample(16, 0) for calibrator in calibrators)
+    inside = case.patient.dose_mask.mask
+
+    def error_gy(drawn: DoseEnsemble) -> float:
+        return float(np.abs(drawn.mean.values - case.truth.values)[inside].mean())
+
+    assert error_gy(both) < 0.5 * error_gy(decoder) and error_gy(both) < 1.3 * error_gy(rest)
+    assert both.weights_sha256 == decoder.weights_sha256 != rest.weights_sha256  # its samples are the new decoder's
+    assert both.narrowing is not None
+
+
+def test_samples_drawn_in_a_fit_are_not_drawn_again(
+    case: Case, sampled: DoseEnsemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bands = replace(sampled, calibration=hand_made_calibration(samples=16))
+    belief = DecoderWithRest(most_steps=2).absorb(gather(case.belief, [case.volume(FINE)], bands))
+    draws, sample = [], DoseBelief.sample
+
+    def counted(self: DoseBelief, *asked: Any) -> DoseEnsemble:
+        draws.append(asked[:2])
+        return sample(self, *asked)
+
+    monkeypatch.setattr(DoseBelief, "sample", counted)
+    first, other, again = belief.sample(16, 0), belief.sample(4, 0), belief.sample(16, 0)
+    assert draws == [(4, 0), (16, 0)] and other.count == 4
+    assert np.array_equal(first.deviations_gy, again.deviations_gy)
+    assert np.array_equal(first.deterministic_gy, again.deterministic_gy)
+
+
+def test_volumes_of_one_blur_are_as_one(case: Case) -> None:
+    """The weighted mean of two volumes holds all that both say; one that knows half of the voxels counts there."""
+    one, other = case.volume(FINE), case.volume(SURE)
+    values = other.dose.values.copy()
+    values[: values.shape[0] // 2] = np.nan
+    half = replace(other, dose=Volume(values, other.dose.grid, Quantity.DOSE_GY))
+    given = read_volumes([one, half, case.volume(blur_mm=3.0)], case.patient, case.drawn.crop)
+    both, blurred = joined(given)
+    assert blurred is given[2] and joined(given[:1])[0] is given[0]
+    first, second, known = given[0], given[1], given[1].known
+    assert known.any() and not known.all() and both.known.all()
+    weights = 1 / first.std[known] ** 2, 1 / second.std[known] ** 2
+    mean = (weights[0] * first.values[known] + weights[1] * second.values[known]) / sum(weights)
+    np.testing.assert_allclose(both.values[known], mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(both.std[known], 1 / np.sqrt(sum(weights)), rtol=1e-5)
+    np.testing.assert_array_equal(both.values[~known], first.values[~known])
+    np.testing.assert_allclose(both.std[~known], first.std[~known], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "calibrator",
+    **by_name((StructureOffsets(), EnsembleKalman(), DecoderMap(most_steps=3), DecoderWithRest(most_steps=3))),
+)
 def test_beliefs_are_saved_loaded_and_compared(
     case: Case, sampled: DoseEnsemble, calibrator: Calibrator, tmp_path: Path
 ) -> None:

@@ -1,10 +1,10 @@
 """The decoder refitted, and the rest by the Gaussian process: a trend and what it leaves (regression kriging).
 
-A decoder of a few million shared weights cannot follow a measured dose voxel by voxel, and what it cannot give it
-trades: a lower error on the whole for a worse cord. So the dose that the refitted network expects is taken for the mean
-of a Gaussian process, which absorbs the same observations anew (universal kriging's two steps: Hengl, Heuvelink and
-Rossiter, Computers & Geosciences 33, 1301, 2007). How unsure the belief is comes from the bands before observing and the
-Gaussian process alone: that the decoder has seen the observations too makes it no surer.
+A decoder of shared weights cannot follow a measured dose voxel by voxel, and what it cannot give it trades: a lower
+error on the whole for a worse cord. So the dose that the refitted network expects is taken for the mean of a Gaussian
+process, which absorbs the same observations anew (Hengl, Heuvelink and Rossiter, Computers & Geosciences 33, 1301,
+2007). How unsure the belief is comes from the bands before observing and the Gaussian process alone: that the decoder
+has seen the observations too makes it no surer.
 """
 
 from __future__ import annotations

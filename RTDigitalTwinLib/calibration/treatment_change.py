@@ -147,8 +147,9 @@ class FoundChange:
     ) -> FoundChange:
         """From the sizes (4,) and the probability of each hypothesis."""
         shifted, output = (np.array([bool(h.sizes[k]) for h in now.hypotheses]) * weights for k in (0, 3))
-        x, y, z = now.shift_std_mm * (shifted @ np.array(sizes)[:, :3]) @ now.box.axes_lps / shifted.sum()
-        ratio = OUTPUT_STD_RATIO * float(output @ np.array(sizes)[:, 3] / output.sum())
+        # A hypothesis that the observations rule out altogether has a probability of 0, and tells nothing.
+        x, y, z = now.shift_std_mm * (shifted @ np.array(sizes)[:, :3]) @ now.box.axes_lps / (shifted.sum() or 1.0)
+        ratio = OUTPUT_STD_RATIO * float(output @ np.array(sizes)[:, 3] / (output.sum() or 1.0))
         position = (float(x), float(y), float(z))
         return cls(float(shifted.sum()), position, float(output.sum()), ratio, now.known_to_mm)
 
