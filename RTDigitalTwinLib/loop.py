@@ -102,7 +102,7 @@ class LoopSettings(RunSettings):
     fractions: int = 3
     measurements: Path | None = None
     simulation: SimulatedFractions = field(default_factory=SimulatedFractions)
-    calibrator: DecoderMap = field(default_factory=lambda: DecoderWithRest(fewest_steps=20))
+    calibrator: DecoderMap = field(default_factory=DecoderWithRest)
     optimisation: FluenceSettings = field(default_factory=FluenceSettings)
     absorb_outliers: bool = False
     views: bool = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
 from itertools import product
@@ -59,7 +59,7 @@ class StudySettings:
     ----------
     methods : names of calibrators.
     seed : of the measurements' noise; the samples' is 0.
-    decoder_steps : evaluations of the decoder's objective, at most.
+    decoder_steps : evaluations of the decoder's objective, at most; of decoder-gp 20 at least.
     processes : patients at a time.
     """
 
@@ -79,7 +79,7 @@ class StudySettings:
     def calibrator(self, method: str) -> Calibrator:
         """The one that a method's cases are made with."""
         chosen = calibrator_named(method)
-        return DecoderMap(most_steps=self.decoder_steps) if isinstance(chosen, DecoderMap) else chosen
+        return replace(chosen, most_steps=self.decoder_steps) if isinstance(chosen, DecoderMap) else chosen
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def test_cases_of_something_else_are_not_mixed_in(
     for stored in (StoredCalibration(wider, {}), StoredCalibration(hand_made_calibration(), {"pt_1": wider})):
         save_calibration(stored, calibration_path(other), sha)
         refused(r"\(bands_sha256\)", settings(other))
-    refused(r"\(calibrators: decoder, decoder_steps\)", replace(one, decoder_steps=7))
+    refused(r"\(calibrators: decoder, decoder-gp, decoder_steps\)", replace(one, decoder_steps=7))
     with monkeypatch.context() as patch:
         patch.setitem(TREATMENTS, "as planned", Change(output_error_ratio=0.01))
         refused(r"\(treatments: as planned\)")

@@ -22,6 +22,7 @@ from RTDigitalTwinLib.progress import Progress, part, silent
 class DecoderWithRest(DecoderMap):
     """See the module. Its steps are coarser than the decoder's alone, for what they leave is not lost."""
 
+    fewest_steps: int = 20
     tolerance_ratio: float = 0.02
     name: str = "decoder MAP and Gaussian process"
 
