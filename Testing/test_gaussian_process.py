@@ -68,6 +68,18 @@ def dense_correlation(drawn: DoseEnsemble, some: NDArray, shares: tuple[float, .
     )
 
 
+def dense_errors(drawn: DoseEnsemble, some: NDArray, std: NDArray, shares: tuple[float, ...]) -> NDArray:
+    """Covariance of the network's errors in Gy^2: from 16 mm on as if the spread were at most 4 Gy."""
+    is_far = np.array(LENGTHS_MM) >= 16
+    far, near = (tuple(np.where(mask, shares, 0.0)) for mask in (is_far, ~is_far))
+    far_std = std / np.sqrt(1 + (std / 4) ** 2)
+    near_std = np.sqrt((std**2 - sum(far) * far_std**2) / sum(near))  # what makes up the whole variance
+    return sum(
+        (a[:, None] * dense_correlation(drawn, some, part) * a for a, part in ((far_std, far), (near_std, near))),
+        np.zeros((len(some), len(some))),
+    )
+
+
 def test_the_posterior_is_that_of_dense_matrices(drawn: DoseEnsemble, observed: tuple[Observation, ...]) -> None:
     """Mean and variance at voxels in and beside what was observed, averaged over the hypotheses."""
     readings = read_scalars(observed, drawn.patient, drawn.crop)
@@ -76,7 +88,7 @@ def test_the_posterior_is_that_of_dense_matrices(drawn: DoseEnsemble, observed: 
     inside = np.flatnonzero(errors.slopes.any(axis=0))
     some = np.concatenate([inside, np.setdiff1d(np.arange(errors.slopes.shape[1]), inside)[::1500]])
     std, slopes = covariance.std[some].astype(float), errors.slopes[:, some].astype(float)
-    network = std[:, None] * dense_correlation(drawn, some, covariance.shares) * std
+    network = dense_errors(drawn, some, std, covariance.shares)
     found = posterior(errors)
     means, variances, logs = [], [], []
     for hypothesis, mode in zip(HYPOTHESES, found.modes, strict=True):
@@ -141,7 +153,7 @@ def test_metrics_tell_of_a_shift_and_what_it_does_to_others(drawn: DoseEnsemble)
     assert then - d99.value > 5 and abs(first_order - d99.value) > 1  # it matters, and slopes do not tell
     assert abs(now - d99.value) < 0.1 * (then - d99.value)
     # What is left of errors moves the dose really as well, about what was found.
-    errors = sure.std * box.drawn(sure.shares, 8, np.random.default_rng(0))
+    errors = sure.drawn(8, np.random.default_rng(0))
     left = found.left_of(errors, np.random.default_rng(0))
     others = np.array([float(d99.of((found.dose_gy + e)[None].astype(np.float32))[0]) for e in left])
     assert np.abs(others - d99.value).max() < 0.5 * (then - d99.value)
@@ -188,6 +200,22 @@ def test_drawn_fields_have_the_mixtures_covariance(drawn: DoseEnsemble) -> None:
     found = fields[:, near].T @ fields[:, near] / len(fields)
     # A product of normal values has a standard deviation of at most sqrt(2).
     assert np.abs(found - dense_correlation(drawn, near, shares)).max() < 5 * np.sqrt(2 / len(fields))
+
+
+def test_errors_are_drawn_from_their_covariance(drawn: DoseEnsemble) -> None:
+    covariance = ErrorCovariance.of(drawn)
+    covariance = replace(covariance, std=np.linspace(0.5, 12, covariance.std.size, dtype=np.float32))
+    errors = covariance.drawn(600, np.random.default_rng(0))
+    some = np.arange(0, errors.shape[1], 1201)
+    near = np.concatenate([some, some + 1, some + 3])
+    std = covariance.std[near].astype(float)
+    expected = dense_errors(drawn, near, std, covariance.shares)
+    found = errors[:, near].T @ errors[:, near] / len(errors)
+    scale = std[:, None] * std
+    assert np.abs((found - expected) / scale).max() < 5 * np.sqrt(2 / len(errors))
+    assert np.diag(expected) == pytest.approx(std**2, rel=1e-9)
+    fields = np.eye(errors.shape[1], dtype=np.float32)[near[:3]]
+    assert covariance.of_network(fields)[:, near] == pytest.approx(expected[:3], rel=1e-3, abs=1e-3)
 
 
 def test_a_mean_is_as_surely_known_as_its_posterior_says(drawn: DoseEnsemble, belief: DoseBelief) -> None:

@@ -59,7 +59,7 @@ class GaussianProcess:
         change: FoundChange | None = None
         shift, variance = np.zeros(covariance.std.shape), np.square(covariance.std.astype(float))
         rng, box = np.random.default_rng(PATHS_SEED), covariance.box
-        before = covariance.std * box.drawn(covariance.shares, self.paths, rng)
+        before = covariance.drawn(self.paths, rng)
         left = before
         if volumes := evidence.joined_volumes:
             changed, change = changed_dose(volumes, evidence.mean_gy, covariance)
