@@ -255,18 +255,18 @@ def test_the_decoder_learns_and_the_encoder_stays(case: Case, sampled: DoseEnsem
 
 
 def test_what_the_decoder_leaves_is_not_lost(case: Case, sampled: DoseEnsemble) -> None:
-    """A few steps of the decoder leave a measured dose far off; with the rest it is as near as without a decoder."""
+    """A few steps of the decoder leave a measured dose far off; with the rest it is near, for the same decoder."""
     bands = replace(sampled, calibration=hand_made_calibration(samples=16))
     evidence = gather(case.belief, [case.volume(FINE)], bands)
-    calibrators = (DecoderMap(most_steps=5), DecoderWithRest(most_steps=5), GaussianProcess())
-    decoder, both, rest = (calibrator.absorb(evidence).sample(16, 0) for calibrator in calibrators)
+    calibrators = (DecoderMap(most_steps=5), DecoderWithRest(most_steps=5))
+    decoder, both = (calibrator.absorb(evidence).sample(16, 0) for calibrator in calibrators)
     inside = case.patient.dose_mask.mask
 
     def error_gy(drawn: DoseEnsemble) -> float:
         return float(np.abs(drawn.mean.values - case.truth.values)[inside].mean())
 
-    assert error_gy(both) < 0.5 * error_gy(decoder) and error_gy(both) < 1.3 * error_gy(rest)
-    assert both.weights_sha256 == decoder.weights_sha256 != rest.weights_sha256  # its samples are the new decoder's
+    assert error_gy(both) < 0.3 * error_gy(decoder) < 0.3 * error_gy(sampled)
+    assert both.weights_sha256 == decoder.weights_sha256 != sampled.weights_sha256
     assert both.narrowing is not None
 
 

@@ -2,8 +2,8 @@
 
 Errors of the network have the calibrated spread at each voxel and hang together over the distances measured on a cohort
 (``solver.correlation``). A large spread is so mostly by what is near: what hangs together from ``FAR_FROM_MM`` on grows
-with it to ``FAR_STD_GY`` only, and the near part fills the rest. Both were chosen on the 25 validation patients that are
-not those of docs/recalibration.md.
+with it to ``FAR_STD_GY`` only, and the near part fills the rest. Both were chosen on the 25 validation patients that
+are not those of docs/recalibration.md.
 
 Treatment may differ from the plan by a shift of the patient and by the machine's output; to first order these are the
 dose's slopes along the three axes, and the dose itself. How likely such a change is before anything is observed is said
