@@ -258,7 +258,7 @@ def test_what_the_decoder_leaves_is_not_lost(case: Case, sampled: DoseEnsemble) 
     """A few steps of the decoder leave a measured dose far off; with the rest it is near, for the same decoder."""
     bands = replace(sampled, calibration=hand_made_calibration(samples=16))
     evidence = gather(case.belief, [case.volume(FINE)], bands)
-    calibrators = (DecoderMap(most_steps=5), DecoderWithRest(most_steps=5))
+    calibrators = (DecoderMap(most_steps=5, fewest_steps=5), DecoderWithRest(most_steps=5))
     decoder, both = (calibrator.absorb(evidence).sample(16, 0) for calibrator in calibrators)
     inside = case.patient.dose_mask.mask
 
