@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from RTDigitalTwinLib.report.dose_review import DoseReview
     from RTDigitalTwinLib.report.goal_table import GoalTable
 
+JOINED = (
+    "The conformity of a lower dose level is of its target joined with those of the levels above, which its isodose "
+    "must enclose too."
+)
 STYLES = {"met": "green", "acceptable": "yellow", "violated": "bold red", "not evaluated": "dim"}
 
 
@@ -162,6 +166,8 @@ def _print_review(console: Console, patient: Patient, review: DoseReview) -> Non
     if quality:
         headings = ("target", "prescribed (Gy)", "conformity (Paddick)", "homogeneity", "gradient index")
         print_table(console, "plan quality", headings, quality)
+        if any(q.conformity_with for q in review.quality):
+            console.print(JOINED)
     if review.integral_dose_gy_l is not None:
         console.print(f"Integral dose: {review.integral_dose_gy_l:.1f} Gy l")
     for table in review.goals:

@@ -60,6 +60,19 @@ def test_dose_writes_what_the_engine_says(reviewed: Path, sample_folder: Path) -
     assert float(at_20["volume_ratio"]) == pytest.approx(inside.volume_at_dose_ratio(20)[0, 0], abs=1e-5)
 
 
+def test_a_dose_as_prescribed_conforms_at_every_level(reviewed: Path, sample_folder: Path) -> None:
+    """Of a boost in steps: the isodose of a lower level holds the targets above it, and that is no spill."""
+    patient = Patient.load(sample_folder)
+    gy = np.where(patient.dose_mask.mask, np.float32(5), np.float32(0))
+    for name, level in sorted(dict(patient.plan.prescription.target_dose_gy).items(), key=lambda item: item[1]):
+        gy[patient.structures[name].mask] = level
+    rows = review_dose(patient, Volume(gy, patient.ct.grid, Quantity.DOSE_GY), (), ()).quality
+    assert [row.conformity_with for row in rows] == [(), ("PTV_7000",), ("PTV_6300", "PTV_7000")]
+    assert min(row.conformity or 0 for row in rows) > 0.85
+    joined = {row["structure"]: row["conformity_with"] for row in rows_of(reviewed / "plan_quality.csv")}
+    assert joined == {"PTV_7000": "", "PTV_6300": "PTV_7000", "PTV_5600": "PTV_6300; PTV_7000"}
+
+
 def test_dose_says_what_biology_is_not(reviewed: Path) -> None:
     summary = json.loads((reviewed / "summary.json").read_text())
     assert any("not calibrated outcome probabilities" in note for note in summary["notes"])
