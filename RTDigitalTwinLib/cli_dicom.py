@@ -121,6 +121,7 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
             grown(child, tree.add(Text(words[child.weight] + " ".join(child.text.split()), colours[child.weight])))
         return tree
 
+    _require_files(options.folder)
     with progress_bar() as shown:
         found = inspect_folder(
             options.folder,
@@ -142,6 +143,7 @@ def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
     from RTDigitalTwinLib.patient.dicom_deidentification import COVERED, NOT_COVERED
     from RTDigitalTwinLib.patient.dicom_inspection import NO_DICOM
 
+    _require_files(options.folder)
     with progress_bar() as shown:
         done = anonymize_folder(options.folder, options.out, shown)
     tree = Tree(Text(f"{options.out}: {counted(len(done.patients), 'patient')}"))
@@ -170,6 +172,18 @@ def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
             branch.add(Text(line))
     Console(highlight=False).print(tree)
     return EXIT_LEFT_OUT if done.left_out else 0
+
+
+def _require_files(folder: Path) -> None:
+    """Raises PatientDataError for the word that stands for the built-in patient, who has no files."""
+    from RTDigitalTwinLib.source import SAMPLE
+
+    if str(folder) == SAMPLE and not folder.exists():
+        raise PatientDataError(
+            "The built-in patient has no files.",
+            where=SAMPLE,
+            remedy="Write them first: rt-digital-twin sample --out FOLDER.",
+        )
 
 
 def _sample(options: Namespace, progress_bar: ProgressBar) -> int:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 
 MOST_SAMPLES = 10_000
-SAMPLE = "sample"  # run.SAMPLE, which has torch in tow
 # Those of calibration.choice, which has torch in tow.
 OBSERVING_METHODS = ("scale", "offsets", "persistence", "decoder", "kalman", "gp")
 
 
+PATIENT_HELP = "a patient's folder, or the word sample: the built-in one"
 PRECISIONS = ("single", "half")  # those of model.convolution, which has torch in tow
 
 
@@ -31,7 +31,7 @@ def add_patient_options(parser: ArgumentParser, fractions: str = "--fractions") 
 
     ``fractions`` names the option for how many are prescribed.
     """
-    parser.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
+    parser.add_argument("patient", metavar="PATIENT", help=PATIENT_HELP)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     add_dicom_options(parser, fractions)
 
@@ -42,8 +42,10 @@ def require_folder(patient: str | Path, choice: DicomChoice) -> None:
     Raises PatientDataError.
     """
     from RTDigitalTwinLib.patient.loading import require_patient
+    from RTDigitalTwinLib.source import SAMPLE, require_one_meaning
 
-    if str(patient) != SAMPLE:
+    require_one_meaning(patient)
+    if patient != SAMPLE:
         require_patient(patient, choice)
 
 

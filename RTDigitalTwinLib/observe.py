@@ -22,13 +22,11 @@ from RTDigitalTwinLib.ledger import LEDGER_FILE, Ledger, ledger_files, read_ledg
 from RTDigitalTwinLib.ledger_entries import ADOPTED, OBSERVED, UNDONE, belief_sha256
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.identity import Identity
-from RTDigitalTwinLib.patient.loading import belonging_of
 from RTDigitalTwinLib.patient.new_ct import read_new_ct, seen_shift
 from RTDigitalTwinLib.patient.observation import CouchShiftObservation
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
-from RTDigitalTwinLib.record import SAMPLE
 from RTDigitalTwinLib.report.observing import observing_of, update_notes
 from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.run import (
@@ -41,6 +39,7 @@ from RTDigitalTwinLib.run import (
     write_views,
 )
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.source import belonging_of_source
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
@@ -151,7 +150,7 @@ def _shifts(
 ) -> tuple[tuple[CouchShiftObservation, ...], tuple[str, ...]]:
     """What new CTs say of where the patient lay, and what is to be told of it."""
     shifts, notes = [], []
-    identity = Identity("", "", "") if source == SAMPLE or not given else belonging_of(Path(source), choice).identity
+    identity = belonging_of_source(source, choice).identity if given else Identity("", "", "")
     overrides = (choice or DicomChoice()).overrides
     for k, (path, fraction) in enumerate(given):
         warnings: list[str] = []

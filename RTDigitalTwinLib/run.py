@@ -14,8 +14,7 @@ import torch
 
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.dosimetry.goals import GoalSet
-from RTDigitalTwinLib.dosimetry.planning import planned
-from RTDigitalTwinLib.errors import LedgerError, OutputError, PatientDataError, SceneError
+from RTDigitalTwinLib.errors import LedgerError, OutputError, SceneError
 from RTDigitalTwinLib.files import require_apart, whole_folder
 from RTDigitalTwinLib.ledger import LEDGER_FILE, REPAIRED, Ledger, read_ledger
 from RTDigitalTwinLib.ledger_entries import OPENED
@@ -26,7 +25,7 @@ from RTDigitalTwinLib.patient.loading import require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
-from RTDigitalTwinLib.record import SAMPLE, record_origin, write_record
+from RTDigitalTwinLib.record import record_origin, write_record
 from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
 from RTDigitalTwinLib.report.provenance import Provenance, collect_provenance
 from RTDigitalTwinLib.report.report import write_report
@@ -38,6 +37,7 @@ from RTDigitalTwinLib.report.tables import (
     write_goals_csv,
     write_metrics_csv,
 )
+from RTDigitalTwinLib.source import SAMPLE, patient_of, require_one_meaning
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
@@ -133,12 +133,7 @@ def on_ct(dose: Volume, grid: Grid) -> Volume:
 
 def check_places(source: str | Path, out: Path, overwrite: bool) -> None:
     """Before anything is read: that it is clear what is meant, and that nothing read can be overwritten."""
-    if source == SAMPLE and Path(SAMPLE).is_dir():
-        raise PatientDataError(
-            "The word means the built-in patient, but there is a folder of this name too.",
-            where=SAMPLE,
-            remedy="Write ./sample for the folder; for the built-in patient, run this elsewhere.",
-        )
+    require_one_meaning(source)
     require_outside_patients(out)
     if source != SAMPLE:
         require_apart(out, Path(source))
@@ -163,13 +158,9 @@ def remarks(twin: Twin) -> tuple[str, ...]:
 
 def read_source(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, progress: Progress) -> Patient:
     """The patient in a folder, or the built-in one, for which a reference dose is planned."""
-    with watch.stage("reading"):
-        progress(0.0, "reading the patient")
-        patient = Patient.sample() if source == SAMPLE else Patient.load(source, choice)
-    if source == SAMPLE:
-        with watch.stage("planning"):
-            patient = planned(patient, progress=lambda done, _: progress(done, "planning the sample patient"))
-    return patient
+    progress(0.0, "reading the patient")
+    with watch.stage("planning" if source == SAMPLE else "reading"):
+        return patient_of(source, choice, progress)
 
 
 def is_earlier_result(folder: Path) -> bool:
