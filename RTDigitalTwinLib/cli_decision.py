@@ -12,6 +12,7 @@ from RTDigitalTwinLib.cli_options import (
     add_model_options,
     add_patient_options,
     require_folder,
+    require_inputs,
     sample_count,
 )
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
@@ -59,6 +60,7 @@ def add_decision_commands(commands: Any) -> None:
 
 def _recommend(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    require_inputs(options.measurements, options.belief, options.actions, options.protocol)
     from rich.console import Console
 
     with lasting_imports():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from RTDigitalTwinLib.cli_dicom import add_dicom_options
+from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.train import seed, whole_number
 
 if TYPE_CHECKING:
@@ -47,6 +48,20 @@ def require_folder(patient: str | Path, choice: DicomChoice) -> None:
     require_one_meaning(patient)
     if patient != SAMPLE:
         require_patient(patient, choice)
+
+
+def require_inputs(measurements: Path | None, *others: Path | None) -> None:
+    """Refuse measurements with a mistake in them, or other inputs that are not there, before anything takes time.
+
+    Raises PatientDataError.
+    """
+    for path in (measurements, *others):
+        if path is not None and not path.exists():
+            raise PatientDataError("There is no such file or folder.", where=str(path))
+    if measurements is not None:
+        from RTDigitalTwinLib.calibration.measurements import check_measurements
+
+        check_measurements(measurements)
 
 
 def require_cohort(data: Path) -> None:

@@ -14,6 +14,7 @@ from RTDigitalTwinLib.cli_options import (
     add_patient_options,
     add_precision_option,
     require_folder,
+    require_inputs,
     sample_count,
 )
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
@@ -114,10 +115,10 @@ def _new_ct(text: str) -> tuple[Path, int]:
 
 def _run(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    goals = chosen_goals(options.goals)
     with lasting_imports():
         from RTDigitalTwinLib.run import RunSettings, run_patient
 
-    goals = chosen_goals(options.goals)
     settings = RunSettings(
         options.samples,
         options.seed,
@@ -152,6 +153,7 @@ def _run(options: Namespace) -> int:
 
 def _observe(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    require_inputs(options.measurements, options.belief, *(path for path, _ in options.new_ct))
     with lasting_imports():
         from RTDigitalTwinLib.observe import ObserveSettings, observe_patient
 
@@ -198,6 +200,7 @@ def absorbed_words(summary: dict[str, Any]) -> list[str]:
 
 def _loop(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    require_inputs(options.measurements)
     with lasting_imports():
         from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
         from RTDigitalTwinLib.dosimetry.delivery import Change
@@ -243,6 +246,7 @@ def _loop(options: Namespace) -> int:
 
 def _replay(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    require_inputs(None, options.belief)
     from RTDigitalTwinLib.replay import replay
 
     with progress_bar() as shown:
