@@ -188,7 +188,7 @@ def _print(console: Console, patient: Patient, found: Accumulation) -> None:
             f"{m.metric} ({m.unit})",
             number_text(m.planned, 1),
             number_text(m.accumulated, 1),
-            number_text(m.difference, 1, "+"),
+            number_text(m.difference, 1, signed=True),
             _known(m.dose_error_gy, "Gy"),
         )
         for m in found.metrics

@@ -30,6 +30,7 @@ from RTDigitalTwinLib.cli_tables import (
 )
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table
 from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.words import decimal
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -215,7 +216,14 @@ def _print_goals(console: Console, goals: GoalTable) -> None:
 
 def _print_comparison(console: Console, patient: Patient, found: DoseComparison) -> None:
     rows = [
-        (m.structure, m.metric, m.unit, number_text(m.a, 1), number_text(m.b, 1), number_text(m.difference, 1, "+"))
+        (
+            m.structure,
+            m.metric,
+            m.unit,
+            number_text(m.a, 1),
+            number_text(m.b, 1),
+            number_text(m.difference, 1, signed=True),
+        )
         for m in found.metrics
     ]
     print_table(console, f"{patient.pseudonym}: B against A", ("structure", "metric", "unit", "A", "B", "B - A"), rows)
@@ -232,9 +240,10 @@ def _print_comparison(console: Console, patient: Patient, found: DoseComparison)
     if any(len(g.values) > 1 for g in found.goals):
         console.print("Where a goal has two values, the upper decides the outcome of A, the lower that of B.")
     difference, gamma = found.difference, found.gamma
+    mean, largest = (decimal(gy, 2, signed=True) for gy in (difference.mean_gy, difference.largest_gy))
     console.print(
-        f"Difference above 10 % of the highest dose: mean {difference.mean_gy:+.2f} Gy, mean absolute "
-        f"{difference.mean_absolute_gy:.2f} Gy, largest {difference.largest_gy:+.2f} Gy"
+        f"Difference above 10 % of the highest dose: mean {mean} Gy, mean absolute "
+        f"{difference.mean_absolute_gy:.2f} Gy, largest {largest} Gy"
     )
     console.print(f"Gamma {gamma.criteria}: {gamma.pass_ratio:.1%} of {gamma.judged_voxels} voxels at or below 1")
     print_notes(found.notes, console)

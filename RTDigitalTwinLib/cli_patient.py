@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,17 @@ from RTDigitalTwinLib.cli_options import (
     sample_count,
 )
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
-from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar, resumable, tell
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, Band, print_metrics, print_notes, progress_bar, resumable, tell
 from RTDigitalTwinLib.train import whole_number
 from RTDigitalTwinLib.words import counted
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+BANDS_BESIDE = {
+    "before": Band("low_before", "high_before", "informative_before"),
+    "after": Band("low_after", "high_after", "informative"),
+}
 EXIT_DIFFERENT = 3  # 1 is an error, 2 a wrong command line
 
 
@@ -183,7 +187,8 @@ def _observe(options: Namespace) -> int:
     left_out = [o["words"] for o in summary["observations"] if not o["absorbed"]]
     others = [note for note in summary["warnings"] if not any(words in note for words in left_out)]
     columns = {name: name for name in ("before", "after", "reference")}
-    _print_summary(summary | {"warnings": others}, options.out, title, columns, absorbed_words(summary))
+    title += f", means and {summary['bands']}"
+    _print_summary(summary | {"warnings": others}, options.out, title, columns, absorbed_words(summary), BANDS_BESIDE)
     return 0
 
 
@@ -270,15 +275,20 @@ def _replay(options: Namespace) -> int:
 
 
 def _print_summary(
-    summary: dict[str, Any], out: Path, title: str, columns: dict[str, str], told: Sequence[str] = ()
+    summary: dict[str, Any],
+    out: Path,
+    title: str,
+    columns: dict[str, str],
+    told: Sequence[str] = (),
+    bands: Mapping[str, Band] | None = None,
 ) -> None:
     """Notes, what is ``told`` first, metrics and files of a folder of results.
 
-    ``columns`` are headings by what a row calls the number.
+    ``columns`` are headings by what a row calls the number, ``bands`` what stands beside it.
     """
     print_notes(summary["warnings"])
     for words in told:
         print(words)
-    print_metrics(title, summary["metrics"], columns)
+    print_metrics(title, summary["metrics"], columns, bands)
     print(f"{out}: {', '.join(summary['files'])}")
     print(RESEARCH_USE)

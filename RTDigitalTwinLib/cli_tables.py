@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from RTDigitalTwinLib.cli_terminal import progress_bar
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.words import decimal
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 
 def with_error(value: float, error: float | None, unit: str) -> str:
-    return f"{value:.1f} {unit}" if error is None else f"{value:.1f} ± {error:.1f} {unit} (voxel size)"
+    number = decimal(value, 1)
+    return f"{number} {unit}" if error is None else f"{number} ± {decimal(error, 1)} {unit} (voxel size)"
 
 
-def number_text(value: float | None, digits: int, sign: str = "") -> str:
-    return "–" if value is None else format(value, f"{sign}.{digits}f")
+def number_text(value: float | None, digits: int, *, signed: bool = False) -> str:
+    return "–" if value is None else decimal(value, digits, signed=signed)
 
 
 def percent_text(probability: float) -> str:

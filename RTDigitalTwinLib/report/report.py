@@ -24,7 +24,7 @@ from RTDigitalTwinLib.report.provenance import Provenance
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
 from RTDigitalTwinLib.report.utility_chart import utility_figure
 from RTDigitalTwinLib.resources import resource_path
-from RTDigitalTwinLib.words import counted
+from RTDigitalTwinLib.words import counted, decimal
 
 TEMPLATE = ("Report", "report.html.j2")
 IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -185,15 +185,15 @@ def _environment() -> Environment:
 
 
 def _one_decimal(value: float | None) -> str:
-    return NOT_KNOWN if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
+    return NOT_KNOWN if value is None else decimal(value, 1).replace("-", MINUS)
 
 
 def _utility(value: float) -> str:
-    return f"{value:.3f}".replace("-", MINUS)
+    return decimal(value, 3).replace("-", MINUS)
 
 
 def _gain(value: float) -> str:
-    return f"{value:+.3f}".replace("-", MINUS)
+    return decimal(value, 3, signed=True).replace("-", MINUS)
 
 
 def _probability(ratio: float) -> str:
@@ -210,4 +210,4 @@ def _probability_band(row: PredictedBiologyRow) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return NOT_KNOWN if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", MINUS)
+    return NOT_KNOWN if value is None else decimal(value, 1, signed=True).replace("-", MINUS)
