@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+    from RTDigitalTwinLib.patient.patient import Patient
 
 EXIT_LEFT_OUT = 3  # as of other commands that were carried out, but not to what one hopes for
 ProgressBar = Callable[[], AbstractContextManager[Progress]]
@@ -109,7 +110,6 @@ def dicom_choice(options: Namespace) -> DicomChoice:
 
 
 def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
-    from RTDigitalTwinLib.model.network_patient import network_patient
     from RTDigitalTwinLib.patient.dicom_inspection import Line, Weight, inspect_folder
     from RTDigitalTwinLib.patient.structure_map import write_mapping
 
@@ -126,7 +126,7 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
         found = inspect_folder(
             options.folder,
             dicom_choice(options),
-            accept=network_patient,
+            accept=_as_predicted,
             show_identity=options.show_identity,
             progress=shown,
         )
@@ -136,6 +136,14 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
         print(f"Names to confirm: {options.write_map}")
     found.require_usable(options.person)
     return 0
+
+
+def _as_predicted(patient: Patient) -> list[str]:
+    """What a prediction changes of a patient, volumes too. Raises PatientDataError where none is possible."""
+    from RTDigitalTwinLib.model.network_patient import network_patient
+
+    shown = network_patient(patient).shown
+    return [f"In predictions: {note}" for note in shown.warnings if note not in patient.warnings]
 
 
 def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
