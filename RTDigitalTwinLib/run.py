@@ -26,7 +26,8 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.record import record_origin, write_record
-from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
+from RTDigitalTwinLib.report.charts import PAPER
+from RTDigitalTwinLib.report.dvh_panels import findings_dvh_figure
 from RTDigitalTwinLib.report.provenance import Provenance, collect_provenance
 from RTDigitalTwinLib.report.report import write_report
 from RTDigitalTwinLib.report.tables import (
@@ -242,10 +243,7 @@ def write_tables(folder: Path, findings: Findings, dose: str = "dose_mean.nrrd")
     write_metrics_csv(folder / "metrics.csv", findings.rows)
     write_goals_csv(folder / "goals.csv", findings.goals)
     write_biology_csv(folder / "biology.csv", findings.biology)
-    words = findings.words.now, findings.words.before
-    dvh_figure(prediction, findings.level, before=findings.before, words=words).savefig(
-        folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER
-    )
+    findings_dvh_figure(findings).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
 
 
 def _write_scene(folder: Path, findings: Findings, watch: Stopwatch, progress: Progress) -> _SceneOutcome:

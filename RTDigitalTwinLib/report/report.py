@@ -18,8 +18,9 @@ from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.report.biology_table import PredictedBiologyRow
-from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, dvh_figure, figure_svg, readable_colour
+from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, figure_svg, readable_colour
 from RTDigitalTwinLib.report.deciding import Deciding
+from RTDigitalTwinLib.report.dvh_panels import findings_dvh_figure
 from RTDigitalTwinLib.report.provenance import Provenance
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
 from RTDigitalTwinLib.report.utility_chart import utility_figure
@@ -92,9 +93,7 @@ def render_report(
     structures = _structures(patient, findings.rows)
     css_colours = {INK: "currentColor", PAPER: "var(--paper)"}
     css_colours |= {s.colour: f"var(--structure-{s.number})" for s in structures}
-    chart = figure_svg(
-        dvh_figure(prediction, level, legend=False, before=findings.before), "Dose-volume histograms", css_colours
-    )
+    chart = figure_svg(findings_dvh_figure(findings, legend=False), "Dose-volume histograms", css_colours)
     shown = [_picture(caption, file) for caption, file in pictures.items()]
     shown += [ReportPicture(caption, reason=reason) for caption, reason in (missing_pictures or {}).items()]
     return (
