@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from RTDigitalTwinLib.calibration.linear import GlobalScale
 from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, NoiseModel
@@ -84,9 +86,16 @@ def test_before_and_after_have_a_panel_a_structure(findings: Findings, before: D
             assert np.allclose(y, 100 * np.interp(x, curve.dose_gy, curve.mean))
         assert [band.get_gid() for band in axes.collections] == [f"band-{number}"]  # after; before has none
         assert lines[f"before-{number}"].get_linewidth() < lines[f"mean-{number}"].get_linewidth()
-    key = [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()]
+    key = [text.get_text().replace("\n", " ") for text in _legend(figure).get_texts()]
     assert key == ["mean of 8 samples, after observing", "before observing",
                    "95 % band, calibrated before 1 observation", "reference dose", "prescribed dose"]  # fmt: skip
+
+
+def _legend(figure: Figure) -> Legend:
+    """Below the panels, or in one that is empty."""
+    found = [*figure.legends, *(legend for axes in figure.axes if (legend := axes.get_legend()) is not None)]
+    assert len(found) == 1
+    return found[0]
 
 
 def test_a_prediction_alone_is_one_chart(before: DoseEnsemble) -> None:

@@ -27,7 +27,8 @@ from RTDigitalTwinLib.report.tables import Findings, ordered_structures
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 MOST_COLUMNS = 4
-WIDTH_INCHES, ROW_INCHES, KEY_INCHES = 8.4, 1.75, 1.0
+WIDTH_INCHES, ROW_INCHES, KEY_INCHES = 8.4, 1.85, 0.75
+MARGINS_INCHES = (0.65, 0.12, 0.27, 0.5)  # left, right, top, bottom
 DOSE_TICK_GY = 20
 PANELS_OF_A_KEY = 2  # so many that are empty have room for it
 
@@ -59,10 +60,14 @@ def dvh_panels(
     columns = min(MOST_COLUMNS, len(structures))
     rows = math.ceil(len(structures) / columns)
     free = rows * columns - len(structures)
-    size = (WIDTH_INCHES, rows * ROW_INCHES + KEY_INCHES * (legend and free < PANELS_OF_A_KEY))
-    figure = Figure(figsize=size, layout="constrained", facecolor="none")
+    below = KEY_INCHES * (legend and free < PANELS_OF_A_KEY)
+    height = rows * ROW_INCHES + below
+    figure = Figure(figsize=(WIDTH_INCHES, height), facecolor="none")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    left, right, top, bottom = MARGINS_INCHES  # set, for to find them takes as long as to draw
+    figure.subplots_adjust(left / WIDTH_INCHES, (bottom + below) / height, 1 - right / WIDTH_INCHES, 1 - top / height,
+                           wspace=0.12, hspace=0.5)  # fmt: skip
     panels = list(grid.flat)
     for empty in panels[len(structures) :]:
         empty.axis("off")
@@ -88,15 +93,16 @@ def dvh_panels(
             any_reference = True
         axes.plot(dose_gy, 100 * now.mean[::POINTS_EVERY], color=colour, linewidth=1.8, gid=f"mean-{number}")
     panels[0].set(xlim=(0, 1.02 * max(prediction.highest_gy, before.highest_gy, 1.0)), ylim=(0, 104))
-    figure.supylabel("Volume receiving at least this dose (%)", color=INK, fontsize=9.5)
+    what = "Volume receiving at least this dose (%)" if rows > 1 else "Volume (%)"  # one row is too low for all of it
+    middle = (figure.subplotpars.bottom + figure.subplotpars.top) / 2
+    figure.supylabel(what, x=0.012, y=middle, color=INK, fontsize=9.5)
     if legend:
         key = dvh_key(prediction, level, any_reference, words)
         style = {"frameon": False, "fontsize": 8.5, "labelcolor": INK}
         if free < PANELS_OF_A_KEY:
-            figure.legend(handles=key, loc="outside lower center", ncols=3, **style)
+            figure.legend(handles=key, loc="lower center", ncols=3, **style)
         else:
-            beside = panels[len(structures)].legend(handles=key, loc="upper left", **style)
-            beside.set_in_layout(False)  # or it would squeeze the panels to fit into one
+            panels[len(structures)].legend(handles=key, loc="upper left", **style)
     return figure
 
 
