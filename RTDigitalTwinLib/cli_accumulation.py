@@ -12,8 +12,8 @@ from rich.console import Console
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
-from RTDigitalTwinLib.cli_options import require_folder
-from RTDigitalTwinLib.cli_tables import dose_file, number_text, require_place
+from RTDigitalTwinLib.cli_options import PATIENT_HELP, require_folder
+from RTDigitalTwinLib.cli_tables import dose_file, number_text, read_patient, require_place, required_dose
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.words import counted
@@ -30,16 +30,21 @@ if TYPE_CHECKING:
 class _Given:
     """Fractions as the user gives them; ``of`` is how many their dose stands for, None where not said."""
 
-    path: Path
+    source: str
     count: int
     of: int | None
+
+    @property
+    def where(self) -> str:
+        """As errors name it."""
+        return Path(self.source).name
 
 
 def add_accumulation_command(commands: Any) -> None:
     """Add ``accumulate`` to a parser's commands."""
     parser = commands.add_parser("accumulate", help="sum the dose of fractions on the planning CT, by registration")
     parser.set_defaults(command=_accumulate)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the planned patient's folder")
+    parser.add_argument("patient", metavar="PATIENT", help=f"the planned one: {PATIENT_HELP}")
     parser.add_argument(
         "sets",
         nargs="+",
@@ -61,9 +66,8 @@ def add_accumulation_command(commands: Any) -> None:
 
 
 def _accumulate(options: Namespace) -> int:
-    require_folder(options.folder, dicom_choice(options))
+    require_folder(options.patient, dicom_choice(options))
     from RTDigitalTwinLib.patient.image_registration import RegistrationSettings
-    from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.report.accumulation import accumulate, require_prescribed
 
     if options.eqd2 is not None and not 0 < options.eqd2 <= 100:
@@ -71,12 +75,12 @@ def _accumulate(options: Namespace) -> int:
             f"{options.eqd2:g} has no meaning here.", where="--eqd2", remedy="Give more than 0, to 100."
         )
     given = [_parsed(text) for text in options.sets]
-    require_place(options.out, options.folder, *(one.path for one in given))
+    require_place(options.out, options.patient, *(one.source for one in given))
     choice = dicom_choice(options)
-    patient = Patient.load(options.folder, choice)
+    patient = read_patient(options.patient, choice)
     require_prescribed(patient, sum(one.count for one in given), choice.overrides, [])  # before what takes time
     sets = [
-        _fraction_set(f"set {k}", one, patient, options.folder, choice, options.unit)
+        _fraction_set(f"set {k}", one, patient, options.patient, choice, options.unit)
         for k, one in enumerate(given, start=1)
     ]
     settings = None if options.register == "none" else RegistrationSettings(options.register == "deformable")
@@ -95,7 +99,7 @@ def _parsed(text: str) -> _Given:
 
     before, sign, after = text.rpartition("=")
     if Path(text).exists() or not sign:
-        return _Given(Path(text), 1, None)
+        return _Given(text, 1, None)
     numbers = re.fullmatch(r"([0-9]{1,3})(?:/([0-9]{1,3}))?", after)
     found = [int(number) for number in numbers.groups() if number] if numbers else []
     if not found or not all(1 <= number <= MOST_FRACTIONS for number in found):
@@ -104,28 +108,34 @@ def _parsed(text: str) -> _Given:
             where=before,
             remedy=f"Write for example week2=5, or week2=5/35 where its dose stands for 35; at most {MOST_FRACTIONS}.",
         )
-    return _Given(Path(before), found[0], found[1] if len(found) > 1 else None)
+    return _Given(before, found[0], found[1] if len(found) > 1 else None)
 
 
 def _fraction_set(
-    name: str, given: _Given, patient: Patient, folder: Path, choice: DicomChoice, unit: str | None
+    name: str, given: _Given, patient: Patient, source: str, choice: DicomChoice, unit: str | None
 ) -> FractionSet:
-    from RTDigitalTwinLib.patient.day import read_day
+    from RTDigitalTwinLib.patient.day import Day, read_day
     from RTDigitalTwinLib.patient.dicom_dose import ONE_FRACTION, WHOLE_PLAN
     from RTDigitalTwinLib.patient.identity import require_same_person
-    from RTDigitalTwinLib.patient.loading import belonging_of
     from RTDigitalTwinLib.report.accumulation import FractionSet
+    from RTDigitalTwinLib.source import SAMPLE, belonging_of_source, require_one_meaning
 
-    path, where = given.path, given.path.name
-    if not path.is_dir():
-        read = dose_file(path, patient, folder, choice, unit, (WHOLE_PLAN, ONE_FRACTION))
+    require_one_meaning(given.source)
+    path, where, is_sample = Path(given.source), given.where, given.source == SAMPLE
+    if not is_sample and not path.is_dir():
+        read = dose_file(path, patient, source, choice, unit, (WHOLE_PLAN, ONE_FRACTION))
         notes, own = list(read.remarks), 1 if read.summation == ONE_FRACTION else None
         return FractionSet(name, read.dose, given.count, _stands_for(given, own, choice, notes), None, _all_of(notes))
-    is_planned = path.resolve() == folder.resolve()
-    day = read_day(path, choice if is_planned else replace(choice, fractions=None))  # stated for the planned one only
+    is_planned = is_sample == (source == SAMPLE) and path.resolve() == Path(source).resolve()
+    if is_sample:
+        shown = patient if is_planned else read_patient(SAMPLE, choice)
+        identity = belonging_of_source(SAMPLE).identity
+        day = Day(shown.ct, required_dose(shown), shown.plan.prescription.fractions, identity, shown.warnings)
+    else:  # fractions are stated for the planned one only
+        day = read_day(path, choice if is_planned else replace(choice, fractions=None))
     notes = list(day.warnings)
     if not is_planned:
-        require_same_person(belonging_of(folder, choice).identity, day.identity, choice.overrides, where, notes)
+        require_same_person(belonging_of_source(source, choice).identity, day.identity, choice.overrides, where, notes)
     of_fractions = _stands_for(given, day.of_fractions, choice, notes)
     return FractionSet(name, day.dose, given.count, of_fractions, day.ct, _all_of(notes))
 
@@ -136,7 +146,7 @@ def _all_of(notes: list[str]) -> tuple[str, ...]:
 
 def _stands_for(given: _Given, own: int | None, choice: DicomChoice, notes: list[str]) -> int:
     """How many fractions a dose stands for, by its files and the user."""
-    said, where = given.of, given.path.name
+    said, where = given.of, given.where
     if said is None and own is None:
         raise PatientDataError(
             "Nothing says how many fractions the dose stands for.",
@@ -178,7 +188,7 @@ def _print(console: Console, patient: Patient, found: Accumulation) -> None:
             f"{m.metric} ({m.unit})",
             number_text(m.planned, 1),
             number_text(m.accumulated, 1),
-            number_text(m.difference, 1, "+"),
+            number_text(m.difference, 1, signed=True),
             _known(m.dose_error_gy, "Gy"),
         )
         for m in found.metrics

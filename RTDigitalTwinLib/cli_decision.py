@@ -12,11 +12,12 @@ from RTDigitalTwinLib.cli_options import (
     add_model_options,
     add_patient_options,
     require_folder,
+    require_inputs,
     sample_count,
 )
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
-from RTDigitalTwinLib.words import counted
+from RTDigitalTwinLib.words import counted, decimal
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -59,6 +60,7 @@ def add_decision_commands(commands: Any) -> None:
 
 def _recommend(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    require_inputs(options.measurements, options.belief, options.actions, options.protocol)
     from rich.console import Console
 
     with lasting_imports():
@@ -112,8 +114,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         str(row["place"]),
         row["action"],
         row["outcome"],
-        f"{row['utility']:.3f}",
-        "" if row["gain"] is None else f"{row['gain']:+.3f}",
+        decimal(row["utility"], 3),
+        "" if row["gain"] is None else decimal(row["gain"], 3, signed=True),
         f"at most {bound}" if bound else "",
         risk,
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
+    from RTDigitalTwinLib.patient.patient import Patient
 
 EXIT_LEFT_OUT = 3  # as of other commands that were carried out, but not to what one hopes for
 ProgressBar = Callable[[], AbstractContextManager[Progress]]
@@ -109,7 +110,6 @@ def dicom_choice(options: Namespace) -> DicomChoice:
 
 
 def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
-    from RTDigitalTwinLib.model.network_patient import network_patient
     from RTDigitalTwinLib.patient.dicom_inspection import Line, Weight, inspect_folder
     from RTDigitalTwinLib.patient.structure_map import write_mapping
 
@@ -121,11 +121,12 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
             grown(child, tree.add(Text(words[child.weight] + " ".join(child.text.split()), colours[child.weight])))
         return tree
 
+    _require_files(options.folder)
     with progress_bar() as shown:
         found = inspect_folder(
             options.folder,
             dicom_choice(options),
-            accept=network_patient,
+            accept=_as_predicted,
             show_identity=options.show_identity,
             progress=shown,
         )
@@ -137,11 +138,20 @@ def _inspect(options: Namespace, progress_bar: ProgressBar) -> int:
     return 0
 
 
+def _as_predicted(patient: Patient) -> list[str]:
+    """What a prediction changes of a patient, volumes too. Raises PatientDataError where none is possible."""
+    from RTDigitalTwinLib.model.network_patient import network_patient
+
+    shown = network_patient(patient).shown
+    return [f"In predictions: {note}" for note in shown.warnings if note not in patient.warnings]
+
+
 def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
     from RTDigitalTwinLib.patient.dicom_anonymize import anonymize_folder
     from RTDigitalTwinLib.patient.dicom_deidentification import COVERED, NOT_COVERED
     from RTDigitalTwinLib.patient.dicom_inspection import NO_DICOM
 
+    _require_files(options.folder)
     with progress_bar() as shown:
         done = anonymize_folder(options.folder, options.out, shown)
     tree = Tree(Text(f"{options.out}: {counted(len(done.patients), 'patient')}"))
@@ -170,6 +180,18 @@ def _anonymize(options: Namespace, progress_bar: ProgressBar) -> int:
             branch.add(Text(line))
     Console(highlight=False).print(tree)
     return EXIT_LEFT_OUT if done.left_out else 0
+
+
+def _require_files(folder: Path) -> None:
+    """Raises PatientDataError for the word that stands for the built-in patient, who has no files."""
+    from RTDigitalTwinLib.source import SAMPLE
+
+    if str(folder) == SAMPLE and not folder.exists():
+        raise PatientDataError(
+            "The built-in patient has no files.",
+            where=SAMPLE,
+            remedy="Write them first: rt-digital-twin sample --out FOLDER.",
+        )
 
 
 def _sample(options: Namespace, progress_bar: ProgressBar) -> int:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
-from RTDigitalTwinLib.cli_options import require_folder
+from RTDigitalTwinLib.cli_options import PATIENT_HELP, require_folder
 from RTDigitalTwinLib.cli_tables import (
     add_goals_option,
     chosen_goals,
@@ -22,6 +22,7 @@ from RTDigitalTwinLib.cli_tables import (
     number_text,
     percent_text,
     range_text,
+    read_patient,
     require_place,
     required_dose,
     same_person,
@@ -29,6 +30,7 @@ from RTDigitalTwinLib.cli_tables import (
 )
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table
 from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.words import decimal
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
     from RTDigitalTwinLib.report.dose_review import DoseReview
     from RTDigitalTwinLib.report.goal_table import GoalTable
 
+PLAN_DOSE = "the plan's dose"
+JOINED = (
+    "The conformity of a lower dose level is of its target joined with those of the levels above, which its isodose "
+    "must enclose too."
+)
 STYLES = {"met": "green", "acceptable": "yellow", "violated": "bold red", "not evaluated": "dim"}
 
 
@@ -46,15 +53,15 @@ def add_dosimetry_commands(commands: Any) -> None:
     """Add ``dose`` and ``compare`` to a parser's commands."""
     dose = commands.add_parser("dose", help="judge a dose with structures: DVH metrics, plan quality, goals, biology")
     dose.set_defaults(command=_dose)
-    dose.add_argument("folder", type=Path, metavar="FOLDER", help="a patient's folder")
+    dose.add_argument("patient", metavar="PATIENT", help=PATIENT_HELP)
     dose.add_argument("--dose", type=Path, metavar="FILE", help="another dose than the plan's: RTDOSE or an image file")
     dose.add_argument("--out", type=Path, metavar="DIR", help="write the tables and DVHs as CSV and JSON; new or empty")
     _add_shared(dose)
 
     compare = commands.add_parser("compare", help="two doses: difference, gamma, DVH metrics and goals side by side")
     compare.set_defaults(command=_compare)
-    compare.add_argument("a", type=Path, metavar="A", help="a patient's folder with a dose: the reference")
-    compare.add_argument("b", type=Path, metavar="B", help="another folder of the patient, or a dose file")
+    compare.add_argument("a", metavar="A", help=f"the reference: {PATIENT_HELP}; with a dose")
+    compare.add_argument("b", metavar="B", help="another folder of the patient, or a dose file")
     compare.add_argument("--gamma", default="3/2", metavar="PERCENT/MM", help="criteria (default 3/2)")
     compare.add_argument("--cutoff", type=float, default=10.0, metavar="PERCENT", help="of gamma (default 10)")
     compare.add_argument("--local", action="store_true", help="gamma with the dose difference local, not global")
@@ -69,20 +76,19 @@ def _add_shared(parser: ArgumentParser) -> None:
 
 
 def _dose(options: Namespace) -> int:
-    require_folder(options.folder, dicom_choice(options))
-    from RTDigitalTwinLib.patient.patient import Patient
+    require_folder(options.patient, dicom_choice(options))
     from RTDigitalTwinLib.report.dose_review import review_dose
 
     goals = chosen_goals(options.goals)
     if options.out is not None:
-        require_place(options.out, options.folder, *([options.dose] if options.dose else []))
+        require_place(options.out, options.patient, *([options.dose] if options.dose else []))
     choice = dicom_choice(options)
-    patient = Patient.load(options.folder, choice)
+    patient = read_patient(options.patient, choice)
     remarks: tuple[str, ...] = ()
     if options.dose is None:
         dose = required_dose(patient)
     else:
-        read = dose_file(options.dose, patient, options.folder, choice, options.unit)
+        read = dose_file(options.dose, patient, options.patient, choice, options.unit)
         dose, remarks = read.dose, read.remarks
     dose = dose.resampled(patient.ct.grid)
     review = review_dose(patient, dose, goals)
@@ -100,8 +106,8 @@ def _compare(options: Namespace) -> int:
     require_folder(options.a, dicom_choice(options))
     from RTDigitalTwinLib.dosimetry.comparison import GammaCriteria
     from RTDigitalTwinLib.files import require_writable, whole_file
-    from RTDigitalTwinLib.patient.patient import Patient
     from RTDigitalTwinLib.report.dose_comparison import compare_doses
+    from RTDigitalTwinLib.source import SAMPLE, require_one_meaning
 
     goals = chosen_goals(options.goals)
     percent, mm = _gamma_numbers(options.gamma)
@@ -110,16 +116,19 @@ def _compare(options: Namespace) -> int:
         require_place(options.out, options.a, options.b)
         require_writable(options.out)
     choice = dicom_choice(options)
-    patient = Patient.load(options.a, choice)
+    require_one_meaning(options.b)
+    patient = read_patient(options.a, choice)
     a = required_dose(patient)
-    if options.b.is_dir():
-        other = Patient.load(options.b, choice)
+    kinds = [PLAN_DOSE, PLAN_DOSE]
+    if options.b == SAMPLE or Path(options.b).is_dir():
+        other = read_patient(options.b, choice)
         b = required_dose(other)
         remarks = same_person(options.a, options.b, choice)
         remarks += tuple(warning for warning in other.warnings if warning not in patient.warnings)
     else:
-        read = dose_file(options.b, patient, options.a, choice, options.unit)
+        read = dose_file(Path(options.b), patient, options.a, choice, options.unit)
         b, remarks = read.dose, read.remarks
+        kinds[1] = "predicted dose in a file" if read.is_predicted else "dose in a file"
     told = Console(stderr=True, highlight=False)
     told.print(
         f"Comparing, with gamma {percent:g} %/{mm:g} mm over the whole volume: seconds, or minutes on fine grids."
@@ -127,10 +136,12 @@ def _compare(options: Namespace) -> int:
     found = compare_doses(patient, a, b, criteria, goals)
     found = replace(found, notes=(*(f"B: {remark}" for remark in remarks), *found.notes))
     console = Console(highlight=False)
+    for name, source, kind in zip("AB", (options.a, options.b), kinds, strict=True):
+        console.print(f"{name}: {source} ({kind})", markup=False, soft_wrap=True)
     _print_comparison(console, patient, found)
     if options.out is not None:
         with whole_file(options.out) as aside:
-            aside.write_text(json.dumps(_comparison_dict(patient, found), indent=1, allow_nan=False) + "\n")
+            aside.write_text(json.dumps(_comparison_dict(patient, found, kinds), indent=1, allow_nan=False) + "\n")
     console.print(RESEARCH_USE)
     return 0
 
@@ -162,6 +173,8 @@ def _print_review(console: Console, patient: Patient, review: DoseReview) -> Non
     if quality:
         headings = ("target", "prescribed (Gy)", "conformity (Paddick)", "homogeneity", "gradient index")
         print_table(console, "plan quality", headings, quality)
+        if any(q.conformity_with for q in review.quality):
+            console.print(JOINED)
     if review.integral_dose_gy_l is not None:
         console.print(f"Integral dose: {review.integral_dose_gy_l:.1f} Gy l")
     for table in review.goals:
@@ -203,7 +216,14 @@ def _print_goals(console: Console, goals: GoalTable) -> None:
 
 def _print_comparison(console: Console, patient: Patient, found: DoseComparison) -> None:
     rows = [
-        (m.structure, m.metric, m.unit, number_text(m.a, 1), number_text(m.b, 1), number_text(m.difference, 1, "+"))
+        (
+            m.structure,
+            m.metric,
+            m.unit,
+            number_text(m.a, 1),
+            number_text(m.b, 1),
+            number_text(m.difference, 1, signed=True),
+        )
         for m in found.metrics
     ]
     print_table(console, f"{patient.pseudonym}: B against A", ("structure", "metric", "unit", "A", "B", "B - A"), rows)
@@ -220,9 +240,10 @@ def _print_comparison(console: Console, patient: Patient, found: DoseComparison)
     if any(len(g.values) > 1 for g in found.goals):
         console.print("Where a goal has two values, the upper decides the outcome of A, the lower that of B.")
     difference, gamma = found.difference, found.gamma
+    mean, largest = (decimal(gy, 2, signed=True) for gy in (difference.mean_gy, difference.largest_gy))
     console.print(
-        f"Difference above 10 % of the highest dose: mean {difference.mean_gy:+.2f} Gy, mean absolute "
-        f"{difference.mean_absolute_gy:.2f} Gy, largest {difference.largest_gy:+.2f} Gy"
+        f"Difference above 10 % of the highest dose: mean {mean} Gy, mean absolute "
+        f"{difference.mean_absolute_gy:.2f} Gy, largest {largest} Gy"
     )
     console.print(f"Gamma {gamma.criteria}: {gamma.pass_ratio:.1%} of {gamma.judged_voxels} voxels at or below 1")
     print_notes(found.notes, console)
@@ -245,10 +266,13 @@ def _write_review(out: Path, patient: Patient, dose: Volume, review: DoseReview)
         (folder / "summary.json").write_text(json.dumps(summary | asdict(review), indent=1, allow_nan=False) + "\n")
 
 
-def _comparison_dict(patient: Patient, found: DoseComparison) -> dict[str, Any]:
+def _comparison_dict(patient: Patient, found: DoseComparison, kinds: list[str]) -> dict[str, Any]:
+    """``kinds`` say what A and B are; what their files are called may name a person."""
     difference, gamma = found.difference, found.gamma
     return {
         "patient": patient.pseudonym,
+        "a": kinds[0],
+        "b": kinds[1],
         "notice": RESEARCH_USE,
         "software_version": __version__,
         "mean_difference_gy": difference.mean_gy,

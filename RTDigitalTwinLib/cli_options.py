@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from RTDigitalTwinLib.cli_dicom import add_dicom_options
+from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.train import seed, whole_number
 
 if TYPE_CHECKING:
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 
 MOST_SAMPLES = 10_000
-SAMPLE = "sample"  # run.SAMPLE, which has torch in tow
 # Those of calibration.choice, which has torch in tow.
 OBSERVING_METHODS = ("scale", "offsets", "persistence", "decoder", "decoder-gp", "kalman", "gp")
 
 
+PATIENT_HELP = "a patient's folder, or the word sample: the built-in one"
 PRECISIONS = ("single", "half")  # those of model.convolution, which has torch in tow
 
 
@@ -31,7 +32,7 @@ def add_patient_options(parser: ArgumentParser, fractions: str = "--fractions") 
 
     ``fractions`` names the option for how many are prescribed.
     """
-    parser.add_argument("patient", metavar="PATIENT", help="a patient's folder, or the word sample: the built-in one")
+    parser.add_argument("patient", metavar="PATIENT", help=PATIENT_HELP)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     add_dicom_options(parser, fractions)
 
@@ -42,9 +43,25 @@ def require_folder(patient: str | Path, choice: DicomChoice) -> None:
     Raises PatientDataError.
     """
     from RTDigitalTwinLib.patient.loading import require_patient
+    from RTDigitalTwinLib.source import SAMPLE, require_one_meaning
 
-    if str(patient) != SAMPLE:
+    require_one_meaning(patient)
+    if patient != SAMPLE:
         require_patient(patient, choice)
+
+
+def require_inputs(measurements: Path | None, *others: Path | None) -> None:
+    """Refuse measurements with a mistake in them, or other inputs that are not there, before anything takes time.
+
+    Raises PatientDataError.
+    """
+    for path in (measurements, *others):
+        if path is not None and not path.exists():
+            raise PatientDataError("There is no such file or folder.", where=str(path))
+    if measurements is not None:
+        from RTDigitalTwinLib.calibration.measurements import check_measurements
+
+        check_measurements(measurements)
 
 
 def require_cohort(data: Path) -> None:

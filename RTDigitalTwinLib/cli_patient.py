@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,21 @@ from RTDigitalTwinLib.cli_options import (
     add_patient_options,
     add_precision_option,
     require_folder,
+    require_inputs,
     sample_count,
 )
 from RTDigitalTwinLib.cli_tables import add_goals_option, chosen_goals
-from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_metrics, print_notes, progress_bar, resumable, tell
+from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, Band, print_metrics, print_notes, progress_bar, resumable, tell
 from RTDigitalTwinLib.train import whole_number
 from RTDigitalTwinLib.words import counted
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+BANDS_BESIDE = {
+    "before": Band("low_before", "high_before", "informative_before"),
+    "after": Band("low_after", "high_after", "informative"),
+}
 EXIT_DIFFERENT = 3  # 1 is an error, 2 a wrong command line
 
 
@@ -114,10 +119,10 @@ def _new_ct(text: str) -> tuple[Path, int]:
 
 def _run(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    goals = chosen_goals(options.goals)
     with lasting_imports():
         from RTDigitalTwinLib.run import RunSettings, run_patient
 
-    goals = chosen_goals(options.goals)
     settings = RunSettings(
         options.samples,
         options.seed,
@@ -152,6 +157,7 @@ def _run(options: Namespace) -> int:
 
 def _observe(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    require_inputs(options.measurements, options.belief, *(path for path, _ in options.new_ct))
     with lasting_imports():
         from RTDigitalTwinLib.observe import ObserveSettings, observe_patient
 
@@ -181,7 +187,8 @@ def _observe(options: Namespace) -> int:
     left_out = [o["words"] for o in summary["observations"] if not o["absorbed"]]
     others = [note for note in summary["warnings"] if not any(words in note for words in left_out)]
     columns = {name: name for name in ("before", "after", "reference")}
-    _print_summary(summary | {"warnings": others}, options.out, title, columns, absorbed_words(summary))
+    title += f", means and {summary['bands']}"
+    _print_summary(summary | {"warnings": others}, options.out, title, columns, absorbed_words(summary), BANDS_BESIDE)
     return 0
 
 
@@ -198,6 +205,7 @@ def absorbed_words(summary: dict[str, Any]) -> list[str]:
 
 def _loop(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    require_inputs(options.measurements)
     with lasting_imports():
         from RTDigitalTwinLib.calibration.simulated_fractions import SimulatedFractions
         from RTDigitalTwinLib.dosimetry.delivery import Change
@@ -245,6 +253,7 @@ def _loop(options: Namespace) -> int:
 
 def _replay(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    require_inputs(None, options.belief)
     from RTDigitalTwinLib.replay import replay
 
     with progress_bar() as shown:
@@ -268,15 +277,20 @@ def _replay(options: Namespace) -> int:
 
 
 def _print_summary(
-    summary: dict[str, Any], out: Path, title: str, columns: dict[str, str], told: Sequence[str] = ()
+    summary: dict[str, Any],
+    out: Path,
+    title: str,
+    columns: dict[str, str],
+    told: Sequence[str] = (),
+    bands: Mapping[str, Band] | None = None,
 ) -> None:
     """Notes, what is ``told`` first, metrics and files of a folder of results.
 
-    ``columns`` are headings by what a row calls the number.
+    ``columns`` are headings by what a row calls the number, ``bands`` what stands beside it.
     """
     print_notes(summary["warnings"])
     for words in told:
         print(words)
-    print_metrics(title, summary["metrics"], columns)
+    print_metrics(title, summary["metrics"], columns, bands)
     print(f"{out}: {', '.join(summary['files'])}")
     print(RESEARCH_USE)

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from RTDigitalTwinLib.cli_terminal import progress_bar
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.words import decimal
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
 
 
 def with_error(value: float, error: float | None, unit: str) -> str:
-    return f"{value:.1f} {unit}" if error is None else f"{value:.1f} ± {error:.1f} {unit} (voxel size)"
+    number = decimal(value, 1)
+    return f"{number} {unit}" if error is None else f"{number} ± {decimal(error, 1)} {unit} (voxel size)"
 
 
-def number_text(value: float | None, digits: int, sign: str = "") -> str:
-    return "–" if value is None else format(value, f"{sign}.{digits}f")
+def number_text(value: float | None, digits: int, *, signed: bool = False) -> str:
+    return "–" if value is None else decimal(value, digits, signed=signed)
 
 
 def percent_text(probability: float) -> str:
@@ -43,47 +46,59 @@ def required_dose(patient: Patient) -> Volume:
     return patient.plan.dose
 
 
+def read_patient(source: str, choice: DicomChoice) -> Patient:
+    """The patient in a folder, or the built-in one, whose planning shows its progress."""
+    from RTDigitalTwinLib.source import SAMPLE, patient_of
+
+    if source != SAMPLE:
+        return patient_of(source, choice)
+    with progress_bar() as shown:
+        return patient_of(source, choice, shown)
+
+
 def dose_file(
     path: Path,
     patient: Patient,
-    folder: Path,
+    source: str,
     choice: DicomChoice,
     unit: str | None,
     summations: Sequence[str] = ("PLAN",),
 ) -> ReadDose:
-    """A dose from a file to use with the patient in a folder; its remarks hold all that is to be told.
+    """A dose from a file to use with a patient from ``source``; its remarks hold all that is to be told.
 
     Raises PatientDataError where it cannot be read, is no physical dose of these summations, or another person's.
     """
     from RTDigitalTwinLib.patient.dose_file import read_dose_image, require_belongs
-    from RTDigitalTwinLib.patient.loading import belonging_of
+    from RTDigitalTwinLib.source import belonging_of_source
 
     read = read_dose_image(path, patient.ct.grid.frame_of_reference, unit, summations=summations)
     if read.identity is None:
         return read
-    remarks = require_belongs(read, belonging_of(folder, choice), choice.overrides, path.name)
+    remarks = require_belongs(read, belonging_of_source(source, choice), choice.overrides, path.name)
     return replace(read, remarks=(*remarks, *read.remarks))
 
 
-def same_person(folder: Path, other: Path, choice: DicomChoice) -> tuple[str, ...]:
-    """What is to be told of two folders used together. Raises PatientDataError where they are of different persons."""
+def same_person(source: str, other: str, choice: DicomChoice) -> tuple[str, ...]:
+    """What is to be told of two sources used together. Raises PatientDataError where they are of different persons."""
     from RTDigitalTwinLib.patient.identity import require_same_person
-    from RTDigitalTwinLib.patient.loading import belonging_of
+    from RTDigitalTwinLib.source import belonging_of_source
 
     remarks: list[str] = []
-    one, two = (belonging_of(place, choice).identity for place in (folder, other))
-    require_same_person(one, two, choice.overrides, other.name, remarks)
+    one, two = (belonging_of_source(place, choice).identity for place in (source, other))
+    require_same_person(one, two, choice.overrides, Path(other).name, remarks)
     return tuple(remarks)
 
 
-def require_place(out: Path, *sources: Path) -> None:
+def require_place(out: Path, *sources: str | Path) -> None:
     """Raises OutputError where an output would lie in a patient's folder, or in, around or over what is read."""
     from RTDigitalTwinLib.files import require_apart
     from RTDigitalTwinLib.patient.loading import require_outside_patients
+    from RTDigitalTwinLib.source import SAMPLE
 
     require_outside_patients(out)
     for source in sources:
-        require_apart(out, source)
+        if source != SAMPLE:
+            require_apart(out, Path(source))
 
 
 def add_goals_option(parser: ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +16,11 @@ from rich.text import Text
 
 from RTDigitalTwinLib import progress
 from RTDigitalTwinLib.errors import Cancelled
+from RTDigitalTwinLib.words import decimal
 
 GO_ON = "What is done is kept. Go on with the same command."
 RESEARCH_USE = "Research use only. Not for clinical decisions."
+ROOM_FOR_BANDS = 100  # characters
 NOT_INFORMATIVE = "–"  # in place of a band's limits
 
 console = Console(stderr=True, highlight=False)
@@ -105,24 +108,48 @@ def print_table(to: Console, title: str, headings: tuple[str, ...], rows: Iterab
     to.print(table)
 
 
-def print_metrics(title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """DVH metrics with their unit, a row each; ``columns`` are headings by what a row calls the number."""
+@dataclass(frozen=True)
+class Band:
+    """What a row of metrics calls the limits of a band, and whether it says anything."""
+
+    low: str
+    high: str
+    informative: str
+
+
+def print_metrics(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    bands: Mapping[str, Band] | None = None,
+) -> None:
+    """DVH metrics with their unit, a row each.
+
+    ``columns`` are headings by what a row calls the number, ``bands`` the limits to show beside one, below it on a
+    narrow terminal.
+    """
+    bands = bands or {}
+    shown = Console(highlight=False)
+    gap = " " if shown.width >= ROOM_FOR_BANDS else "\n"
     table = Table(title=Text(title))
     for heading in ("structure", "metric", *columns.values()):
         table.add_column(heading, justify="left" if heading in ("structure", "metric") else "right")
     for row in rows:
-        table.add_row(Text(row["structure"]), row["metric"], *(_cell(row, key) for key in columns))
-    shown = Console(highlight=False)
+        table.add_row(Text(row["structure"]), row["metric"], *(_cell(row, key, bands.get(key), gap) for key in columns))
     shown.print(table)
-    if any(row.get("informative") is False for row in rows):
+    flags = ("informative", *(band.informative for band in bands.values()))
+    if any(row.get(flag) is False for row in rows for flag in flags):
         shown.print(f"{NOT_INFORMATIVE}: the band leaves nearly all of 0 to 100 % open and says nothing.")
 
 
-def _cell(row: Mapping[str, Any], key: str) -> Text:
-    """A number with its unit; of a reference also whether it is outside the band."""
+def _cell(row: Mapping[str, Any], key: str, band: Band | None, gap: str) -> Text:
+    """A number with its unit and, after a ``gap``, its band; of a reference also whether it is outside the band."""
     if row.get("informative") is False and key in ("low", "high"):
         return Text(NOT_INFORMATIVE)
-    number = "not known" if row[key] is None else f"{row[key]:.1f} {row['unit']}"
+    number = "not known" if row[key] is None else f"{decimal(row[key], 1)} {row['unit']}"
     if key == "reference" and row.get("covers_reference") is False and row.get("informative"):
         return Text(f"{number} outside", "yellow")
-    return Text(number)
+    if band is None or row[band.low] is None:
+        return Text(number)
+    limits = f"{decimal(row[band.low], 1)} to {decimal(row[band.high], 1)}"
+    return Text(f"{number}{gap}({limits if row[band.informative] else NOT_INFORMATIVE})")

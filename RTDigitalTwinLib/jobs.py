@@ -331,7 +331,7 @@ def _observe(job: Observe, folder: Path, twin_of: TwinOf, notes: tuple[str, ...]
     from RTDigitalTwinLib.versions import described_device
 
     twin = twin_of(progress)
-    observations = read_measurements(folder / MEASUREMENTS_FILE, twin.patient)
+    observations = read_measurements(folder / MEASUREMENTS_FILE, twin.patient, of_table=True)
     before = twin.predict(job.samples, job.seed, part(progress, 0.05, 0.3))
     update = twin.observe(
         observations,

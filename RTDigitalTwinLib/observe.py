@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Sequence
@@ -22,15 +21,13 @@ from RTDigitalTwinLib.ledger import LEDGER_FILE, Ledger, ledger_files, read_ledg
 from RTDigitalTwinLib.ledger_entries import ADOPTED, OBSERVED, UNDONE, belief_sha256
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.identity import Identity
-from RTDigitalTwinLib.patient.loading import belonging_of
 from RTDigitalTwinLib.patient.new_ct import read_new_ct, seen_shift
 from RTDigitalTwinLib.patient.observation import CouchShiftObservation
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
-from RTDigitalTwinLib.record import SAMPLE
 from RTDigitalTwinLib.report.observing import observing_of, update_notes
-from RTDigitalTwinLib.report.tables import Findings
+from RTDigitalTwinLib.report.tables import Findings, write_rows
 from RTDigitalTwinLib.run import (
     RunSettings,
     check_places,
@@ -40,13 +37,28 @@ from RTDigitalTwinLib.run import (
     write_tables,
     write_views,
 )
-from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.source import belonging_of_source
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
 FEWEST_SAMPLES = 2
 BELIEF_FILE = "belief.npz"
-COLUMNS = ("structure", "metric", "unit", "before", "after", "low_after", "high_after", "reference")
+
+
+@dataclass(frozen=True)
+class ComparedMetric:
+    """A metric before and after observing, each with the limits of its band; ``reference`` is of the plan's dose."""
+
+    structure: str
+    metric: str
+    unit: str
+    before: float
+    low_before: float | None
+    high_before: float | None
+    after: float
+    low_after: float | None
+    high_after: float | None
+    reference: float | None
 
 
 @dataclass(frozen=True)
@@ -127,12 +139,12 @@ def observe_patient(
             change = after.mean.minus(before.mean, Quantity.DOSE_DIFFERENCE_GY)
             write_nrrd(change, str(folder / "dose_change.nrrd"), simulated=observing.simulated)
             rows = _compared(findings)
-            _write_rows(folder / "metrics.csv", rows)
+            write_rows(folder / "metrics.csv", ComparedMetric, rows)
             if isinstance(update.after, RecalibratedBelief):
                 save_belief(update.after, folder / BELIEF_FILE)
         device = twin.dose_model.surrogate.device
         provenance, problems = write_views(folder, findings, device, watch, part(progress, 0.7, 0.99))
-        summary = _summary(update, after, rows)
+        summary = _summary(update, findings, rows)
         summary["warnings"] = [*findings.notes, *problems]
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
         summary["ledger"] = {"entries": len(ledger.entries), "sha256": ledger.head_sha256}
@@ -151,7 +163,7 @@ def _shifts(
 ) -> tuple[tuple[CouchShiftObservation, ...], tuple[str, ...]]:
     """What new CTs say of where the patient lay, and what is to be told of it."""
     shifts, notes = [], []
-    identity = Identity("", "", "") if source == SAMPLE or not given else belonging_of(Path(source), choice).identity
+    identity = belonging_of_source(source, choice).identity if given else Identity("", "", "")
     overrides = (choice or DicomChoice()).overrides
     for k, (path, fraction) in enumerate(given):
         warnings: list[str] = []
@@ -183,30 +195,30 @@ def continued_ledger(folder: Path, belief_file: Path | None, earlier: Recalibrat
     return Ledger(folder / LEDGER_FILE)
 
 
-def _compared(findings: Findings) -> list[dict[str, Any]]:
+def _compared(findings: Findings) -> list[ComparedMetric]:
+    return [
+        ComparedMetric(
+            now.structure, now.metric, now.unit, then.mean, then.low, then.high, now.mean, now.low, now.high,
+            now.reference,
+        )
+        for then, now in zip(findings.rows_before, findings.rows, strict=True)
+    ]  # fmt: skip
+
+
+def _judged(findings: Findings) -> list[dict[str, bool | None]]:
+    """Of each metric whether its bands say anything, and whether the later one holds the reference."""
     return [
         {
-            "structure": now.structure,
-            "metric": now.metric,
-            "unit": now.unit,
-            "before": then.mean,
-            "after": now.mean,
-            "low_after": now.low,
-            "high_after": now.high,
-            "reference": now.reference,
+            "informative_before": then.is_informative,
+            "informative": now.is_informative,
+            "covers_reference": now.covers_reference,
         }
         for then, now in zip(findings.rows_before, findings.rows, strict=True)
     ]
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _summary(update: Update, after: DoseEnsemble, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(update: Update, findings: Findings, rows: list[ComparedMetric]) -> dict[str, Any]:
+    after = findings.prediction
     belief = update.after if isinstance(update.after, RecalibratedBelief) else None
     return {
         "patient": after.patient.pseudonym,
@@ -217,7 +229,7 @@ def _summary(update: Update, after: DoseEnsemble, rows: list[dict[str, Any]]) ->
         "absorbed_in_all": 0 if belief is None else len(belief.absorbed),
         "observations": [_told(judgement, update) for judgement in update.judgements],
         "bands": after.band_words(),
-        "metrics": rows,
+        "metrics": [asdict(row) | judged for row, judged in zip(rows, _judged(findings), strict=True)],
     }
 
 

@@ -13,8 +13,8 @@ from RTDigitalTwinLib.patient.dicom_writing import LONGEST_DESCRIPTION, Origin
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.source import SAMPLE
 
-SAMPLE = "sample"
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 

@@ -14,8 +14,7 @@ import torch
 
 from RTDigitalTwinLib.doctor import INSTALL_SCENE
 from RTDigitalTwinLib.dosimetry.goals import GoalSet
-from RTDigitalTwinLib.dosimetry.planning import planned
-from RTDigitalTwinLib.errors import LedgerError, OutputError, PatientDataError, SceneError
+from RTDigitalTwinLib.errors import LedgerError, OutputError, SceneError
 from RTDigitalTwinLib.files import require_apart, whole_folder
 from RTDigitalTwinLib.ledger import LEDGER_FILE, REPAIRED, Ledger, read_ledger
 from RTDigitalTwinLib.ledger_entries import OPENED
@@ -26,8 +25,9 @@ from RTDigitalTwinLib.patient.loading import require_outside_patients
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume, write_nrrd
 from RTDigitalTwinLib.progress import Progress, part, silent
-from RTDigitalTwinLib.record import SAMPLE, record_origin, write_record
-from RTDigitalTwinLib.report.charts import PAPER, dvh_figure
+from RTDigitalTwinLib.record import record_origin, write_record
+from RTDigitalTwinLib.report.charts import PAPER
+from RTDigitalTwinLib.report.dvh_panels import findings_dvh_figure
 from RTDigitalTwinLib.report.provenance import Provenance, collect_provenance
 from RTDigitalTwinLib.report.report import write_report
 from RTDigitalTwinLib.report.tables import (
@@ -38,6 +38,7 @@ from RTDigitalTwinLib.report.tables import (
     write_goals_csv,
     write_metrics_csv,
 )
+from RTDigitalTwinLib.source import SAMPLE, patient_of, require_one_meaning
 from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
@@ -133,12 +134,7 @@ def on_ct(dose: Volume, grid: Grid) -> Volume:
 
 def check_places(source: str | Path, out: Path, overwrite: bool) -> None:
     """Before anything is read: that it is clear what is meant, and that nothing read can be overwritten."""
-    if source == SAMPLE and Path(SAMPLE).is_dir():
-        raise PatientDataError(
-            "The word means the built-in patient, but there is a folder of this name too.",
-            where=SAMPLE,
-            remedy="Write ./sample for the folder; for the built-in patient, run this elsewhere.",
-        )
+    require_one_meaning(source)
     require_outside_patients(out)
     if source != SAMPLE:
         require_apart(out, Path(source))
@@ -163,13 +159,9 @@ def remarks(twin: Twin) -> tuple[str, ...]:
 
 def read_source(source: str | Path, choice: DicomChoice | None, watch: Stopwatch, progress: Progress) -> Patient:
     """The patient in a folder, or the built-in one, for which a reference dose is planned."""
-    with watch.stage("reading"):
-        progress(0.0, "reading the patient")
-        patient = Patient.sample() if source == SAMPLE else Patient.load(source, choice)
-    if source == SAMPLE:
-        with watch.stage("planning"):
-            patient = planned(patient, progress=lambda done, _: progress(done, "planning the sample patient"))
-    return patient
+    progress(0.0, "reading the patient")
+    with watch.stage("planning" if source == SAMPLE else "reading"):
+        return patient_of(source, choice, progress)
 
 
 def is_earlier_result(folder: Path) -> bool:
@@ -251,10 +243,7 @@ def write_tables(folder: Path, findings: Findings, dose: str = "dose_mean.nrrd")
     write_metrics_csv(folder / "metrics.csv", findings.rows)
     write_goals_csv(folder / "goals.csv", findings.goals)
     write_biology_csv(folder / "biology.csv", findings.biology)
-    words = findings.words.now, findings.words.before
-    dvh_figure(prediction, findings.level, before=findings.before, words=words).savefig(
-        folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER
-    )
+    findings_dvh_figure(findings).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
 
 
 def _write_scene(folder: Path, findings: Findings, watch: Stopwatch, progress: Progress) -> _SceneOutcome:

@@ -1,4 +1,4 @@
-"""Numbers in sentences."""
+"""Numbers in sentences and tables."""
 
 from __future__ import annotations
 
@@ -9,3 +9,9 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     What follows the noun and must agree with it can be given with both: ``("file is", "files are")``.
     """
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def decimal(value: float, digits: int, *, signed: bool = False) -> str:
+    """A number with so many digits; ``signed`` also where it is positive. What rounds to zero has no sign."""
+    text = f"{value:z.{digits}f}"
+    return f"+{text}" if signed and float(text) > 0 else text

@@ -19,6 +19,7 @@ LEVELS = (
     ("errors", "progress", "stopwatch", "resources", "files", "allocation", "versions", "words"),
     ("patient",),
     ("dosimetry",),
+    ("source",),
     ("model",),
     ("solver",),
     ("calibration",),

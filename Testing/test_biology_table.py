@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from RTDigitalTwinLib.cli_terminal import print_metrics
+from RTDigitalTwinLib.cli_terminal import Band, print_metrics
 from RTDigitalTwinLib.model.biology import NOTICE, load_biology, models_for
 from RTDigitalTwinLib.report.biology_table import BiologyTable, PredictedBiologyRow, biology_of_prediction
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, write_biology_csv, write_dvh_csv
@@ -177,3 +177,25 @@ def test_the_terminal_marks_what_is_outside_and_what_says_nothing(
     assert lines["D95"][-2:] == ["55.0", "Gy"] and lines["D1"][-3:] == ["65.0", "Gy", "outside"]
     assert lines["V70"][4:] == ["–", "–", "20.0", "%"]
     assert "leaves nearly all of 0 to 100 % open and says nothing" in printed
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_terminal_shows_bands_beside_a_number_or_below_it(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    row = {
+        "structure": "Bone_Mandible", "metric": "D0.1cc", "unit": "Gy", "before": 68.71, "low": 64.3, "high": 73.2,
+        "told": True, "after": 62.0, "low_after": None, "high_after": None, "told_after": None,
+    }  # fmt: skip
+    bands = {"before": Band("low", "high", "told"), "after": Band("low_after", "high_after", "told_after")}
+    print_metrics("pt_1", [row, row | {"told": False, "metric": "V70"}], {"before": "before", "after": "after"}, bands)
+    printed = capsys.readouterr().out
+    lines = [" ".join(line.replace("│", " ").split()) for line in printed.splitlines()]
+    if width == 160:
+        assert "Bone_Mandible D0.1cc 68.7 Gy (64.3 to 73.2) 62.0 Gy" in lines
+        assert "Bone_Mandible V70 68.7 Gy (–) 62.0 Gy" in lines
+    else:
+        at = lines.index("Bone_Mandible D0.1cc 68.7 Gy 62.0 Gy")
+        assert lines[at + 1] == "(64.3 to 73.2)"
+    assert "says nothing" in printed

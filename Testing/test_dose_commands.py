@@ -60,6 +60,19 @@ def test_dose_writes_what_the_engine_says(reviewed: Path, sample_folder: Path) -
     assert float(at_20["volume_ratio"]) == pytest.approx(inside.volume_at_dose_ratio(20)[0, 0], abs=1e-5)
 
 
+def test_a_dose_as_prescribed_conforms_at_every_level(reviewed: Path, sample_folder: Path) -> None:
+    """Of a boost in steps: the isodose of a lower level holds the targets above it, and that is no spill."""
+    patient = Patient.load(sample_folder)
+    gy = np.where(patient.dose_mask.mask, np.float32(5), np.float32(0))
+    for name, level in sorted(dict(patient.plan.prescription.target_dose_gy).items(), key=lambda item: item[1]):
+        gy[patient.structures[name].mask] = level
+    rows = review_dose(patient, Volume(gy, patient.ct.grid, Quantity.DOSE_GY), (), ()).quality
+    assert [row.conformity_with for row in rows] == [(), ("PTV_7000",), ("PTV_6300", "PTV_7000")]
+    assert min(row.conformity or 0 for row in rows) > 0.85
+    joined = {row["structure"]: row["conformity_with"] for row in rows_of(reviewed / "plan_quality.csv")}
+    assert joined == {"PTV_7000": "", "PTV_6300": "PTV_7000", "PTV_5600": "PTV_6300; PTV_7000"}
+
+
 def test_dose_says_what_biology_is_not(reviewed: Path) -> None:
     summary = json.loads((reviewed / "summary.json").read_text())
     assert any("not calibrated outcome probabilities" in note for note in summary["notes"])
@@ -122,11 +135,48 @@ def test_compared_goals_set_the_same_alternative_side_by_side(
         assert words in printed
 
 
-def test_compare_a_folder_with_itself(sample_folder: Path, tmp_path: Path) -> None:
+def test_compare_a_folder_with_itself(sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "same.json"
     assert main(["compare", str(sample_folder), str(sample_folder), "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     assert found["gamma"]["pass_ratio"] == 1 and found["largest_difference_gy"] == 0
+    assert (found["a"], found["b"]) == ("the plan's dose", "the plan's dose")
+    assert f"B: {sample_folder} (the plan's dose)" in capsys.readouterr().out
+
+
+@pytest.fixture
+def quickly_planned(sample: Patient, monkeypatch: pytest.MonkeyPatch) -> Patient:
+    """The built-in patient with a dose that takes no planning."""
+    dose = Volume(np.where(sample.dose_mask.mask, np.float32(40), 0), sample.ct.grid, Quantity.DOSE_GY)
+    patient = replace(sample, plans=(replace(sample.plan, dose=dose),))
+    monkeypatch.setattr("RTDigitalTwinLib.dosimetry.planning.planned", lambda given, progress: patient)
+    return patient
+
+
+def test_the_word_sample_means_the_built_in_patient(
+    quickly_planned: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert quickly_planned.plan.dose is not None
+    write_nrrd(quickly_planned.plan.dose, "other.nrrd", predicted=True)
+    assert main(["dose", "sample", "--out", "reviewed"]) == 0
+    assert json.loads(Path("reviewed/summary.json").read_text())["patient"] == quickly_planned.pseudonym
+    assert main(["compare", "sample", "other.nrrd", "--out", "compared.json"]) == 0
+    found = json.loads(Path("compared.json").read_text())
+    assert (found["a"], found["b"]) == ("the plan's dose", "predicted dose in a file")
+    assert found["largest_difference_gy"] == 0
+    assert main(["compare", "sample", "sample"]) == 0
+    summed = ["accumulate", "sample", "sample=30", "other.nrrd=5/35", "--register", "none", "--out", "summed"]
+    assert main(summed) == 0
+    assert json.loads(Path("summed/summary.json").read_text())["fractions"] == 35
+    capsys.readouterr()
+    for command in ("inspect", "anonymize"):
+        assert main([command, "sample", *(["--out", "copy"] if command == "anonymize" else [])]) == 1
+        assert "rt-digital-twin sample --out" in " ".join(capsys.readouterr().err.split())
+    Path("sample").mkdir()
+    for arguments in (["dose", "sample"], ["compare", "sample", "other.nrrd"]):
+        assert main(arguments) == 1
+        assert "but there is a folder of this name too" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from RTDigitalTwinLib.calibration.measurements import COLUMNS, as_row, from_row, read_measurements, write_measurements
+from RTDigitalTwinLib.calibration.measurements import (
+    COLUMNS,
+    as_row,
+    check_measurements,
+    from_row,
+    read_measurements,
+    write_measurements,
+)
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.dicom_export import fresh_origin, write_dose
 from RTDigitalTwinLib.patient.observation import (
@@ -95,7 +102,7 @@ def test_a_dose_volume_may_be_rtdose(tmp_path: Path) -> None:
     known = np.isfinite(seen)
     assert known.mean() > 0.99 and np.abs(seen - one_fraction.values)[known].max() < 2 * step_gy
     write_dose(one_fraction, tmp_path / "fraction.dcm", replace(origin, frame_uid="1.2.3"), "of another patient")
-    with pytest.raises(PatientDataError, match=r"row 1.*frames of reference differ"):
+    with pytest.raises(PatientDataError, match=r"line 2.*frames of reference differ"):
         read_measurements(path, patient)
     for tag, value, said in (
         ("DoseSummationType", "BEAM", "a part of what was delivered"),
@@ -105,7 +112,7 @@ def test_a_dose_volume_may_be_rtdose(tmp_path: Path) -> None:
         write_dose(one_fraction, tmp_path / "fraction.dcm", origin, "delivered")
         with edited(tmp_path / "fraction.dcm") as dataset:
             setattr(dataset, tag, value)
-        with pytest.raises(PatientDataError, match=f"row 1, fraction.dcm: .*{said}"):
+        with pytest.raises(PatientDataError, match=f"line 2, fraction.dcm: .*{said}"):
             read_measurements(path, patient)
 
 
@@ -116,13 +123,16 @@ def test_noise_adds_in_quadrature() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"unit": "cGy"}, "row 1: The unit is cGy, not Gy. Give the value in Gy. Divide cGy by 100"),
+        ({"unit": "cGy"}, "line 2: The unit is cGy, not Gy. Give the value in Gy. Divide cGy by 100"),
         ({"value": 40.0}, "Give Gy, not cGy"),
         ({"value": "nan"}, "value is no finite number"),
         ({"value": "inf"}, "value is no finite number"),
         ({"value": ""}, "A metric needs value"),
         ({"value": -0.1}, "outside 0 to"),
-        ({"structure": "Cochlea_L"}, "row 1, Cochlea_L: The patient has no structure of this name; there are PTV_7000"),
+        (
+            {"structure": "Cochlea_L"},
+            "line 2, Cochlea_L: The patient has no structure of this name; there are PTV_7000",
+        ),
         ({"metric": "D9x"}, "no DVH metric"),
         ({"metric": "V20"}, "The unit is Gy, not %"),
         ({"x_mm": 3}, "A metric has no x_mm"),
@@ -136,7 +146,7 @@ def test_noise_adds_in_quadrature() -> None:
         ({"simulated": "perhaps"}, "true or false"),
         ({"patient": "pt_9"}, "are of patient pt_9"),
         ({"patient": ""}, "none named"),
-        ({"days": 9, "fraction": 9}, "row 2: .*stands after"),
+        ({"days": 9, "fraction": 9}, "line 3: .*stands after"),
     ],
 )
 def test_refused_rows(patient: Patient, rows: list[dict], tmp_path: Path, change: dict, said: str) -> None:
@@ -146,8 +156,61 @@ def test_refused_rows(patient: Patient, rows: list[dict], tmp_path: Path, change
     assert "day.csv" in str(caught.value) and str(tmp_path) not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_mistakes_are_found_before_the_patient_is_read(rows: list[dict], tmp_path: Path, suffix: str) -> None:
+    """In JSON an observation has its number, in CSV a line."""
+    place = "line 3" if suffix == "csv" else "observation 2"
+
+    def written(changed: dict) -> Path:
+        given = [rows[0], rows[1] | changed, *rows[2:]]
+        if suffix == "csv":
+            return as_csv(tmp_path, given)
+        path = tmp_path / "day.json"
+        bare = [{k: v for k, v in row.items() if k != "patient"} for row in given]
+        path.write_text(json.dumps({"patient": "small-patient", "observations": bare}))
+        return path
+
+    check_measurements(written({}))
+    for change, said in (
+        ({"unit": "cGy"}, "The unit is cGy, not Gy"),
+        ({"value": "1,2" if suffix == "json" else "twelve"}, "value is no finite number"),
+        ({"metric": "D9x"}, "no DVH metric"),
+        ({"kind": "guess"}, "no kind of measurement"),
+        ({"noise_floor": ""}, "A metric needs noise_floor"),
+        ({"days": 9, "fraction": 9}, "stands after"),
+    ):
+        where = "line 4" if said == "stands after" and suffix == "csv" else place
+        where = "observation 3" if said == "stands after" and suffix == "json" else where
+        with pytest.raises(PatientDataError, match=f"day.{suffix}, {where}.*{said}"):
+            check_measurements(written(change))
+
+
+def test_of_a_dose_volume_the_file_is_looked_for(tmp_path: Path) -> None:
+    row: dict = {"patient": "small-patient", "kind": "dose", "file": "day.nrrd", "unit": "Gy", "source": "EPID"}
+    row |= {"days": 0, "fraction": 1, "fractions": 1, "noise_ratio": 0.02, "noise_floor": 0.01}
+    path = as_csv(tmp_path, [row])
+    with pytest.raises(PatientDataError, match="line 2, day.nrrd: The dose volume is not there"):
+        check_measurements(path)
+    (tmp_path / "day.nrrd").write_text("an image, for all that is looked at")
+    check_measurements(path)
+    with pytest.raises(PatientDataError, match="line 2: blur_mm is no finite number"):
+        check_measurements(as_csv(tmp_path, [row | {"blur_mm": "wide"}]))
+    with pytest.raises(PatientDataError, match="of several patients: pt_9, small-patient"):
+        check_measurements(as_csv(tmp_path, [row, row | {"patient": "pt_9", "fraction": 2}]))
+
+
+def test_lines_are_counted_as_an_editor_does(patient: Patient, rows: list[dict], tmp_path: Path) -> None:
+    path = as_csv(tmp_path, [rows[0] | {"unit": "cGy"}])
+    header, row = path.read_text().splitlines()
+    path.write_text(f"{header}\n\n{row}\n")
+    with pytest.raises(PatientDataError, match="day.csv, line 3: The unit"):
+        read_measurements(path, patient)
+    with pytest.raises(PatientDataError, match="day.csv, row 1: The unit"):
+        read_measurements(path, patient, of_table=True)
+
+
 def test_twice_the_same_is_refused(patient: Patient, rows: list[dict], tmp_path: Path) -> None:
-    with pytest.raises(PatientDataError, match="row 2, Parotid_L mean: Fraction 2 holds this more than once"):
+    with pytest.raises(PatientDataError, match="line 3, Parotid_L mean: Fraction 2 holds this more than once"):
         read_measurements(as_csv(tmp_path, [rows[0], rows[0]]), patient)
     with pytest.raises(PatientDataError, match="not yet absorbed"):
         require_fit([MEAN], patient, absorbed=[MEAN])
@@ -162,7 +225,7 @@ def test_unknown_columns_and_damaged_files_are_refused(patient: Patient, rows: l
         read_measurements(as_csv(tmp_path, []), patient)
     path = as_csv(tmp_path, rows)
     path.write_text(path.read_text() + "small-patient,metric\n")
-    with pytest.raises(PatientDataError, match="row 5: The row has not as many cells"):
+    with pytest.raises(PatientDataError, match="line 6: The line has not as many cells"):
         read_measurements(path, patient)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PatientDataError, match="cannot be read"):
@@ -207,7 +270,7 @@ def test_dose_files_are_checked(patient: Patient, tmp_path: Path, name: str, sai
     write_nrrd(spread, str(tmp_path / "std.nrrd"))
     row: dict = {"patient": "small-patient", "kind": "dose", "file": name, "unit": "Gy", "source": "EPID"}
     row |= {"days": 0, "fraction": 1, "fractions": 1, "noise_ratio": 0.02, "noise_floor": 0.01}
-    with pytest.raises(PatientDataError, match=f"row 1, {name}: .*{said}"):
+    with pytest.raises(PatientDataError, match=f"line 2, {name}: .*{said}"):
         read_measurements(as_csv(tmp_path, [row]), patient)
 
 

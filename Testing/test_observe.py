@@ -136,6 +136,10 @@ def test_observe_writes_before_and_after(
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     (target,) = (r for r in rows if (r["structure"], r["metric"]) == ("PTV_7000", "mean"))
     assert float(target["after"]) > float(target["before"])
+    for when in ("before", "after"):
+        assert float(target[f"low_{when}"]) < float(target[when]) < float(target[f"high_{when}"])
+    band = f"({float(target['low_before']):.1f} to {float(target['high_before']):.1f})"
+    assert band in printed.out
     change, mean = (
         sitk.GetArrayFromImage(sitk.ReadImage(str(out / f))) for f in ("dose_change.nrrd", "dose_mean.nrrd")
     )

@@ -8,8 +8,9 @@ import pytest
 from RTDigitalTwinLib.dosimetry.dvh import StructureDose
 from RTDigitalTwinLib.dosimetry.fractionation import bed_gy, eqd2_gy, eqd2_volume
 from RTDigitalTwinLib.dosimetry.plan_quality import geud_gy, integral_dose_gy_l, plan_quality
-from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.errors import GeometryError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.patient.grid import Grid
+from RTDigitalTwinLib.patient.structure import Structure, joined
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
 
@@ -27,6 +28,31 @@ def test_conformity_and_gradient_of_counted_voxels() -> None:
     found = plan_quality(target, body, 70.0)
     assert found.conformity[0] == pytest.approx(9**2 / (10 * 12))
     assert found.gradient[0] == pytest.approx(30 / 12)
+
+
+def test_conformity_of_a_lower_level_is_of_all_that_needs_its_dose() -> None:
+    """5 voxels boosted to 70 Gy in a target of 10 more at 56 Gy, and 3 of the body besides have 56 Gy."""
+    lower, boosted, spill = [56.0] * 9 + [50.0], [70.0] * 5, [56.0] * 3
+    body = doses(lower + boosted + spill + [30.0] * 6 + [5.0] * 50)
+    found = plan_quality(doses(lower), body, 56.0, doses(lower + boosted))
+    assert found.conformity[0] == pytest.approx(14**2 / (15 * 17))
+    assert found.homogeneity[0] == plan_quality(doses(lower), body, 56.0).homogeneity[0]  # of the target alone
+    assert found.gradient[0] == pytest.approx(24 / 17)
+    with pytest.raises(PatientDataError, match="1 dose samples and the level 2"):
+        plan_quality(doses(lower), body, 56.0, doses(lower, lower))
+
+
+def test_joined_counts_what_is_shared_once() -> None:
+    grid = Grid((1, 1, 4), (1, 1, 1))
+    one, two = (
+        Structure.from_array(n, np.array([[o]]), grid) for n, o in (("A", [1, 1, 0.4, 0]), ("B", [0, 1, 0.6, 1]))
+    )
+    together = joined([one, two], "A")
+    assert together.occupancy[0, 0] == pytest.approx([1, 1, 1, 1])
+    assert together.volume_cc == pytest.approx(one.volume_cc + two.volume_cc - one.shared_cc(two))
+    elsewhere = Structure.from_array("B", np.ones((1, 1, 4)), Grid((1, 1, 4), (2, 1, 1)))
+    with pytest.raises(GeometryError):
+        joined([one, elsewhere], "A")
 
 
 def test_a_perfect_plan() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from RTDigitalTwinLib.cli import main
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {
     "run": ["run", "FOLDER", "--out", "OUT"],
@@ -79,3 +81,24 @@ def test_what_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
     one = {"run": COMMANDS["run"]}
     ((code, words),) = refusals(tmp_path / name, tmp_path / "out", one).values()
     assert code == 1 and "Give the folder that holds one patient's files." in words
+
+
+@pytest.mark.parametrize("command", ["observe", "loop", "recommend"])
+def test_a_mistake_in_measurements_is_told_before_the_patient_is_made(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(seed: int) -> None:
+        raise AssertionError("the patient was made")
+
+    monkeypatch.setattr("RTDigitalTwinLib.patient.sample_anatomy.sample_patient", made)
+    path = tmp_path / "day.csv"
+    path.write_text(
+        "patient,kind,structure,metric,value,unit,days,fraction,fractions,noise_ratio,noise_floor,source\n"
+        "sample-0,metric,Larynx,mean,116,cGy,0,1,1,0.02,0.02,log\n"
+    )
+    whole = [command, "sample", "--out", str(tmp_path / "out"), "--measurements"]
+    assert main([*whole, str(path)]) == 1
+    assert "day.csv, line 2: The unit is cGy, not Gy" in " ".join(capsys.readouterr().err.split())
+    assert main([*whole, str(tmp_path / "none.csv")]) == 1
+    assert "There is no such file" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

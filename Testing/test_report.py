@@ -282,6 +282,7 @@ def test_the_report_shows_the_numbers(ensemble: DoseEnsemble) -> None:
     for row in rows:
         assert row.low is not None and row.high is not None and row.reference is not None
         sign = f"{row.mean - row.reference:+.1f}".replace("-", "−")
+        sign = "0.0" if sign[1:] == "0.0" else sign
         where = "inside" if row.covers_reference else "outside"
         band = f"{row.low:.1f} to {row.high:.1f}"
         if row.is_informative is False:

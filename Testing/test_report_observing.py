@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from RTDigitalTwinLib.calibration.linear import GlobalScale
 from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, NoiseModel
 from RTDigitalTwinLib.report.charts import dvh_figure
+from RTDigitalTwinLib.report.dvh_panels import findings_dvh_figure
 from RTDigitalTwinLib.report.observing import ObservedRow, Observing, observing_of
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import render_report
@@ -69,19 +72,34 @@ def test_where_all_were_outliers_nothing_was_absorbed(findings: Findings) -> Non
     assert "Nothing was absorbed" in text and "Absorbed by" not in text and "stand in" not in text
 
 
-def test_the_chart_has_curves_from_before_and_a_key(findings: Findings, before: DoseEnsemble) -> None:
-    figure = dvh_figure(findings.prediction, before=findings.before)
-    axes = figure.axes[0]
-    lines = {line.get_gid(): line for line in axes.lines if line.get_gid()}
-    for number, structure in enumerate(ordered_structures(before.patient), start=1):
-        curve = before.dvh(structure.name)
-        x, y = np.asarray(lines[f"before-{number}"].get_data(), dtype=float)
-        assert np.allclose(y, 100 * np.interp(x, curve.dose_gy, curve.mean))
-    legend = axes.get_legend()
-    assert legend is not None
-    key = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
-    assert key == ["mean of 8 samples, after", "before observing", "95 % band, calibrated before 1 observation",
-                   "reference dose", "prescribed dose"]  # fmt: skip
+def test_before_and_after_have_a_panel_a_structure(findings: Findings, before: DoseEnsemble) -> None:
+    figure = findings_dvh_figure(findings)
+    structures = ordered_structures(before.patient)
+    panels = figure.axes[: len(structures)]
+    for number, (structure, axes) in enumerate(zip(structures, panels, strict=True), start=1):
+        assert axes.get_title("left") == f"{number}  {structure.name}"
+        lines = {line.get_gid(): line for line in axes.lines if line.get_gid()}
+        assert set(lines) == {f"{of}-{number}" for of in ("mean", "before", "reference")}  # of no other structure
+        for of, prediction in (("before", before), ("mean", findings.prediction)):
+            curve = prediction.dvh(structure.name)
+            x, y = np.asarray(lines[f"{of}-{number}"].get_data(), dtype=float)
+            assert np.allclose(y, 100 * np.interp(x, curve.dose_gy, curve.mean))
+        assert [band.get_gid() for band in axes.collections] == [f"band-{number}"]  # after; before has none
+        assert lines[f"before-{number}"].get_linewidth() < lines[f"mean-{number}"].get_linewidth()
+    key = [text.get_text().replace("\n", " ") for text in _legend(figure).get_texts()]
+    assert key == ["mean of 8 samples, after observing", "before observing",
+                   "95 % band, calibrated before 1 observation", "reference dose", "prescribed dose"]  # fmt: skip
+
+
+def _legend(figure: Figure) -> Legend:
+    """Below the panels, or in one that is empty."""
+    found = [*figure.legends, *(legend for axes in figure.axes if (legend := axes.get_legend()) is not None)]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_prediction_alone_is_one_chart(before: DoseEnsemble) -> None:
+    assert len(findings_dvh_figure(Findings(before)).axes) == 1
     single = hand_made_ensemble(small_patient(with_dose=False), 0)
     plain = dvh_figure(single).axes[0].get_legend()
     assert plain is not None and [t.get_text() for t in plain.get_texts()] == ["predicted dose", "prescribed dose"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +58,27 @@ WHOLE_SUMMATIONS = ("PLAN", "FRACTION")  # of RTDOSE
 WORDS = {"true": True, "false": False}
 
 
-def read_measurements(path: Path, patient: Patient) -> tuple[Observation, ...]:
+@dataclass(frozen=True)
+class _Row:
+    """What stands at one place of a file; ``where`` is the place as an error names it."""
+
+    cells: Mapping[str, Any]
+    where: str
+
+
+def read_measurements(path: Path, patient: Patient, *, of_table: bool = False) -> tuple[Observation, ...]:
     """The observations in a file that is this patient's, in order of time.
 
     CSV has the columns of ``COLUMNS`` that its rows need, ``patient`` in every row. JSON is an object with ``patient``
     and ``observations``, a list of objects with the same names. ``file`` of a dose volume is relative to the folder: an
     image file in Gy, or RTDOSE of whole fractions in the planning CT's frame of reference.
+    ``of_table``: the file was written from a table, whose rows errors are to name.
 
-    Raises PatientDataError naming file and row: not readable, unknown or missing columns, no numbers, units other than
-    Gy and %, another patient, absent structures, duplicates, rows out of order in time.
+    Raises PatientDataError naming file and line (of JSON the observation, counted from 1): not readable, unknown or
+    missing columns, no numbers, units other than Gy and %, another patient, absent structures, duplicates, rows out of
+    order in time.
     """
-    owners, rows = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
-    if not rows:
-        raise PatientDataError("The file holds no measurement.", where=path.name)
+    owners, rows = _read(path)
     for owner in owners:
         if owner != patient.pseudonym:
             raise PatientDataError(
@@ -78,15 +88,59 @@ def read_measurements(path: Path, patient: Patient) -> tuple[Observation, ...]:
             )
     observations: list[Observation] = []
     for number, row in enumerate(rows, start=1):
-        try:
-            observation = _observation(row, path.parent, patient)
+        with _naming(f"{path.name}, row {number}" if of_table else row.where):
+            observation = _observation(row.cells, path.parent, patient)
             require_fit([observation], patient, observations)
-            _require_order(observations, observation)
-        except RTDigitalTwinError as error:
-            where = f"{path.name}, row {number}" + (f", {error.where}" if error.where else "")
-            raise PatientDataError(error.what, where=where, remedy=error.remedy) from error
+            _require_order([o.moment for o in observations], observation.moment)
         observations.append(observation)
     return tuple(observations)
+
+
+def check_measurements(path: Path) -> None:
+    """Refuse what ``read_measurements`` would refuse of a file whoever the patient is, in an instant.
+
+    That is all but whose it is, its structures, magnitudes and places, duplicates, and what dose volumes hold.
+    Raises PatientDataError as that does.
+    """
+    owners, rows = _read(path)
+    if len(owners) > 1:
+        raise PatientDataError(
+            f"The measurements are of several patients: {', '.join(owner or '(none named)' for owner in owners)}.",
+            where=path.name,
+            remedy="Give a file for each.",
+        )
+    moments: list[Moment] = []
+    for row in rows:
+        with _naming(row.where):
+            given = _required(row.cells)
+            moment = _moment(given)
+            if given["kind"] == "dose":
+                _noise(given)
+                _simulated(given)
+                _blur_mm(given)
+                _dose_path(path.parent, str(given["file"]))
+            else:
+                from_row(row.cells)
+            _require_order(moments, moment)
+        moments.append(moment)
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Errors name this place first."""
+    try:
+        yield
+    except RTDigitalTwinError as error:
+        named = where + (f", {error.where}" if error.where else "")
+        raise PatientDataError(error.what, where=named, remedy=error.remedy) from error
+
+
+def _read(path: Path) -> tuple[list[str], list[_Row]]:
+    """Whose measurements a file holds, and its rows. Raises PatientDataError where it holds none."""
+    owners, rows = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
+    if not rows:
+        raise PatientDataError("The file holds no measurement.", where=path.name)
+    return owners, rows
 
 
 def write_measurements(observations: Sequence[ScalarObservation], pseudonym: str, path: Path) -> None:
@@ -132,24 +186,9 @@ def as_row(observation: Observation) -> dict[str, Any]:
 
 def from_row(row: Mapping[str, Any], dose: Volume | None = None) -> Observation:
     """An observation from ``as_row``, a dose volume with its ``dose``. Raises PatientDataError."""
-    kind = str(row.get("kind", ""))
-    if kind not in NEEDED:
-        raise PatientDataError(f"{kind!r} is no kind of measurement.", remedy=f"Use {', '.join(NEEDED)}.")
-    row = {name: value for name, value in row.items() if value not in ("", None)}
-    missing = [name for name in NEEDED[kind] if name not in row and not (name == "file" and dose is not None)]
-    if missing:
-        raise PatientDataError(f"A {kind} needs {', '.join(missing)}.", remedy="Add what is missing.")
-    alien = [name for name in row if name not in ("kind", "patient", *NEEDED[kind], *OPTIONAL[kind])]
-    if alien:
-        raise PatientDataError(f"A {kind} has no {', '.join(alien)}.", remedy="Leave it empty, or correct the name.")
-    metric = str(row.get("metric", ""))
-    of_dose = "%" if metric.startswith("V") else "Gy"
-    _require_unit(str(row["unit"]), "mm" if kind == "couch shift" else of_dose)
-    moment = Moment(_number(row, "days"), _whole(row, "fraction"), _whole(row, "fractions"))
-    noise = NoiseModel(_number(row, "noise_ratio"), _number(row, "noise_floor"))
-    simulated = WORDS.get(str(row.get("simulated", "false")).lower())
-    if simulated is None:
-        raise PatientDataError(f"simulated must be true or false, not {row['simulated']!r}.")
+    row = _required(row, has_dose=dose is not None)
+    kind, metric = str(row["kind"]), str(row.get("metric", ""))
+    moment, noise, simulated = _moment(row), _noise(row), _simulated(row)
     source = str(row["source"])
     if kind == "metric":
         DvhMetric.parse(metric)
@@ -162,8 +201,43 @@ def from_row(row: Mapping[str, Any], dose: Volume | None = None) -> Observation:
         return PointObservation((x, y, z), _number(row, "value"), moment, noise, source, simulated)
     if dose is None:
         raise PatientDataError("The dose volume is not there.", where=str(row["file"]))
-    blur_mm = _number(row, "blur_mm") if "blur_mm" in row else 0.0
-    return DoseObservation(dose, moment, noise, source, simulated, blur_mm)
+    return DoseObservation(dose, moment, noise, source, simulated, _blur_mm(row))
+
+
+def _required(row: Mapping[str, Any], has_dose: bool = False) -> dict[str, Any]:
+    """What a row says, where that is all its kind needs, nothing else, and in its unit."""
+    kind = str(row.get("kind", ""))
+    if kind not in NEEDED:
+        raise PatientDataError(f"{kind!r} is no kind of measurement.", remedy=f"Use {', '.join(NEEDED)}.")
+    given = {name: value for name, value in row.items() if value not in ("", None)}
+    missing = [name for name in NEEDED[kind] if name not in given and not (name == "file" and has_dose)]
+    if missing:
+        raise PatientDataError(f"A {kind} needs {', '.join(missing)}.", remedy="Add what is missing.")
+    alien = [name for name in given if name not in ("kind", "patient", *NEEDED[kind], *OPTIONAL[kind])]
+    if alien:
+        raise PatientDataError(f"A {kind} has no {', '.join(alien)}.", remedy="Leave it empty, or correct the name.")
+    of_dose = "%" if str(given.get("metric", "")).startswith("V") else "Gy"
+    _require_unit(str(given["unit"]), "mm" if kind == "couch shift" else of_dose)
+    return given
+
+
+def _moment(row: Mapping[str, Any]) -> Moment:
+    return Moment(_number(row, "days"), _whole(row, "fraction"), _whole(row, "fractions"))
+
+
+def _noise(row: Mapping[str, Any]) -> NoiseModel:
+    return NoiseModel(_number(row, "noise_ratio"), _number(row, "noise_floor"))
+
+
+def _simulated(row: Mapping[str, Any]) -> bool:
+    simulated = WORDS.get(str(row.get("simulated", "false")).lower())
+    if simulated is None:
+        raise PatientDataError(f"simulated must be true or false, not {row['simulated']!r}.")
+    return simulated
+
+
+def _blur_mm(row: Mapping[str, Any]) -> float:
+    return _number(row, "blur_mm") if "blur_mm" in row else 0.0
 
 
 def _observation(row: Mapping[str, Any], folder: Path, patient: Patient) -> Observation:
@@ -172,9 +246,9 @@ def _observation(row: Mapping[str, Any], folder: Path, patient: Patient) -> Obse
     return from_row(row)
 
 
-def _require_order(earlier: Sequence[Observation], observation: Observation) -> None:
+def _require_order(earlier: Sequence[Moment], now: Moment) -> None:
     if earlier:
-        before, now = earlier[-1].moment, observation.moment
+        before = earlier[-1]
         if now.days < before.days or now.fraction < before.fraction:
             raise PatientDataError(
                 f"Day {now.days:g}, fraction {now.fraction} stands after day {before.days:g}, "
@@ -206,24 +280,25 @@ def _whole(row: Mapping[str, Any], name: str) -> int:
     return int(value)
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restkey="", strict=True)
             names = list(reader.fieldnames or [])
-            rows = list(reader)
+            # As an editor counts them, the header and empty lines too.
+            rows = [_Row(row, f"{path.name}, line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _not_read(path, error) from error
     _require_names(path, names)
     if len(set(names)) < len(names):
         raise PatientDataError("A column is there twice.", where=path.name)
-    for number, row in enumerate(rows, start=1):
-        if "" in row or None in row.values():
-            raise PatientDataError("The row has not as many cells as the header.", where=f"{path.name}, row {number}")
-    return sorted({row["patient"] for row in rows}), rows
+    for row in rows:
+        if "" in row.cells or None in row.cells.values():
+            raise PatientDataError("The line has not as many cells as the header.", where=row.where)
+    return sorted({row.cells["patient"] for row in rows}), rows
 
 
-def _read_json(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def _read_json(path: Path) -> tuple[list[str], list[_Row]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         owner, rows = str(content["patient"]), list(content["observations"])
@@ -232,7 +307,8 @@ def _read_json(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
             raise PatientDataError(f"Nothing is known of {', '.join(sorted(unknown))}.", where=path.name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _not_read(path, error) from error
-    return [owner], [{"patient": owner} | row for row in rows]
+    places = [f"{path.name}, observation {number}" for number in range(1, len(rows) + 1)]
+    return [owner], [_Row({"patient": owner} | row, place) for row, place in zip(rows, places, strict=True)]
 
 
 def _require_names(path: Path, names: Sequence[str]) -> None:
@@ -246,14 +322,19 @@ def _require_names(path: Path, names: Sequence[str]) -> None:
         raise PatientDataError(f"There is no {lacking[0]}.", where=path.name, remedy="Say whose measurements they are.")
 
 
-def _read_volume(folder: Path, name: str, grid: Grid) -> Volume:
-    import SimpleITK as sitk
-
+def _dose_path(folder: Path, name: str) -> Path:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise PatientDataError("The dose volume must lie in the folder of the measurements.", where=name)
     if not path.is_file():
         raise PatientDataError("The dose volume is not there.", where=name)
+    return path
+
+
+def _read_volume(folder: Path, name: str, grid: Grid) -> Volume:
+    import SimpleITK as sitk
+
+    path = _dose_path(folder, name)
     if looks_like_dicom(path):
         return _read_rtdose(path, name)
     try:

@@ -20,8 +20,9 @@ class PlanQuality:
 
     Attributes
     ----------
-    conformity : (TV_PIV)^2 / (TV x PIV), target volume inside the prescription isodose squared over target volume times
-        isodose volume; 1 is best. Paddick, Journal of Neurosurgery 93 (suppl. 3), 219 (2000).
+    conformity : (TV_PIV)^2 / (TV x PIV), volume TV inside the prescription isodose squared over TV times isodose
+        volume; 1 is best. Paddick, Journal of Neurosurgery 93 (suppl. 3), 219 (2000). TV is all that at least this
+        dose is prescribed to: of a simultaneous integrated boost's lower level its target joined with those above.
     homogeneity : (D2 - D98) / D50; 0 is best. ICRU Report 83 (2010).
     gradient : volume at half the prescribed dose over volume at the prescribed dose; lower is steeper. Paddick and
         Lippitz, Journal of Neurosurgery 105 (suppl.), 194 (2006). NaN where no volume has the prescribed dose.
@@ -32,24 +33,31 @@ class PlanQuality:
     gradient: NDArray[np.float64]
 
 
-def plan_quality(target: StructureDose, body: StructureDose, prescribed_gy: float) -> PlanQuality:
+def plan_quality(
+    target: StructureDose, body: StructureDose, prescribed_gy: float, level: StructureDose | None = None
+) -> PlanQuality:
     """Of a target with its prescribed dose; ``body`` is the dose in all that can have it (External).
 
-    With several dose levels the isodose of a lower one encloses the targets above it, which these indices count as
-    spill. Raises RTDigitalTwinError for a prescribed dose that is not positive, PatientDataError where samples differ
-    in number or the dose covers too little.
+    ``level`` is all that at least this dose is prescribed to, where that is more than the target: with several dose
+    levels the isodose of a lower one must enclose the targets above it, and counting them as spill would say little of
+    the plan (Sang et al., Cancers 18, 426, 2026). Homogeneity is of the target alone; the gradient is of the isodoses,
+    around all of them.
+    Raises RTDigitalTwinError for a prescribed dose that is not positive, PatientDataError where samples differ in
+    number or the dose covers too little.
     """
     if not prescribed_gy > 0:
         raise RTDigitalTwinError(f"The prescribed dose must be positive, not {prescribed_gy} Gy.", where=target.name)
-    if target.count != body.count:
-        raise PatientDataError(
-            f"The target has {target.count} dose samples and the body {body.count}.", where=target.name
-        )
+    level = target if level is None else level
+    for other, name in ((body, "body"), (level, "level")):
+        if target.count != other.count:
+            raise PatientDataError(
+                f"The target has {target.count} dose samples and the {name} {other.count}.", where=target.name
+            )
     half_cc, isodose_cc = (body.volume_at_dose_ratio([prescribed_gy / 2, prescribed_gy]) * body.volume_cc).T
-    covered_cc = target.volume_at_dose_ratio(prescribed_gy)[:, 0] * target.volume_cc
+    covered_cc = level.volume_at_dose_ratio(prescribed_gy)[:, 0] * level.volume_cc
     d2, d50, d98 = target.doses_at_volume_gy([0.02, 0.5, 0.98]).T
     with np.errstate(divide="ignore", invalid="ignore"):
-        conformity = np.where(isodose_cc > 0, covered_cc**2 / (target.volume_cc * isodose_cc), 0.0)
+        conformity = np.where(isodose_cc > 0, covered_cc**2 / (level.volume_cc * isodose_cc), 0.0)
         homogeneity = np.where(d50 > 0, (d2 - d98) / d50, np.nan)
         gradient = np.where(isodose_cc > 0, half_cc / isodose_cc, np.nan)
     return PlanQuality(conformity, homogeneity, gradient)

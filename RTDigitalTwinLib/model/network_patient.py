@@ -164,7 +164,8 @@ def _with_disjoint_targets(patient: Patient) -> tuple[Patient, tuple[str, ...]]:
             if shared > _WORTH_TELLING_RATIO:
                 notes.append(
                     f"{name}: {shared * target.volume_cc:.1f} cc ({100 * shared:.0f} % of it) lie in targets of higher "
-                    "dose and count there, as in the training data."
+                    "dose and count there, as in the training data: "
+                    f"{float((1 - shared) * target.volume_cc):.1f} of {target.volume_cc:.1f} cc are left."
                 )
         above[target.box] = np.maximum(covered, target.box_occupancy)
     if all(structures[name] is patient.structures[name] for name in ordered):

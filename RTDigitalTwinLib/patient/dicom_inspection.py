@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -105,13 +105,14 @@ def inspect_folder(
     folder: Path,
     choice: DicomChoice | None = None,
     *,
-    accept: Callable[[Patient], object] = lambda _: None,
+    accept: Callable[[Patient], Iterable[str]] = lambda _: (),
     show_identity: bool = False,
     progress: Progress = silent,
 ) -> Inspection:
     """Read everything in a folder as far as it goes; patients by pseudonym, with identifier where asked.
 
-    A patient is said to be usable where ``read_patient`` takes it and ``accept`` raises none of our errors for it.
+    A patient is said to be usable where ``read_patient`` takes it and ``accept`` raises none of our errors for it;
+    what that returns is to be told of the patient.
     Raises PatientDataError only where there is no such folder.
     """
     choice = choice or DicomChoice()
@@ -139,7 +140,7 @@ def _inspect_patient(
     patient: PatientFiles,
     line: Line,
     choice: DicomChoice,
-    accept: Callable[[Patient], object],
+    accept: Callable[[Patient], Iterable[str]],
 ) -> tuple[list[Match] | RTDigitalTwinError, str]:
     """What the names mean, and why the patient cannot be used ("" where it can)."""
     if choice.patient not in ("", patient.pseudonym, patient.identity.patient_id):
@@ -205,11 +206,13 @@ def _inspect_patient(
         line.add("Can be used once the proposed names are confirmed.", Weight.WARNING)
     else:
         try:
-            accept(read_indexed(index, replace(choice, patient=patient.pseudonym)))
+            told = list(accept(read_indexed(index, replace(choice, patient=patient.pseudonym))))
         except RTDigitalTwinError as error:
             why = str(error)
         else:
             line.add("CT and structures fit together.", Weight.GOOD)
+            for note in told:
+                line.add(note, Weight.WARNING)
     if why:
         line.add(f"Cannot be used: {why}", Weight.PROBLEM)
     return names or PatientDataError("No structure could be read.", where=files.structure_set.where), why

@@ -34,6 +34,7 @@ from RTDigitalTwinLib.patient.overrides import Overrides
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, silent
+from RTDigitalTwinLib.words import decimal
 
 MOST_ROTATION_DEG = 3.0  # farther is set up anew in the clinic; 100 mm from the centre it is 5 mm
 LEAST_ERROR_VOXELS = 0.25  # along an axis; the inconsistency with the inverse is a lower bound of the error
@@ -71,7 +72,7 @@ class SeenShift:
 
     @property
     def words(self) -> str:
-        x, y, z = (f"{value:+.1f}" for value in self.observation.shift_mm)
+        x, y, z = (decimal(value, 1, signed=True) for value in self.observation.shift_mm)
         return (
             f"The new CT of fraction {self.observation.moment.fraction} shows the patient shifted by {x}, {y}, {z} mm "
             f"(LPS, standard deviation {self.observation.noise.floor:.1f} mm along each axis), rotated by "

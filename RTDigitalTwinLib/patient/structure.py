@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -124,3 +125,17 @@ class Structure:
             return self
         moved = np.clip(resample(self.occupancy, self.grid, grid, outside=0.0), 0, 1)
         return Structure.from_array(self.name, moved, grid, self.kind, self.source_name)
+
+
+def joined(structures: Sequence[Structure], name: str) -> Structure:
+    """What lies in any of these, as one structure of the first's kind.
+
+    What they share counts once as ``Structure.shared_cc`` tells it: voxels of a common border add up, to one at most.
+    Raises GeometryError on different grids.
+    """
+    first = structures[0]
+    whole = np.zeros(first.grid.shape, np.float32)
+    for structure in structures:
+        first.grid.require_same(structure.grid, f"{first.name} and {structure.name}")
+        whole[structure.box] += structure.box_occupancy
+    return Structure.from_array(name, np.minimum(whole, 1), first.grid, first.kind)

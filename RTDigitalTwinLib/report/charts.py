@@ -28,24 +28,17 @@ POINTS_EVERY = 4  # of the DVH's 0.1 Gy: finer than a line is wide
 BAND_OPACITY = 0.28
 TAG_POINTS = 13.0
 REFERENCE_DASHES, BEFORE_DASHES = (4, 2.2), (6, 1.8, 1.2, 1.8)
+PRESCRIBED_DASHES = (0, (1, 2))
 INK, PAPER = "#1d2529", "#fdfdfb"
 DARK_PAPER = "#14191c"
 LEAST_CONTRAST = 3.0  # of lines and signs against their background, WCAG 2.2, 1.4.11
 
 
-def dvh_figure(
-    prediction: DoseEnsemble,
-    level: float = 0.95,
-    *,
-    legend: bool = True,
-    before: DoseEnsemble | None = None,
-    words: tuple[str, str] = ("after", "before observing"),
-) -> Figure:
-    """Cumulative DVHs: mean solid, band at ``level`` filled, the plan's reference dashed, ``before`` dash-dotted.
+def dvh_figure(prediction: DoseEnsemble, level: float = 0.95, *, legend: bool = True) -> Figure:
+    """Cumulative DVHs: mean solid, band at ``level`` filled, the plan's reference dashed.
 
     Every curve carries the number of its structure (from 1, in the order of ``ordered_structures``), so that it can
-    be told without its colour. ``legend`` adds numbers and names beside the axes, and what the lines mean;
-    ``words`` say what it and ``before`` are.
+    be told without its colour. ``legend`` adds numbers and names beside the axes, and what the lines mean.
     """
     structures = ordered_structures(prediction.patient)
     patient = prediction.patient
@@ -69,10 +62,6 @@ def dvh_figure(
             axes.plot(dose_gy, 100 * share, color=colour, linewidth=1.3, dashes=REFERENCE_DASHES,
                       gid=f"reference-{number}")  # fmt: skip
             any_reference = True
-        if before is not None:
-            earlier = before.dvh(structure.name)
-            axes.plot(earlier.dose_gy[::POINTS_EVERY], 100 * earlier.mean[::POINTS_EVERY], color=colour, linewidth=1.3,
-                      dashes=BEFORE_DASHES, gid=f"before-{number}")  # fmt: skip
         mean = 100 * dvh.mean[::POINTS_EVERY]
         axes.plot(dose_gy, mean, color=colour, linewidth=1.9, gid=f"mean-{number}",
                   label=f"{number}  {structure.name}".replace("$", r"\$"))  # fmt: skip
@@ -85,16 +74,15 @@ def dvh_figure(
     if legend:
         names = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9.5, labelcolor=INK)
         axes.add_artist(names)
-        key = _key(prediction, level, any_reference, words if before is not None else None)
-        axes.legend(handles=key, loc="lower left", bbox_to_anchor=(1.01, 0.0), frameon=False, fontsize=8.5,
-                    labelcolor=INK)  # fmt: skip
+        axes.legend(handles=dvh_key(prediction, level, any_reference), loc="lower left", bbox_to_anchor=(1.01, 0.0),
+                    frameon=False, fontsize=8.5, labelcolor=INK)  # fmt: skip
     return figure
 
 
-def _key(
-    prediction: DoseEnsemble, level: float, reference: bool, words: tuple[str, str] | None
+def dvh_key(
+    prediction: DoseEnsemble, level: float, reference: bool, words: tuple[str, str] | None = None
 ) -> list[Line2D | Patch]:
-    """What the lines mean, whatever their colour."""
+    """What the lines mean, whatever their colour; ``words`` say what a prediction and the one beside it are."""
     mean = f"mean of {counted(prediction.count, 'sample')}" if prediction.count else "predicted dose"
     key: list[Line2D | Patch] = [
         Line2D([], [], color=INK, linewidth=1.9, label=f"{mean},\n{words[0]}" if words else mean)
@@ -107,7 +95,9 @@ def _key(
     if reference:
         key.append(Line2D([], [], color=INK, linewidth=1.3, dashes=REFERENCE_DASHES, label="reference dose"))
     if target_levels_gy(prediction.patient):
-        key.append(Line2D([], [], color=INK, alpha=0.45, linewidth=0.9, linestyle=(0, (1, 2)), label="prescribed dose"))
+        key.append(
+            Line2D([], [], color=INK, alpha=0.45, linewidth=0.9, linestyle=PRESCRIBED_DASHES, label="prescribed dose")
+        )
     return key
 
 
@@ -175,16 +165,21 @@ def _draw_frame(axes: Axes, prediction: DoseEnsemble) -> None:
     axes.set(xlim=(0, 1.02 * highest), ylim=(0, 102))
     axes.set_xlabel("Dose (Gy)", color=INK, fontsize=10)
     axes.set_ylabel("Volume receiving at least this dose (%)", color=INK, fontsize=10)
-    axes.tick_params(colors=INK, labelsize=9.5, length=3)
+    soften_frame(axes, labelsize=9.5)
+    for level_gy in sorted(set(target_levels_gy(prediction.patient).values())):
+        axes.axvline(level_gy, ymax=1 / 1.02, color=INK, alpha=0.45, linewidth=0.9, linestyle=PRESCRIBED_DASHES)
+        axes.annotate(f"{level_gy:g} Gy", (level_gy, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                      textcoords="offset points", ha="center", va="bottom", fontsize=8, color=INK)  # fmt: skip
+
+
+def soften_frame(axes: Axes, labelsize: float) -> None:
+    """A light grid behind what is drawn, and no more of a frame than left and bottom."""
+    axes.tick_params(colors=INK, labelsize=labelsize, length=3)
     axes.grid(color=INK, alpha=0.12, linewidth=0.7)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set(color=INK, alpha=0.5)
-    for level_gy in sorted(set(target_levels_gy(prediction.patient).values())):
-        axes.axvline(level_gy, ymax=1 / 1.02, color=INK, alpha=0.45, linewidth=0.9, linestyle=(0, (1, 2)))
-        axes.annotate(f"{level_gy:g} Gy", (level_gy, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                      textcoords="offset points", ha="center", va="bottom", fontsize=8, color=INK)  # fmt: skip
 
 
 def _luminance(colour: ArrayLike) -> float:

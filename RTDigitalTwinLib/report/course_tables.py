@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import stats
 
-from RTDigitalTwinLib.words import counted
+from RTDigitalTwinLib.words import counted, decimal
 
 Row: TypeAlias = dict[str, Any]
 
@@ -102,7 +102,7 @@ def course_markdown(summary: Mapping[str, Any]) -> str:
             gained = m["ntcp_against_static_ratio"]
             cells = [
                 m["policy"], str(m["patients"]), f"{100 * m['ntcp_mean_ratio']:.2f} %",
-                "" if gained is None else f"{100 * gained:+.2f} %",
+                "" if gained is None else f"{decimal(100 * gained, 2, signed=True)} %",
                 "" if m["better_than_static"] is None else f"{m['better_than_static']} of {m['patients']}",
                 _number(m["target_d95_gy"], 2), _number(m["recalibrations"], 1), _number(m["images"], 1),
                 str(m["courses_with_false_alarm"]), _delay(m), _percent(m["coverage_ratio"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,7 +17,7 @@ from RTDigitalTwinLib.dosimetry.plan_quality import integral_dose_gy_l, plan_qua
 from RTDigitalTwinLib.errors import PatientDataError
 from RTDigitalTwinLib.model.biology import NOTICE, DoseResponse, applicable, load_biology
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.structure import Structure, joined
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.report.biology_table import DRAWS, central_band
 from RTDigitalTwinLib.report.goal_table import GoalTable, goal_choice, goal_tables, metrics_of_dose
@@ -40,13 +40,17 @@ class DoseMetricRow:
 
 @dataclass(frozen=True)
 class QualityRow:
-    """Indices of one target at its prescribed dose; None where they cannot be had."""
+    """Indices of one target at its prescribed dose; None where they cannot be had.
+
+    ``conformity_with`` names the other targets of this dose level and above, which the conformity is of too.
+    """
 
     structure: str
     prescribed_gy: float
     conformity: float | None
     homogeneity: float | None
     gradient: float | None
+    conformity_with: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def review_dose(
         except PatientDataError as error:
             notes.append(str(error))
     body = structure_dose_of(dose, patient.dose_mask)
-    quality = tuple(_quality(inside[name], body, gy, notes) for name, gy in levels.items() if name in inside)
+    quality = tuple(_quality(patient, dose, levels, doses, body, notes) for doses in _targets_first(levels, inside))
     notes += overlaps(patient, levels)
     fractions = patient.plan.prescription.fractions if patient.plans else None
     choice = goal_choice(patient, goals)
@@ -159,15 +163,34 @@ def _metric_rows(
     return doses, rows
 
 
-def _quality(target: StructureDose, body: StructureDose, prescribed_gy: float, notes: list[str]) -> QualityRow:
+def _targets_first(levels: Mapping[str, float], inside: Mapping[str, StructureDose]) -> list[StructureDose]:
+    """Doses in the targets that the dose covers, the highest level first."""
+    return [inside[name] for name in sorted(levels, key=levels.__getitem__, reverse=True) if name in inside]
+
+
+def _quality(
+    patient: Patient,
+    dose: Volume,
+    levels: Mapping[str, float],
+    target: StructureDose,
+    body: StructureDose,
+    notes: list[str],
+) -> QualityRow:
+    """Of one target; the conformity is of all targets that at least its dose is prescribed to."""
+    gy = levels[target.name]
+    others = tuple(n for n in levels if levels[n] >= gy and n != target.name and n in patient.structures)
     try:
-        found = plan_quality(target, body, prescribed_gy)
+        level = None
+        if others:
+            together = joined([patient.structures[name] for name in (target.name, *others)], target.name)
+            level = structure_dose_of(dose, together)
+        found = plan_quality(target, body, gy, level)
     except PatientDataError as error:
         notes.append(str(error))
-        return QualityRow(target.name, prescribed_gy, None, None, None)
+        return QualityRow(target.name, gy, None, None, None, others)
     numbers = (found.conformity, found.homogeneity, found.gradient)
     conformity, homogeneity, gradient = (float(n[0]) if np.isfinite(n[0]) else None for n in numbers)
-    return QualityRow(target.name, prescribed_gy, conformity, homogeneity, gradient)
+    return QualityRow(target.name, gy, conformity, homogeneity, gradient, others)
 
 
 def _biology(model: DoseResponse, name: str, doses: StructureDose, fractions: int) -> BiologyRow:

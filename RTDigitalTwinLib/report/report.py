@@ -18,13 +18,14 @@ from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.report.biology_table import PredictedBiologyRow
-from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, dvh_figure, figure_svg, readable_colour
+from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, figure_svg, readable_colour
 from RTDigitalTwinLib.report.deciding import Deciding
+from RTDigitalTwinLib.report.dvh_panels import findings_dvh_figure
 from RTDigitalTwinLib.report.provenance import Provenance
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
 from RTDigitalTwinLib.report.utility_chart import utility_figure
 from RTDigitalTwinLib.resources import resource_path
-from RTDigitalTwinLib.words import counted
+from RTDigitalTwinLib.words import counted, decimal
 
 TEMPLATE = ("Report", "report.html.j2")
 IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -92,9 +93,7 @@ def render_report(
     structures = _structures(patient, findings.rows)
     css_colours = {INK: "currentColor", PAPER: "var(--paper)"}
     css_colours |= {s.colour: f"var(--structure-{s.number})" for s in structures}
-    chart = figure_svg(
-        dvh_figure(prediction, level, legend=False, before=findings.before), "Dose-volume histograms", css_colours
-    )
+    chart = figure_svg(findings_dvh_figure(findings, legend=False), "Dose-volume histograms", css_colours)
     shown = [_picture(caption, file) for caption, file in pictures.items()]
     shown += [ReportPicture(caption, reason=reason) for caption, reason in (missing_pictures or {}).items()]
     return (
@@ -185,15 +184,15 @@ def _environment() -> Environment:
 
 
 def _one_decimal(value: float | None) -> str:
-    return NOT_KNOWN if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
+    return NOT_KNOWN if value is None else decimal(value, 1).replace("-", MINUS)
 
 
 def _utility(value: float) -> str:
-    return f"{value:.3f}".replace("-", MINUS)
+    return decimal(value, 3).replace("-", MINUS)
 
 
 def _gain(value: float) -> str:
-    return f"{value:+.3f}".replace("-", MINUS)
+    return decimal(value, 3, signed=True).replace("-", MINUS)
 
 
 def _probability(ratio: float) -> str:
@@ -210,4 +209,4 @@ def _probability_band(row: PredictedBiologyRow) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return NOT_KNOWN if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", MINUS)
+    return NOT_KNOWN if value is None else decimal(value, 1, signed=True).replace("-", MINUS)

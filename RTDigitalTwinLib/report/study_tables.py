@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from RTDigitalTwinLib.calibration.trial import WIDTHS
-from RTDigitalTwinLib.words import counted
+from RTDigitalTwinLib.words import counted, decimal
 
 Row: TypeAlias = dict[str, Any]
 BEFORE = "before"
@@ -97,7 +97,9 @@ def study_markdown(summary: Mapping[str, Any]) -> str:
             changes = [_with_change(m, key) for key in ("mask_gy", "elsewhere_gy", "structure_mean_gy")]
             covered = [_percent(m.get(k)) for k in ("coverage_ratio", "coverage_refitted_ratio")]
             derived = [_band(m, kind) for kind in DERIVED]
-            worst = "" if m["method"] == BEFORE else f"{m['worst_patient_mask_change_percent']:+.1f} %"
+            worst = ""
+            if m["method"] != BEFORE:
+                worst = f"{decimal(m['worst_patient_mask_change_percent'], 1, signed=True)} %"
             width = f"{m['width_gy']:.1f}" if "width_gy" in m else ""
             cells = [m["method"], str(m["patients"]), *changes, worst, *covered, width, *derived, str(m["left_out"])]
             lines.append(f"| {' | '.join(cells)} | {m['seconds']:.1f} |")
@@ -117,7 +119,8 @@ def study_markdown(summary: Mapping[str, Any]) -> str:
 def _with_change(mean: Row, key: str) -> str:
     if mean["method"] == BEFORE:
         return f"{mean[key]:.2f}"
-    return f"{mean[key]:.2f} ({mean[key.replace('_gy', '_change_percent')]:+.0f} %)"
+    change = decimal(mean[key.replace("_gy", "_change_percent")], 0, signed=True)
+    return f"{mean[key]:.2f} ({change} %)"
 
 
 def _band(mean: Row, kind: str) -> str:

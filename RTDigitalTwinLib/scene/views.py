@@ -49,6 +49,8 @@ _SOLID_MANAGERS = (
 _AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))  # towards lower and higher RAS
 _UNPEELED_RATIO = 0.01  # of the pixels may lack their deepest translucent layers: changes of a few grey levels
 _COMPRESSION = 2  # of 9: a third of the time of VTK's 5 for files a seventh larger
+SOFT_TISSUE_HU = 40.0
+LEGEND_NOTE = "as over soft tissue"
 _GREY, _WHITE = (0.72, 0.72, 0.75), (1.0, 1.0, 1.0)
 
 
@@ -192,7 +194,7 @@ class SliceView(_View):
         composite.SetForegroundOpacity(opacity)
         self._legend.SetVisibility(overlay is not None)
         if overlay is not None:
-            self._show_legend(overlay)
+            self._show_legend(overlay, opacity, _soft_tissue_grey(background))
         # Another connection with every change of volumes.
         self._mapper.SetInputConnection(self.logic.GetImageDataConnection())
 
@@ -204,8 +206,8 @@ class SliceView(_View):
             self.text(first, left + 58, top - 26 * row, 16, colour, "right")
             self.text(second, left + 150, top - 26 * row, 16, colour, "right")
 
-    def _show_legend(self, volume: Any) -> None:
-        """The volume's colour legend in the right panel, from its legend node.
+    def _show_legend(self, volume: Any, opacity: float, grey: float) -> None:
+        """The volume's colour legend in the right panel, from its legend node, as its colours look over this grey.
 
         Drawn here: the displayable manager draws only legends that are newer than the view, with text of its own size.
         """
@@ -213,6 +215,9 @@ class SliceView(_View):
         display = volume.GetDisplayNode()
         half = display.GetWindow() / 2
         table = display.GetColorNode().CreateLookupTableCopy()
+        for entry in range(table.GetNumberOfTableValues()):
+            *colour, own = table.GetTableValue(entry)
+            table.SetTableValue(entry, *blended(colour, opacity * own, grey), 1.0)
         table.SetTableRange(display.GetLevel() - half, display.GetLevel() + half)
         legend = self._legend
         legend.SetLookupTable(table)
@@ -220,6 +225,7 @@ class SliceView(_View):
         legend.SetLabelFormat(kept.GetLabelFormat())
         middle = SIZE[0] - PANEL_PIXELS / 2
         self.text(kept.GetTitleText(), middle, SIZE[1] * _LEGEND_TOP + 26, 16, _WHITE, "middle")
+        self.text(LEGEND_NOTE, middle, SIZE[1] * (1 - _LEGEND_TOP) - 24, 13, _WHITE, "middle")
 
     def frame(self, orientation: str, points_ras: Any, through_ras: Sequence[float], slab_mm: float) -> None:
         """Put an ``Axial``, ``Coronal`` or ``Sagittal`` slice through a point.
@@ -337,3 +343,15 @@ def _panel(left: int, bottom: int, right: int, top: int) -> Any:
     actor.SetMapper(mapper)
     actor.GetProperty().SetColor(0, 0, 0)
     return actor
+
+
+def blended(colour: Sequence[float], opacity: float, grey: float) -> tuple[float, ...]:
+    """A colour as it looks laid over a grey, each in 0..1."""
+    return tuple(opacity * part + (1 - opacity) * grey for part in colour)
+
+
+def _soft_tissue_grey(ct: Any) -> float:
+    """How bright soft tissue is shown in a CT, 0..1."""
+    display = ct.GetDisplayNode()
+    window = max(display.GetWindow(), 1.0)
+    return float(np.clip((SOFT_TISSUE_HU - display.GetLevel()) / window + 0.5, 0, 1))
