@@ -8,6 +8,7 @@ from typing import Any
 from RTDigitalTwinLib.errors import SceneError
 from RTDigitalTwinLib.scene.action_nodes import KEEP, action_nodes
 from RTDigitalTwinLib.scene.course_nodes import CourseNodes, find_course
+from RTDigitalTwinLib.scene.dvh_curves import CurveChoice, require_curves, show_curves
 from RTDigitalTwinLib.scene.outcome_nodes import (
     OVERLAY_OPACITY,
     OutcomeNodes,
@@ -50,13 +51,15 @@ class TwinInView:
     ----------
     scene : by default ``slicer.mrmlScene``.
     state : which nodes it is of; by default those of the scene's latest prediction, if there is any.
+    curves : what its charts show of the histograms.
     """
 
-    def __init__(self, scene: Any = None, state: Any = None) -> None:
+    def __init__(self, scene: Any = None, state: Any = None, curves: CurveChoice | None = None) -> None:
         import slicer
 
         self.scene = slicer.mrmlScene if scene is None else scene
         self.state = state_of(self.scene) if state is None else state
+        self.curves = curves or CurveChoice()
 
     @property
     def nodes(self) -> TwinNodes:
@@ -114,8 +117,16 @@ class TwinInView:
         if role not in known:
             raise SceneError(f"The prediction has no {role!r}.", remedy=f"There are {', '.join(known)}.")
         show_overlay(self.scene, nodes, known[role], opacity=opacity, isodoses=isodoses)
+        show_curves(nodes, self.curves)
         show_chart_and_goals(self.scene, nodes)
         show_table(self.scene, self.ranking)
+
+    def show_curves(self, choice: CurveChoice) -> None:
+        """Let the chart in view, and those to come, show these curves. Raises SceneError for what it has not."""
+        require_curves(self.shown, choice.names)
+        self.curves = choice
+        if self.shown is not None:
+            show_curves(self.shown, choice)
 
     def view_action(self, action: str) -> None:
         """Bring an action's dose that is in the scene into view; ``keep`` or "" brings back the prediction."""
