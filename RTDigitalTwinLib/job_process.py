@@ -27,6 +27,7 @@ from queue import Empty, Queue
 from RTDigitalTwinLib import errors
 from RTDigitalTwinLib.allocation import (
     keep_freed_memory,
+    lasting_imports,
     let_waiting_threads_sleep,
     own_memory_mib,
     return_freed_memory,
@@ -167,7 +168,7 @@ def main(folder: Path | None = None) -> int:
 
 def _work(orders: Orders, folder: Path | None) -> int:
     """Do what is ordered until no more comes; returns the exit code of the last."""
-    twins, code = Twins(), 0
+    twins, code = Twins(importing=lasting_imports), 0
     orders.watch_parent()
     if folder is None:
         orders.listen()
