@@ -168,6 +168,9 @@ def test_one_chart_shows_means_and_bands(nodes: PredictionNodes) -> None:
     assert shown == [one for one in nodes.dvh.series if "reference" not in one.GetYColumnName()]
     assert "sampled 95 % band (not calibrated)" in chart.GetTitle() and "reference" not in chart.GetTitle()
     assert (chart.GetXAxisTitle(), chart.GetYAxisTitle()) == ("Dose [Gy]", "Volume [%]")
+    high = nodes.dvh.tables["PTV_7000"]
+    highest_gy = column(high, "Dose")[column(high, "Volume band high") > 0.5].max()
+    assert 0 <= chart.GetXAxisRange()[1] - 1.45 * highest_gy < 10  # room for the legend, to a round number
 
 
 def test_slicerrt_finds_the_dose_under_a_study(scene: Any, nodes: PredictionNodes) -> None:

@@ -43,6 +43,7 @@ _CURVES = (
     (BEFORE_COLUMN, _Plot.LineStyleDashDot, 1.5, 1.0),
 )
 _LEGEND_ROOM = 1.45  # of the highest dose: right of it is the legend
+_SEEN_PERCENT = 0.5  # of the volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +122,10 @@ def _chart(scene: Any, tables: dict[str, Any], outcome: Outcome) -> tuple[tuple[
 
 
 def _highest_gy(outcome: Outcome) -> float:
-    """The highest dose that a mean curve has volume at; 1 Gy where none has any."""
+    """The highest dose that a curve or a band shows volume at; 1 Gy where none does."""
     found = [1.0]
     for curve in outcome.curves.values():
-        dose_gy, volume = np.asarray(curve.columns[DOSE_COLUMN]), np.asarray(curve.columns[VOLUME_COLUMN])
-        found += [float(dose_gy[volume > 0].max())] if (volume > 0).any() else []
+        dose_gy = np.asarray(curve.columns[DOSE_COLUMN])
+        volumes = [np.asarray(curve.columns[column]) for column, *_ in _CURVES if column in curve.columns]
+        found += [float(dose_gy[volume > _SEEN_PERCENT].max(initial=0.0)) for volume in volumes]
     return max(found)
