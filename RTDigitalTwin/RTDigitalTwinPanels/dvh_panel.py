@@ -33,7 +33,8 @@ class DvhPanel:
         self._listed = self._applied = None
 
     def refresh(self):
-        nodes = self.shell.twin.shown
+        twin = self.shell.twin
+        nodes = twin.shown
         ready = nodes is not None and nodes.chart is not None
         for widget in (self.ui.dvhStructuresList, self.ui.curvesOfComboBox, self.ui.tableComboBox):
             widget.setEnabled(ready)
@@ -46,7 +47,7 @@ class DvhPanel:
             self.ui.goalsLabel.setText(_("Predict the dose first."))
             return
         self._watch(nodes.segmentation)
-        self._applyCurves(nodes)
+        self._applyCurves(nodes, twin.curves)
         if self._listed != self._signature(nodes):
             self._listTables(nodes)
         outcomes = words_of_column(nodes.goals, "Outcome") if nodes.goals else []
@@ -91,9 +92,8 @@ class DvhPanel:
         ):  # fmt: skip
             self.shell.enable(widget, none or (None if kind in known else reason), tip)
 
-    def _applyCurves(self, nodes):
+    def _applyCurves(self, nodes, choice):
         """Chart and checks as chosen, where any of it changed."""
-        choice = self.shell.logic.curves()
         names = chosen_structures(nodes, choice)
         if (nodes.chart.GetID(), choice, names) == self._applied:
             return

@@ -22,12 +22,8 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
 
     def twin(self):
         """The scene's twin, whose nodes the parameter node holds."""
-        return SceneTwin(slicer.mrmlScene, self.getParameterNode(), self.curves())
-
-    def curves(self):
-        """What charts show of the histograms, as the parameter node has it."""
         chosen = self.getParameterNode()
-        return CurveChoice(
+        curves = CurveChoice(
             chosen.curvesOf.value,
             tuple(chosen.chosenCurves),
             band=chosen.bandCurves,
@@ -35,6 +31,7 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
             reference=chosen.referenceCurves,
             level=chosen.bandLevel.value,
         )
+        return SceneTwin(slicer.mrmlScene, chosen, curves)
 
     def loadSample(self):
         """Load the built-in sample patient with a plan of its own; returns its CT node."""
@@ -144,19 +141,19 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
 
     def showStructures(self, names):
         """Show these structures' curves in the chart and no others; or those of "goals", "visible" or "all"."""
-        chosen = self.getParameterNode()
+        twin, chosen = self.twin(), self.getParameterNode()
         if isinstance(names, str):
-            choice = replace(self.curves(), of=names)
+            choice = replace(twin.curves, of=names)
         else:
-            choice = replace(self.curves(), of=CHOSEN, names=tuple(names))
-            require_curves(self.twin().shown, choice.names)
+            choice = replace(twin.curves, of=CHOSEN, names=tuple(names))
+            require_curves(twin.shown, choice.names)
         chosen.chosenCurves, chosen.curvesOf = list(choice.names), CurvesOf(choice.of)
         self._showCurves()
 
     def showCurves(self, band=None, before=None, reference=None, level=None):
         """Say what the chart shows beside the mean, and the band's level: 0.95, 0.9, 0.8 or 0.5; None leaves it."""
         asked = {"band": band, "before": before, "reference": reference, "level": level}
-        choice = replace(self.curves(), **{name: value for name, value in asked.items() if value is not None})
+        choice = replace(self.twin().curves, **{name: value for name, value in asked.items() if value is not None})
         chosen = self.getParameterNode()
         chosen.bandCurves, chosen.beforeCurves = choice.band, choice.before
         chosen.referenceCurves, chosen.bandLevel = choice.reference, BandLevel(choice.level)
@@ -168,9 +165,9 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
 
     def _showCurves(self):
         """In the chart in view, where there is one; charts to come ask again."""
-        nodes = self.twin().shown
-        if nodes is not None:
-            show_curves(nodes, self.curves())
+        twin = self.twin()
+        if twin.shown is not None:
+            show_curves(twin.shown, twin.curves)
 
     def writeReport(self, folder):
         """Write report, tables, volumes and pictures to a new folder; returns it."""
