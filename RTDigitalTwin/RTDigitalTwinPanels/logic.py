@@ -23,15 +23,7 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
     def twin(self):
         """The scene's twin, whose nodes the parameter node holds."""
         chosen = self.getParameterNode()
-        curves = CurveChoice(
-            chosen.curvesOf.value,
-            tuple(chosen.chosenCurves),
-            band=chosen.bandCurves,
-            before=chosen.beforeCurves,
-            reference=chosen.referenceCurves,
-            level=chosen.bandLevel.value,
-        )
-        return SceneTwin(slicer.mrmlScene, chosen, curves)
+        return SceneTwin(slicer.mrmlScene, chosen, lambda: _curves(chosen))
 
     def loadSample(self):
         """Load the built-in sample patient with a plan of its own; returns its CT node."""
@@ -180,6 +172,18 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
     def saveScene(self, path):
         """Save the scene with the twin's whole state as .mrb; returns the path."""
         return self.twin().save_scene(path)
+
+
+def _curves(chosen):
+    """What charts show of the histograms, as a parameter node has it."""
+    return CurveChoice(
+        chosen.curvesOf.value,
+        tuple(chosen.chosenCurves),
+        band=chosen.bandCurves,
+        before=chosen.beforeCurves,
+        reference=chosen.referenceCurves,
+        level=chosen.bandLevel.value,
+    )
 
 
 def _letEventsThrough(done_ratio, message):

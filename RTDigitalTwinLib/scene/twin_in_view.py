@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,15 +52,15 @@ class TwinInView:
     ----------
     scene : by default ``slicer.mrmlScene``.
     state : which nodes it is of; by default those of the scene's latest prediction, if there is any.
-    curves : what its charts show of the histograms.
+    curves : tells what its charts show of the histograms, when it is asked.
     """
 
-    def __init__(self, scene: Any = None, state: Any = None, curves: CurveChoice | None = None) -> None:
+    def __init__(self, scene: Any = None, state: Any = None, curves: Callable[[], CurveChoice] = CurveChoice) -> None:
         import slicer
 
         self.scene = slicer.mrmlScene if scene is None else scene
         self.state = state_of(self.scene) if state is None else state
-        self.curves = curves or CurveChoice()
+        self._curves = curves
 
     @property
     def nodes(self) -> TwinNodes:
@@ -99,6 +100,11 @@ class TwinInView:
             raise SceneError("There is no patient.", remedy="Load one first.")
         return pseudonym_of(self.state.ct)
 
+    @property
+    def curves(self) -> CurveChoice:
+        """What its charts show of the histograms."""
+        return self._curves()
+
     def use(self, ct: Any, segmentation: Any, dose: Any = None) -> None:
         """Take nodes of the scene as the patient; a prediction of another CT is left."""
         if self.state.ct is not ct:
@@ -124,7 +130,7 @@ class TwinInView:
     def show_curves(self, choice: CurveChoice) -> None:
         """Let the chart in view, and those to come, show these curves. Raises SceneError for what it has not."""
         require_curves(self.shown, choice.names)
-        self.curves = choice
+        self._curves = lambda: choice
         if self.shown is not None:
             show_curves(self.shown, choice)
 
