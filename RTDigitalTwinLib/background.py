@@ -5,6 +5,7 @@ Nothing here blocks: work is begun, looked at, asked to end, and looked at until
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -117,6 +118,29 @@ def wait(work: Work, progress: Progress = silent) -> None:
             time.sleep(_LOOK_S)
         raise
     require_done(work.folder, work.exit_code)
+
+
+def abandon(work: Work) -> None:
+    """Cancel work that nobody looks at any more. Its folder goes when it has ended, or with this application.
+
+    The process takes it away too, unless it is killed, or ends by itself before it hears of it.
+    """
+    work.cancel()
+    if work.poll():
+        drop(work.folder)
+        return
+
+    def at_the_latest() -> None:
+        drop(work.folder)
+
+    def see_off() -> None:
+        while not work.poll():
+            time.sleep(_LOOK_S)
+        drop(work.folder)
+        atexit.unregister(at_the_latest)
+
+    atexit.register(at_the_latest)
+    threading.Thread(target=see_off, daemon=True).start()
 
 
 class _Worker:

@@ -27,6 +27,7 @@ from queue import Empty, Queue
 from RTDigitalTwinLib import errors
 from RTDigitalTwinLib.allocation import (
     keep_freed_memory,
+    lasting_imports,
     let_waiting_threads_sleep,
     own_memory_mib,
     return_freed_memory,
@@ -81,7 +82,7 @@ class Orders:
         self._waiting: Queue[Order | None] = Queue()
         self._told: list[Order] = []
         self._parent = os.getppid()
-        self._is_left = False
+        self._is_left = self.is_ending = False
 
     def add(self, folder: Path) -> None:
         self._told.append(Order(folder))
@@ -129,6 +130,11 @@ class Orders:
             if is_alone or (self._is_left and is_unwanted):
                 shutil.rmtree(order.folder, ignore_errors=True)
 
+    def end(self, *unused: object) -> None:
+        """Asked to end: leave off what is under way; nothing where this process ends already."""
+        if not self.is_ending:
+            sys.exit(EXIT_ERROR)
+
     def _leave(self) -> None:
         """End this process, at the latest after its patience."""
         self._is_left = True
@@ -149,21 +155,30 @@ def main(folder: Path | None = None) -> int:
     """Do a folder's job, or those that the input tells; returns the exit code of the last."""
     keep_freed_memory()
     let_waiting_threads_sleep()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_ERROR))  # so that half-written folders are removed
-    orders, twins, code = Orders(), Twins(), 0
+    orders = Orders()
+    signal.signal(signal.SIGTERM, orders.end)  # so that half-written folders are removed
     try:  # from here on: those who listen may end this process at once
-        orders.watch_parent()
-        if folder is None:
-            orders.listen()
-        else:
-            orders.add(folder)
-            orders.close()
-        while (order := _next(orders)) is not None:
-            code = order.fulfil(twins)
-            if code == EXIT_FAULT or not _has_room(twins):
-                break
+        try:
+            return _work(orders, folder)
+        finally:
+            orders.is_ending = True  # to be asked now would break off the clearing away
     finally:
         orders.clear_away()
+
+
+def _work(orders: Orders, folder: Path | None) -> int:
+    """Do what is ordered until no more comes; returns the exit code of the last."""
+    twins, code = Twins(importing=lasting_imports), 0
+    orders.watch_parent()
+    if folder is None:
+        orders.listen()
+    else:
+        orders.add(folder)
+        orders.close()
+    while (order := _next(orders)) is not None:
+        code = order.fulfil(twins)
+        if code == EXIT_FAULT or not _has_room(twins):
+            break
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -41,9 +42,14 @@ class Twins:
 
     It serves again where all it is made of has the same content, of another patient its network alone; else it is
     dropped before another is made.
+
+    Parameters
+    ----------
+    importing : what the first job's imports are done in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, importing: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self.importing = importing
         self._held: _Held | None = None
 
     def of(self, patient_file: Path, belief_file: Path, weights: str, device: str, progress: Progress) -> Twin:

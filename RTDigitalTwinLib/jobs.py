@@ -234,7 +234,11 @@ def run_job(folder: Path, progress: Progress = silent, twins: Twins | None = Non
 
     ``twins`` are those of the jobs before, so that what they have in common is worked out once.
     """
-    read_job(folder).run(folder, progress, Twins() if twins is None else twins)
+    job, twins = read_job(folder), Twins() if twins is None else twins
+    if not isinstance(job, Inspect):
+        with twins.importing():
+            import torch  # noqa: F401 (by far the largest of what the jobs import)
+    job.run(folder, progress, twins)
 
 
 def read_patient(source: str, choice: Choice, progress: Progress = silent) -> Patient:

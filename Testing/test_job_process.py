@@ -247,6 +247,58 @@ def test_an_application_that_ends_ends_it_with_what_it_does(script: Path, tmp_pa
     assert not work.folder.exists() and left_in_results(tmp_path) == []
 
 
+@posix
+def test_a_process_asked_again_still_takes_all_away(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose job ends when its application does: it hears of both while it clears away."""
+    slow = "\nremove = shutil.rmtree\ndef slow(path, **how):\n    (path / 'clearing').touch()\n    time.sleep(1)\n"
+    slow += "    remove(path, **how)\njob_process.shutil.rmtree = slow\n"
+    script.write_text(WORKS.replace("\njob_process.run_job", f"\nimport shutil{slow}job_process.run_job"))
+    work, worker = begun("listen", tmp_path, "listening"), background._WORKERS[-1]
+    background.end_process()
+    wait_until((work.folder / "clearing").exists)
+    worker.kill(at_once=False)
+    wait_until(lambda: worker.exit_code is not None)
+    assert not work.folder.exists()
+
+
+@posix
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGCONT])
+def test_abandoned_work_leaves_no_folder(script: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    """Neither where its process dies unheard, nor where it ends later than anyone looks."""
+    work, worker = begun("listen", tmp_path, "listening"), background._WORKERS[-1]
+    os.kill(worker._process.pid, signal.SIGSTOP)
+    start = time.monotonic()
+    background.end_process()
+    background.abandon(work)
+    assert time.monotonic() - start < 0.5 and work.folder.exists()
+    os.kill(worker._process.pid, sent)
+    wait_until(lambda: worker.exit_code is not None)
+    wait_until(lambda: not work.folder.exists())
+
+
+def test_work_that_ended_unseen_leaves_no_folder(script: Path, tmp_path: Path) -> None:
+    work = background.start(room_for("tell", tmp_path))
+    wait_until((work.folder / ENDED_FILE).exists)
+    background.end_process()
+    background.abandon(work)
+    assert not work.folder.exists()
+
+
+@posix
+def test_an_application_that_ends_takes_abandoned_work_s_folder_along(tmp_path: Path) -> None:
+    work = "from pathlib import Path; from RTDigitalTwinLib import background; import os, sys, signal\n"
+    work += "work = background.start(Path(sys.argv[1])); pid = background._WORKERS[-1]._process.pid\n"
+    work += "os.kill(pid, signal.SIGSTOP); background.end_process(); background.abandon(work); print(pid)"
+    room = room_for("tell", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", work, str(room)], cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=PATIENCE_S
+    )
+    os.kill(int(done.stdout), signal.SIGKILL)  # it never heard of anything
+    assert not room.exists()
+
+
 def test_a_fault_of_the_software_is_told_without_its_words(tmp_path: Path) -> None:
     def work() -> None:
         raise KeyError("/data/a patient's name")

@@ -198,3 +198,19 @@ def test_a_twin_begins_anew_from_the_network_s_belief(weights: Path) -> None:
     again = twin.anew()
     assert again.dose_belief is prior and again.predict(2, 0) is drawn
     assert twin.dose_belief is not prior  # the other stays as it is
+
+
+@pytest.mark.parametrize(("doing", "lasts"), [("job_process.main(folder)", True), ("jobs.run_job(folder)", False)])
+def test_what_the_process_imports_is_not_searched_for_garbage(
+    doing: str, lasts: bool, weights: Path, places: tuple[Path, Path]
+) -> None:
+    """In the process of jobs alone: inside an application its own objects would stay as well."""
+    jobs.write_job(jobs.Predict(2, 0, "cpu", str(weights)), places[0].parent)
+    code = "import gc, sys; from pathlib import Path; from RTDigitalTwinLib import job_process, jobs\n"
+    code += f"folder = Path(sys.argv[1]); {doing}; print(gc.get_freeze_count(), gc.isenabled())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(places[0].parent)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    frozen, enabled = done.stdout.split()
+    assert enabled == "True" and (int(frozen) > 100_000 if lasts else int(frozen) < 1000)
+    assert (places[0].parent / OUTCOME_FILE).is_file()

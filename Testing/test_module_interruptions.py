@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from RTDigitalTwinLib import background
+from RTDigitalTwinLib.job_process import ENDED_FILE
 from RTDigitalTwinLib.jobs import OUTCOME_FILE
 from RTDigitalTwinLib.scene.patient_nodes import show_patient
 from Testing.builders import small_patient
@@ -111,6 +114,32 @@ def test_a_closed_module_ends_its_process(host: Any, module: Any) -> None:
     worker = background._WORKERS[-1]
     host.unload(module)
     host.wait_until(lambda: worker.exit_code is not None, PATIENCE_S, "for the process")
+    assert job_folders() == folders and host.uncaught == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there no process is halted")
+def test_a_closed_module_leaves_no_folder_of_a_process_that_dies(host: Any, module: Any) -> None:
+    show_small_patient(host, module)
+    folders = job_folders()
+    module.ui.predictButton.click()
+    worker = background._WORKERS[-1]
+    os.kill(worker._process.pid, signal.SIGSTOP)
+    host.unload(module)
+    assert len(job_folders() - folders) == 1
+    os.kill(worker._process.pid, signal.SIGKILL)
+    host.wait_until(lambda: job_folders() == folders, PATIENCE_S, "for the folder")
+
+
+def test_a_module_closed_when_its_job_has_just_ended_leaves_no_folder(host: Any, module: Any) -> None:
+    show_small_patient(host, module)
+    folders = job_folders()
+    module.ui.samplesSpinBox.value = 2
+    module.ui.predictButton.click()
+    work = module.widget.task._work
+    end = time.monotonic() + PATIENCE_S
+    while not (work.folder / ENDED_FILE).exists():  # no event is let through that would see it
+        assert time.monotonic() < end
+    host.unload(module)
     assert job_folders() == folders and host.uncaught == []
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from RTDigitalTwinLib.errors import SceneError
 from RTDigitalTwinLib.outcome import BEFORE, CHANGE, DIFFERENCE, MEAN, STD
-from RTDigitalTwinLib.scene.dvh_nodes import structure_of_series
+from RTDigitalTwinLib.scene.dvh_curves import shown_curves
 from RTDigitalTwinLib.scene.table_nodes import words_of_column
 from Testing.host.fixtures import skip_where_missing
 from Testing.module_walk import (
@@ -39,9 +40,10 @@ def chart_of(scene: Any) -> Any:
     return scene.GetFirstNodeByClass("vtkMRMLPlotViewNode").GetPlotChartNode()
 
 
-def shown_structures(chart: Any) -> set[str]:
-    shown = (chart.GetNthPlotSeriesNode(k) for k in range(chart.GetNumberOfPlotSeriesNodes()))
-    return {structure_of_series(series) for series in shown}
+def checked(module: Any) -> list[str]:
+    box, is_checked = module.ui.dvhStructuresList, module.python.qt.Qt.Checked
+    items = [box.item(row) for row in range(box.count)]
+    return [item.text() for item in items if item.checkState() == is_checked]
 
 
 def test_every_button_that_cannot_be_used_says_why(module: Any) -> None:
@@ -125,13 +127,30 @@ def test_overlays_are_switched_and_dressed(host: Any, module: Any) -> None:
 
 
 def test_the_chart_shows_what_is_checked(host: Any, module: Any) -> None:
-    ui, nodes = module.ui, module.widget.twin.outcome
-    assert shown_structures(nodes.chart) == {"PTV_7000", "SpinalCord", "Parotid_R", "Parotid_L"}
-    item = ui.dvhStructuresList.item(1)
-    item.setCheckState(module.python.qt.Qt.Unchecked)
+    ui, nodes, chosen = module.ui, module.widget.twin.outcome, module.widget.parameters
+    everyone = ["PTV_7000", "SpinalCord", "Parotid_R", "Parotid_L"]
+    assert shown_curves(nodes) == dict.fromkeys(everyone, {"mean", "band"}) and checked(module) == everyone
+    assert ui.curvesOfComboBox.currentText == "Targets, and organs with goals"
+    assert not ui.beforeCurvesCheckBox.enabled and ui.referenceCurvesCheckBox.enabled
+    assert ui.beforeCurvesCheckBox.toolTip == "Nothing was observed, and no action is in view."
+    ui.dvhStructuresList.item(1).setCheckState(module.python.qt.Qt.Unchecked)
     host.process_events()
-    assert item.text() not in shown_structures(nodes.chart) and len(shown_structures(nodes.chart)) == 3
-    item.setCheckState(module.python.qt.Qt.Checked)
+    assert list(shown_curves(nodes)) == ["PTV_7000", "Parotid_R", "Parotid_L"]
+    assert chosen.chosenCurves == ["PTV_7000", "Parotid_R", "Parotid_L"]
+    assert ui.curvesOfComboBox.currentText == "Those checked below"
+    ui.curvesOfComboBox.setCurrentIndex(texts(ui.curvesOfComboBox).index("Those shown in the views"))
+    nodes.segmentation.GetDisplayNode().SetSegmentVisibility("Parotid_L", False)
+    host.process_events()
+    assert list(shown_curves(nodes)) == checked(module) == ["PTV_7000", "SpinalCord", "Parotid_R"]
+    nodes.segmentation.GetDisplayNode().SetSegmentVisibility("Parotid_L", True)
+    host.process_events()
+    assert checked(module) == everyone
+    ui.curvesOfComboBox.setCurrentIndex(0)
+    ui.bandCurvesCheckBox.checked, ui.referenceCurvesCheckBox.checked = False, True
+    host.process_events()
+    assert shown_curves(nodes) == dict.fromkeys(everyone, {"mean", "reference"})
+    ui.bandCurvesCheckBox.checked, ui.referenceCurvesCheckBox.checked = True, False
+    host.process_events()
     low = next(one for one in nodes.series if one.GetYColumnName() == "Volume band low")
     narrow = column(low.GetTableNode(), "Volume 50 % band low")
     wide = column(low.GetTableNode(), "Volume band low")
@@ -142,6 +161,26 @@ def test_the_chart_shows_what_is_checked(host: Any, module: Any) -> None:
     ui.bandLevelComboBox.setCurrentIndex(0)
     host.process_events()
     assert low.GetYColumnName() == "Volume band low" and "95 % band" in nodes.chart.GetTitle()
+
+
+def test_the_console_chooses_curves_as_the_panel_does(host: Any, module: Any) -> None:
+    ui, nodes, logic = module.ui, module.widget.twin.outcome, module.logic
+    logic.showStructures(["Parotid_L", "PTV_7000"])
+    logic.showCurves(band=False, reference=True)
+    host.process_events()
+    assert shown_curves(nodes) == dict.fromkeys(["PTV_7000", "Parotid_L"], {"mean", "reference"})
+    assert checked(module) == ["PTV_7000", "Parotid_L"] and ui.curvesOfComboBox.currentText == "Those checked below"
+    assert ui.referenceCurvesCheckBox.checked and not ui.bandCurvesCheckBox.checked
+    with pytest.raises(SceneError, match="no curve of Parotid"):
+        logic.showStructures(["Parotid"])
+    with pytest.raises(SceneError, match="no band at"):
+        logic.showCurves(level=0.7)
+    logic.showBandLevel(0.8)
+    assert ui.bandLevelComboBox.currentText == "80 %"
+    logic.showCurves(band=True, reference=False, level=0.95)
+    logic.showStructures("goals")
+    host.process_events()
+    assert len(shown_curves(nodes)) == 4 and ui.bandLevelComboBox.currentText == "95 %"
 
 
 def test_goals_have_probabilities_and_tables_are_chosen(host: Any, module: Any) -> None:
@@ -196,6 +235,8 @@ def test_observing_changes_the_dose_and_flags_the_outlier(host: Any, module: Any
     host.process_events()
     assert foregrounds(scene) == {"Change by observing"}
     assert "Metrics before and after" in texts(ui.tableComboBox)
+    assert ui.beforeCurvesCheckBox.enabled and ui.beforeCurvesCheckBox.text == "Before observing"
+    assert shown_curves(nodes)["PTV_7000"] == {"mean", "band", "before"}
     curve = nodes.series[0].GetTableNode()
     assert (column(curve, "Volume before") <= column(curve, "Volume") + 1e-6).mean() > 0.9
 
@@ -204,6 +245,8 @@ def test_a_saved_scene_goes_on_where_it_was(host: Any, module: Any, kept: Path) 
     ui, scene = module.ui, host.scene
     ui.outputFolderLineEdit.setCurrentPath(str(kept))
     assert not ui.exportDoseButton.enabled and "DICOM folder" in ui.exportDoseButton.toolTip
+    module.logic.showStructures(["SpinalCord"])
+    ui.beforeCurvesCheckBox.checked, ui.referenceCurvesCheckBox.checked = False, True
     ui.saveSceneButton.click()
     saved = kept / "small-patient-scene.mrb"
     assert saved.is_file() and saved.name in ui.exportedLabel.text
@@ -215,10 +258,19 @@ def test_a_saved_scene_goes_on_where_it_was(host: Any, module: Any, kept: Path) 
     nodes = module.widget.twin.outcome
     assert np.array_equal(slicer.util.arrayFromVolume(nodes.mean), values)
     assert ui.samplesSpinBox.value == 4 and ui.structureTable.rowCount == 5
+    assert shown_curves(nodes) == {"SpinalCord": {"mean", "band", "reference"}} and checked(module) == ["SpinalCord"]
+    assert ui.referenceCurvesCheckBox.checked and not ui.beforeCurvesCheckBox.checked
+    assert [one.GetName() for one in nodes.series if one.GetName()] == [
+        "PTV_7000",
+        "SpinalCord",
+        "Parotid_R",
+        "Parotid_L",
+    ]
     assert [ui.measurementsTable.item(r, 4).text() for r in range(2)] == ["absorbed", "outlier, left out"]
     again = predict(host, module, samples=4)  # of the belief in the scene
     assert host.dialogs.messages == []
     assert np.abs(slicer.util.arrayFromVolume(again) - values).max() < 1e-4
+    assert shown_curves(module.widget.twin.outcome) == {"SpinalCord": {"mean", "band", "reference"}}  # as chosen
     assert scene.IsNodePresent(again) and ui.undoButton.enabled
 
 

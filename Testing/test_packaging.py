@@ -261,8 +261,8 @@ def test_the_panel_binds_each_parameter_once() -> None:
     folder = ROOT / "RTDigitalTwin/RTDigitalTwinPanels"
     wrapper = (folder / "parameters.py").read_text(encoding="utf-8").partition("@parameterNodeWrapper")[2]
     parameters = set(re.findall(r"^    (\w+): ", wrapper, re.MULTILINE))
-    # The prediction is no choice of the user's; lists of actions, overlays and endpoints are those that there are.
-    by_hand = {"prediction", "overlay", "addedActions", "uncheckedActions", "shownAction", "courseNtcp"}
+    # The prediction is no choice of the user's; actions, curves, overlays and endpoints are those that there are.
+    by_hand = {"prediction", "overlay", "addedActions", "uncheckedActions", "chosenCurves", "shownAction", "courseNtcp"}
     assert sorted(map(str, bound)) == sorted(parameters - by_hand)
     named = {w.get("name") for w in panel.iter("widget")}
     for source in (*folder.glob("*.py"), ROOT / "RTDigitalTwin/RTDigitalTwin.py"):

@@ -152,21 +152,25 @@ def test_dvh_tables_are_the_prediction_s(nodes: PredictionNodes) -> None:
         assert mean == pytest.approx(float(prediction.metric(name, "mean").mean))
 
 
-def test_one_chart_shows_mean_band_and_reference(nodes: PredictionNodes) -> None:
+def test_one_chart_shows_means_and_bands(nodes: PredictionNodes) -> None:
     chart = nodes.dvh.chart
-    series = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())]
-    assert [s.GetName() for s in series[:4]] == list(STRUCTURES)
-    assert len(series) == 16
     plot = slicer.vtkMRMLPlotSeriesNode
     lines = {"Volume": plot.LineStyleSolid, "Volume band low": plot.LineStyleDash,
              "Volume band high": plot.LineStyleDash, "Volume reference": plot.LineStyleDot}  # fmt: skip
-    for index, one in enumerate(series):
+    assert len(nodes.dvh.series) == 16
+    for index, one in enumerate(nodes.dvh.series):
         name = STRUCTURES[index % 4]
         assert one.GetTableNode() is nodes.dvh.tables[name]
         assert one.GetColor() == pytest.approx(structure_colour(name))
         assert one.GetLineStyle() == lines[one.GetYColumnName()]
-    assert "sampled 95 % band (not calibrated)" in chart.GetTitle()
+        assert one.GetName() == (name if one.GetYColumnName() == "Volume" else "")
+    shown = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())]
+    assert shown == [one for one in nodes.dvh.series if "reference" not in one.GetYColumnName()]
+    assert "sampled 95 % band (not calibrated)" in chart.GetTitle() and "reference" not in chart.GetTitle()
     assert (chart.GetXAxisTitle(), chart.GetYAxisTitle()) == ("Dose [Gy]", "Volume [%]")
+    high = nodes.dvh.tables["PTV_7000"]
+    highest_gy = column(high, "Dose")[column(high, "Volume band high") > 0.5].max()
+    assert 0 <= chart.GetXAxisRange()[1] - 1.45 * highest_gy < 10  # room for the legend, to a round number
 
 
 def test_slicerrt_finds_the_dose_under_a_study(scene: Any, nodes: PredictionNodes) -> None:
@@ -180,7 +184,7 @@ def test_slicerrt_finds_the_dose_under_a_study(scene: Any, nodes: PredictionNode
         assert tree.GetItemAncestorAtLevel(tree.GetItemByDataNode(node), "Study") == study
     for node in (nodes.std, nodes.difference, nodes.absolute_difference):
         assert node is not None and node.GetAttribute("DicomRtImport.DoseVolume") is None
-    for node in (*nodes.dvh.tables.values(), nodes.dvh.chart, nodes.dvh.metrics, *nodes.dvh.series, nodes.std):
+    for node in (*nodes.dvh.tables.values(), nodes.dvh.chart, nodes.dvh.metrics, *nodes.dvh.series[:4], nodes.std):
         assert tree.GetItemParent(tree.GetItemByDataNode(node)) == nodes.folder
 
 
@@ -265,8 +269,10 @@ def test_a_bundle_keeps_everything(nodes: PredictionNodes, tmp_path: Path) -> No
             assert tables[f"DVH {name}"].GetAttribute("DoseVolumeHistogram.SegmentID") == name
             assert tables[f"DVH {name}"].GetNodeReference("doseVolumeRef") is mean
         chart = nodes_of(scene, "vtkMRMLPlotChartNode")["DVH"]
-        assert chart.GetNumberOfPlotSeriesNodes() == 16
+        assert chart.GetNumberOfPlotSeriesNodes() == 12
         assert chart.GetNthPlotSeriesNode(0).GetTableNode() is tables["DVH PTV_7000"]
+        named = [chart.GetNthPlotSeriesNode(k).GetName() for k in range(12)]
+        assert named == [*STRUCTURES, *[""] * 8]  # else Slicer's legend lists limits of bands
 
         tree = hierarchy(scene)
         study = tree.GetItemAncestorAtLevel(tree.GetItemByDataNode(mean), "Study")

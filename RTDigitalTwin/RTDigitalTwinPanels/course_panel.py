@@ -11,7 +11,7 @@ from RTDigitalTwinLib.scene.course_nodes import (
     show_course_chart,
     show_course_dose,
 )
-from RTDigitalTwinLib.scene.dvh_nodes import structure_of_series
+from RTDigitalTwinLib.scene.dvh_curves import structures_of
 from RTDigitalTwinLib.scene.outcome_nodes import show_table
 from RTDigitalTwinLib.scene.table_nodes import words_of_column
 from RTDigitalTwinPanels.layout import showLayout
@@ -111,7 +111,7 @@ class CoursePanel:
 
     def _offerStructures(self):
         nodes = self.shell.twin.outcome
-        names = list(dict.fromkeys(structure_of_series(one) for one in nodes.series)) if nodes else []
+        names = structures_of(nodes) if nodes else []
         if names == self._offered:
             return
         self._offered = None  # filling the box shall choose nothing

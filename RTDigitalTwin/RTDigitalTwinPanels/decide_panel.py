@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.jobs import CUSTOMARY, Recommend
 from RTDigitalTwinLib.scene.action_nodes import DECIDED_ATTRIBUTE, KEEP, action_nodes, ranked_actions
-from RTDigitalTwinLib.scene.dvh_nodes import structure_of_series
+from RTDigitalTwinLib.scene.dvh_curves import structures_of
 from RTDigitalTwinLib.scene.outcome_nodes import show_table
 from RTDigitalTwinLib.scene.table_nodes import words_of_column
 from RTDigitalTwinPanels.layout import showLayout
@@ -230,7 +230,7 @@ class DecidePanel:
 
     def _offerStructures(self, nodes):
         """Organs to spare or targets to boost, by whose curves there are; the library says which cannot be."""
-        names = list(dict.fromkeys(structure_of_series(one) for one in nodes.series)) if nodes else []
+        names = structures_of(nodes) if nodes else []
         boost = self.ui.actionKindComboBox.currentIndex == 1
         offered = [name for name in names if name.startswith(("PTV", "CTV", "GTV")) == boost]
         if offered != self._offered:

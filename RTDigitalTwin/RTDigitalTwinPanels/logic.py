@@ -1,16 +1,17 @@
 """What the module can do, also without its panel: the verbs of the Python console, on the scene's nodes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import slicer
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
 from RTDigitalTwinLib.jobs import CUSTOMARY, Choice
-from RTDigitalTwinLib.scene.dvh_nodes import show_band_level, show_curves
+from RTDigitalTwinLib.scene.dvh_curves import CHOSEN, CurveChoice, require_curves, show_curves
 from RTDigitalTwinLib.scene.measurement_nodes import add_measurement, measurement_table
 from RTDigitalTwinLib.scene.scene_twin import SceneTwin
 from RTDigitalTwinLib.scene.twin_patient import confirm_names
-from RTDigitalTwinPanels.parameters import RTDigitalTwinParameterNode
+from RTDigitalTwinPanels.parameters import BandLevel, CurvesOf, RTDigitalTwinParameterNode
 
 
 class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
@@ -21,7 +22,8 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
 
     def twin(self):
         """The scene's twin, whose nodes the parameter node holds."""
-        return SceneTwin(slicer.mrmlScene, self.getParameterNode())
+        chosen = self.getParameterNode()
+        return SceneTwin(slicer.mrmlScene, chosen, lambda: _curves(chosen))
 
     def loadSample(self):
         """Load the built-in sample patient with a plan of its own; returns its CT node."""
@@ -130,14 +132,34 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
         chosen.overlay = role
 
     def showStructures(self, names):
-        """Show these structures' curves in the chart and no others."""
-        nodes = self.twin().shown
-        show_curves(nodes.chart, nodes.series, names)
+        """Show these structures' curves in the chart and no others; or those of "goals", "visible" or "all"."""
+        twin, chosen = self.twin(), self.getParameterNode()
+        if isinstance(names, str):
+            choice = replace(twin.curves, of=names)
+        else:
+            choice = replace(twin.curves, of=CHOSEN, names=tuple(names))
+            require_curves(twin.shown, choice.names)
+        chosen.chosenCurves, chosen.curvesOf = list(choice.names), CurvesOf(choice.of)
+        self._showCurves()
+
+    def showCurves(self, band=None, before=None, reference=None, level=None):
+        """Say what the chart shows beside the mean, and the band's level: 0.95, 0.9, 0.8 or 0.5; None leaves it."""
+        asked = {"band": band, "before": before, "reference": reference, "level": level}
+        choice = replace(self.twin().curves, **{name: value for name, value in asked.items() if value is not None})
+        chosen = self.getParameterNode()
+        chosen.bandCurves, chosen.beforeCurves = choice.band, choice.before
+        chosen.referenceCurves, chosen.bandLevel = choice.reference, BandLevel(choice.level)
+        self._showCurves()
 
     def showBandLevel(self, level):
         """Let the chart's dashed curves be the band at 0.95, 0.9, 0.8 or 0.5."""
-        nodes = self.twin().shown
-        show_band_level(nodes.chart, nodes.series, level)
+        self.showCurves(level=level)
+
+    def _showCurves(self):
+        """In the chart in view, where there is one; charts to come ask again."""
+        twin = self.twin()
+        if twin.shown is not None:
+            show_curves(twin.shown, twin.curves)
 
     def writeReport(self, folder):
         """Write report, tables, volumes and pictures to a new folder; returns it."""
@@ -150,6 +172,18 @@ class RTDigitalTwinLogic(ScriptedLoadableModuleLogic):
     def saveScene(self, path):
         """Save the scene with the twin's whole state as .mrb; returns the path."""
         return self.twin().save_scene(path)
+
+
+def _curves(chosen):
+    """What charts show of the histograms, as a parameter node has it."""
+    return CurveChoice(
+        chosen.curvesOf.value,
+        tuple(chosen.chosenCurves),
+        band=chosen.bandCurves,
+        before=chosen.beforeCurves,
+        reference=chosen.referenceCurves,
+        level=chosen.bandLevel.value,
+    )
 
 
 def _letEventsThrough(done_ratio, message):

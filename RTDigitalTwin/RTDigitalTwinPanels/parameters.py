@@ -41,6 +41,24 @@ class Method(Enum):
         return words[self.value]
 
 
+class CurvesOf(Enum):
+    """Whose curves the chart shows: the library's names."""
+
+    GOALS = "goals"
+    VISIBLE = "visible"
+    ALL = "all"
+    CHOSEN = "chosen"
+
+    def label(self):
+        words = {
+            "goals": _("Targets, and organs with goals"),
+            "visible": _("Those shown in the views"),
+            "all": _("All"),
+            "chosen": _("Those checked below"),
+        }
+        return words[self.value]
+
+
 class BandLevel(Enum):
     """Of the chart's dashed curves."""
 
@@ -91,6 +109,11 @@ class RTDigitalTwinParameterNode:
     threshold: Annotated[float, WithinRange(0, 90)] = 10.0
     isodoses: bool = True
     legend: bool = True
+    curvesOf: CurvesOf = CurvesOf.GOALS
+    chosenCurves: list[str]
+    bandCurves: bool = True
+    beforeCurves: bool = True
+    referenceCurves: bool = False
     bandLevel: BandLevel = BandLevel.PERCENT_95
     measurements: vtkMRMLTableNode
     method: Method = Method.GP

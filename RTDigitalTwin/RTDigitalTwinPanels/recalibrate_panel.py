@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.outcome import CHANGE
-from RTDigitalTwinLib.scene.dvh_nodes import structure_of_series
+from RTDigitalTwinLib.scene.dvh_curves import structures_of
 from RTDigitalTwinLib.scene.measurement_nodes import (
     OUTCOME,
     add_measurement,
@@ -160,7 +160,7 @@ class RecalibratePanel:
 
     def _structures(self):
         outcome = self.shell.twin.outcome
-        return list(dict.fromkeys(structure_of_series(one) for one in outcome.series)) if outcome else []
+        return structures_of(outcome) if outcome else []
 
     def _selected(self):
         return sorted({item.row() for item in self.ui.measurementsTable.selectedItems()})

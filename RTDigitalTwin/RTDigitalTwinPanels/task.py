@@ -72,7 +72,8 @@ class Task:
         self.cancel()
         self._timer.stop()
         background.end_process()
-        self._dropEnded()  # what has ended by itself; the process takes away what it leaves off
+        while self._ending:  # no timer looks at it any more
+            background.abandon(self._ending.pop())
 
     def report(self, errand, error):
         """Tell the user what went wrong."""

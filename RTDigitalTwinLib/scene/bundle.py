@@ -12,6 +12,7 @@ import slicer
 
 from RTDigitalTwinLib.errors import OutputError, SceneError
 from RTDigitalTwinLib.files import whole_file
+from RTDigitalTwinLib.scene.dvh_curves import name_series
 
 
 def save_mrb(scene: Any, path: str | PathLike[str]) -> Path:
@@ -46,6 +47,8 @@ def load_mrb(path: str | PathLike[str], scene: Any | None = None) -> Any:
     if not scene.ReadFromMRB(str(path), True, messages):
         raise SceneError(f"The scene bundle cannot be read. {_text(messages)}".strip(), where=path.name,
                          remedy="Copy it anew: it may be truncated.")  # fmt: skip
+    count = scene.GetNumberOfNodesByClass("vtkMRMLPlotSeriesNode")
+    name_series([scene.GetNthNodeByClass(k, "vtkMRMLPlotSeriesNode") for k in range(count)])
     return scene
 
 

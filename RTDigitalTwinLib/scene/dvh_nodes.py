@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import slicer
 
 from RTDigitalTwinLib.outcome import (
-    BAND_LEVEL,
-    BAND_LEVELS,
     BEFORE_COLUMN,
     DOSE_COLUMN,
     HIGH_COLUMN,
@@ -19,31 +17,38 @@ from RTDigitalTwinLib.outcome import (
     VOLUME_COLUMN,
     Outcome,
     Table,
-    band_columns,
 )
 from RTDigitalTwinLib.patient.colours import structure_colour
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.scene import slicerrt_names as names
+from RTDigitalTwinLib.scene.dvh_curves import (
+    BAND,
+    BEFORE,
+    MEAN,
+    REFERENCE,
+    STRUCTURE_ATTRIBUTE,
+    keep_words,
+    name_series,
+)
 from RTDigitalTwinLib.scene.table_nodes import add_table
 from RTDigitalTwinLib.words import counted
 
-_LEVEL_ATTRIBUTE = "RTDigitalTwin.BandLevel"
-_STRUCTURE_ATTRIBUTE = "RTDigitalTwin.Structure"
-
 _Plot = slicer.vtkMRMLPlotSeriesNode
-# Column, what follows the structure's name, line, width.
+# Column, line, width, opacity. All means first: they head the chart's legend.
 _CURVES = (
-    (VOLUME_COLUMN, "", _Plot.LineStyleSolid, 2.5),
-    (LOW_COLUMN, " low", _Plot.LineStyleDash, 1.0),
-    (HIGH_COLUMN, " high", _Plot.LineStyleDash, 1.0),
-    (REFERENCE_COLUMN, " reference", _Plot.LineStyleDot, 2.0),
-    (BEFORE_COLUMN, " before", _Plot.LineStyleDashDot, 1.5),
+    (VOLUME_COLUMN, _Plot.LineStyleSolid, 2.5, 1.0),
+    (LOW_COLUMN, _Plot.LineStyleDash, 1.0, 0.6),
+    (HIGH_COLUMN, _Plot.LineStyleDash, 1.0, 0.6),
+    (REFERENCE_COLUMN, _Plot.LineStyleDot, 3.0, 1.0),
+    (BEFORE_COLUMN, _Plot.LineStyleDashDot, 1.5, 1.0),
 )
+_LEGEND_ROOM = 1.45  # of the highest dose: right of it is the legend
+_SEEN_PERCENT = 0.5  # of the volume
 
 
 @dataclass(frozen=True, eq=False)
 class DvhNodes:
-    """Tables by structure, the table of metrics, every series, and the chart that shows them."""
+    """Tables by structure, the table of metrics, every series, and the chart to show them in (``show_curves``)."""
 
     tables: dict[str, Any]
     metrics: Any
@@ -76,78 +81,51 @@ def add_dvhs(
     return DvhNodes(tables, metrics, series, chart)
 
 
-def structure_of_series(series: Any) -> str:
-    """The structure whose curve a series is."""
-    return series.GetAttribute(_STRUCTURE_ATTRIBUTE) or ""
-
-
-def show_curves(chart: Any, series: Iterable[Any], structures: Iterable[str]) -> None:
-    """Show the curves of these structures in a chart and no others, in the order of ``series``."""
-    wanted = set(structures)
-    was = chart.StartModify()
-    chart.RemoveAllPlotSeriesNodeIDs()
-    for one in series:
-        if structure_of_series(one) in wanted:
-            chart.AddAndObservePlotSeriesNodeID(one.GetID())
-    chart.EndModify(was)
-
-
-def show_band_level(chart: Any, series: Iterable[Any], level: float) -> None:
-    """Let the dashed curves be the band at one of ``BAND_LEVELS``, and the chart's title say so."""
-    columns = {title: band_columns(level) for known in BAND_LEVELS for title in band_columns(known)}
-    for one in series:
-        low_or_high = columns.get(one.GetYColumnName())
-        if low_or_high is not None:
-            one.SetYColumnName(low_or_high[one.GetName().rsplit("_", 1)[0].endswith(" high")])
-    chart.SetTitle(chart.GetTitle().replace(_percent(band_level_of(chart)), _percent(level)))
-    chart.SetAttribute(_LEVEL_ATTRIBUTE, f"{level:g}")
-
-
-def band_level_of(chart: Any) -> float:
-    """The level of the bands in a chart."""
-    return float(chart.GetAttribute(_LEVEL_ATTRIBUTE) or BAND_LEVEL)
-
-
-def _percent(level: float) -> str:
-    return f"{100 * level:g} % band"
-
-
 def _chart(scene: Any, tables: dict[str, Any], outcome: Outcome) -> tuple[tuple[Any, ...], Any]:
     chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", scene.GenerateUniqueName("DVH"))
-    what = "predicted"
+    words = {MEAN: "predicted", REFERENCE: "reference plan"}
     if outcome.band_words:
-        what = f"mean of {counted(outcome.samples, 'sample')}, dashed: {outcome.band_words}"
-    said = {REFERENCE_COLUMN: ", dotted: reference plan"}
+        words |= {MEAN: f"mean of {counted(outcome.samples, 'sample')}", BAND: outcome.band_words}
     if outcome.beside is not None:
-        said[BEFORE_COLUMN] = f", dash-dotted: {outcome.beside.before}"
-    for column, words in said.items():
-        if any(table.GetTable().GetColumnByName(column) for table in tables.values()):
-            what += words
-    chart.SetTitle(f"Cumulative DVH: {what}")
+        words[BEFORE] = outcome.beside.before
+    keep_words(chart, words)
     chart.SetXAxisTitle("Dose [Gy]")
     chart.SetYAxisTitle("Volume [%]")
     chart.SetLegendVisibility(True)
-    chart.SetTitleFontSize(14)
+    chart.SetTitleFontSize(12)
     chart.SetLegendFontSize(10)
+    chart.SetXAxisRangeAuto(False)
+    chart.SetXAxisRange(0, 10 * np.ceil(_LEGEND_ROOM * _highest_gy(outcome) / 10))
     chart.SetYAxisRangeAuto(False)
     chart.SetYAxisRange(0, 102)
-    chart.SetAttribute(_LEVEL_ATTRIBUTE, f"{BAND_LEVEL:g}")
     series = []
-    # All means first: they head the chart's legend.
-    for column, suffix, line, width in _CURVES:
+    for column, line, width, opacity in _CURVES:
         for name, table in tables.items():
             if table.GetTable().GetColumnByName(column) is None:
                 continue
-            node = scene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", scene.GenerateUniqueName(name + suffix))
-            node.SetAttribute(_STRUCTURE_ATTRIBUTE, name)
-            node.SetAndObserveTableNodeID(table.GetID())
+            node = slicer.vtkMRMLPlotSeriesNode()
+            node.SetName(name)
+            node.SetHideFromEditors(column != VOLUME_COLUMN)  # nor does it clutter the tree of data
+            node.SetAttribute(STRUCTURE_ATTRIBUTE, name)
             node.SetXColumnName(DOSE_COLUMN)
             node.SetYColumnName(column)
             node.SetPlotType(_Plot.PlotTypeScatter)
             node.SetMarkerStyle(_Plot.MarkerStyleNone)
             node.SetLineStyle(line)
             node.SetLineWidth(width)
+            node.SetOpacity(opacity)
             node.SetColor(*structure_colour(name))
-            chart.AddAndObservePlotSeriesNodeID(node.GetID())
-            series.append(node)
+            series.append(scene.AddNode(node))
+            series[-1].SetAndObserveTableNodeID(table.GetID())
+    name_series(series)
     return tuple(series), chart
+
+
+def _highest_gy(outcome: Outcome) -> float:
+    """The highest dose that a curve or a band shows volume at; 1 Gy where none does."""
+    found = [1.0]
+    for curve in outcome.curves.values():
+        dose_gy = np.asarray(curve.columns[DOSE_COLUMN])
+        volumes = [np.asarray(curve.columns[column]) for column, *_ in _CURVES if column in curve.columns]
+        found += [float(dose_gy[volume > _SEEN_PERCENT].max(initial=0.0)) for volume in volumes]
+    return max(found)

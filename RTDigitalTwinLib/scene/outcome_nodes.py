@@ -8,6 +8,7 @@ from typing import Any
 from RTDigitalTwinLib.outcome import ABSOLUTE, BEFORE, CHANGE, DIFFERENCE, MEAN, STD, WIDTH, BesideWords, Outcome
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.scene import slicerrt_names as names, volume_nodes
+from RTDigitalTwinLib.scene.dvh_curves import CurveChoice, show_curves
 from RTDigitalTwinLib.scene.dvh_nodes import DvhNodes, add_dvhs
 from RTDigitalTwinLib.scene.hierarchy import folder_item, hierarchy, put_under
 from RTDigitalTwinLib.scene.isodose_nodes import (
@@ -144,12 +145,12 @@ def _added(
             mean.SetNodeReferenceID(role, node.GetID())
     for one in dvh.series:
         mean.AddNodeReferenceID(_SERIES, one.GetID())
-    put_under(
-        scene, folder, [*volumes.values(), *tables, *dvh.tables.values(), dvh.metrics, *dvh.series, dvh.chart]
-    )  # fmt: skip
+    series = [one for one in dvh.series if not one.GetHideFromEditors()]
+    put_under(scene, folder, [*volumes.values(), *tables, *dvh.tables.values(), dvh.metrics, *series, dvh.chart])
     progress(0.8, "Showing the isodoses")
     isodoses = show_isodoses(scene, outcome.highest_gy, outcome.mean, mean, shown=True)
     nodes = find_outcome(scene, mean)
+    show_curves(nodes, CurveChoice())
     progress(1.0, "Dose shown")
     return AddedOutcome(nodes, dvh, isodoses, folder)
 

@@ -34,39 +34,11 @@ from RTDigitalTwinLib.scene.action_nodes import KEEP, action_nodes, job_of_actio
 from RTDigitalTwinLib.scene.bundle import load_mrb, save_mrb
 from RTDigitalTwinLib.scene.course_nodes import CourseNodes, add_course, find_course, remove_course
 from RTDigitalTwinLib.scene.measurement_nodes import import_measurements, measurement_table
-from RTDigitalTwinLib.scene.outcome_nodes import (
-    OVERLAY_OPACITY,
-    OutcomeNodes,
-    find_outcome,
-    is_latest_outcome,
-    show_chart_and_goals,
-    show_overlay,
-    show_table,
-)
-from RTDigitalTwinLib.scene.twin_nodes import Told, TwinNodes, clear, require_present, show_answer, study_of, tell, undo
-from RTDigitalTwinLib.scene.twin_patient import pseudonym_of, show_loaded
+from RTDigitalTwinLib.scene.twin_in_view import TwinInView, TwinState, overlays, state_of
+from RTDigitalTwinLib.scene.twin_nodes import Told, clear, require_present, show_answer, study_of, tell, undo
+from RTDigitalTwinLib.scene.twin_patient import show_loaded
 
-
-@dataclass
-class TwinState:
-    """Which nodes make the twin; a module's parameter node has the same fields.
-
-    Attributes
-    ----------
-    ct, segmentation, referenceDose : of the patient.
-    prediction : mean dose of the prediction now.
-    measurements : table.
-    shownAction : whose dose is in view; "" for that of the prediction.
-    fractions : of the course, where the patient was not read with a plan.
-    """
-
-    ct: Any = None
-    segmentation: Any = None
-    referenceDose: Any = None  # noqa: N815 (the parameter node's names are Slicer's way)
-    prediction: Any = None
-    measurements: Any = None
-    shownAction: str = ""  # noqa: N815
-    fractions: int = 35
+__all__ = ["Errand", "FolderContent", "SceneTwin", "TwinState", "overlays"]
 
 
 @dataclass(frozen=True)
@@ -101,58 +73,8 @@ class FolderContent:
     problems: Mapping[str, str]
 
 
-class SceneTwin:
-    """The twin in a scene.
-
-    Parameters
-    ----------
-    scene : by default ``slicer.mrmlScene``.
-    state : which nodes it is of; by default those of the scene's latest prediction, if there is any.
-    """
-
-    def __init__(self, scene: Any = None, state: Any = None) -> None:
-        import slicer
-
-        self.scene = slicer.mrmlScene if scene is None else scene
-        self.state = _state_of(self.scene) if state is None else state
-
-    @property
-    def nodes(self) -> TwinNodes:
-        state = self.state
-        known = (state.ct, state.segmentation, state.referenceDose, state.prediction, state.measurements)
-        return TwinNodes(*known, fractions=state.fractions)
-
-    @property
-    def outcome(self) -> OutcomeNodes | None:
-        """The nodes of the prediction now; None before the first."""
-        mean = self.state.prediction
-        return None if mean is None or not self.scene.IsNodePresent(mean) else find_outcome(self.scene, mean)
-
-    @property
-    def ranking(self) -> Any | None:
-        """Table of the actions that were ranked on the prediction now; None where none were."""
-        nodes = self.outcome
-        return None if nodes is None else nodes.ranking
-
-    @property
-    def shown(self) -> OutcomeNodes | None:
-        """The nodes in view: those of the action to be shown, or else of the prediction now."""
-        nodes, action = self.outcome, self.state.shownAction
-        if nodes is None or not action:
-            return nodes
-        return action_nodes(self.scene, nodes.mean, action) or nodes
-
-    @property
-    def course(self) -> CourseNodes | None:
-        """The nodes of the patient's simulated course; None where none was lived through."""
-        return None if self.state.ct is None else find_course(self.scene, self.state.ct)
-
-    @property
-    def pseudonym(self) -> str:
-        """Of the patient. Raises SceneError without one."""
-        if self.state.ct is None:
-            raise SceneError("There is no patient.", remedy="Load one first.")
-        return pseudonym_of(self.state.ct)
+class SceneTwin(TwinInView):
+    """The twin in a scene, with all its verbs; a ``TwinInView`` has the parameters."""
 
     # Errands
 
@@ -287,12 +209,6 @@ class SceneTwin:
 
     # Verbs
 
-    def use(self, ct: Any, segmentation: Any, dose: Any = None) -> None:
-        """Take nodes of the scene as the patient; a prediction of another CT is left."""
-        if self.state.ct is not ct:
-            self.state.prediction, self.state.shownAction = None, ""
-        self.state.ct, self.state.segmentation, self.state.referenceDose = ct, segmentation, dose
-
     def load(self, folder: str | Path | None = None, choice: Choice | None = None, progress: Progress = silent) -> Any:
         """A folder's patient, by default the built-in sample; returns its CT node."""
         return self.do(self.loading(None if folder is None else Path(folder), choice), progress)
@@ -324,11 +240,6 @@ class SceneTwin:
         self.view_action(action)
         return self.shown.mean if self.shown else None
 
-    def view_action(self, action: str) -> None:
-        """Bring an action's dose that is in the scene into view; ``keep`` or "" brings back the prediction."""
-        self.state.shownAction = "" if action == KEEP else action
-        self.show()
-
     def live(self, progress: Progress = silent, **settings: Any) -> CourseNodes:
         """The nodes of a simulated course, which was watched; settings are those of ``LiveCourse``."""
         return self.do(self.living(LiveCourse(**settings)), progress)
@@ -354,21 +265,6 @@ class SceneTwin:
         if mean is not None:
             clear(self.scene, mean, self.state.measurements)
 
-    def show(self, role: str = "mean", *, opacity: float = OVERLAY_OPACITY, isodoses: bool = True) -> None:
-        """Lay a volume of the prediction over the CT, by its role, or ``reference``; chart and goals in their views.
-
-        Raises SceneError where the prediction has no such volume.
-        """
-        nodes = self.shown
-        if nodes is None:
-            raise SceneError("There is no prediction.", remedy="Predict the dose first.")
-        known = overlays(nodes)
-        if role not in known:
-            raise SceneError(f"The prediction has no {role!r}.", remedy=f"There are {', '.join(known)}.")
-        show_overlay(self.scene, nodes, known[role], opacity=opacity, isodoses=isodoses)
-        show_chart_and_goals(self.scene, nodes)
-        show_table(self.scene, self.ranking)
-
     def write_report(self, out: str | Path, progress: Progress = silent) -> Path:
         """A new folder with the HTML report, tables, volumes and pictures."""
         return self.do(self.reporting(Path(out)), progress)
@@ -384,13 +280,7 @@ class SceneTwin:
     def open_scene(self, path: str | Path) -> None:
         """Replace the scene by a saved one and go on with its twin."""
         load_mrb(path, self.scene)
-        self.state = _state_of(self.scene)
-
-
-def overlays(nodes: OutcomeNodes) -> dict[str, Any]:
-    """Volumes to lay over the CT by role, the reference dose among them."""
-    reference = {} if nodes.reference_dose is None else {"reference": nodes.reference_dose}
-    return nodes.volumes | reference
+        self.state = state_of(self.scene)
 
 
 def _writes(job: Job) -> Callable[[Path], None]:
@@ -407,19 +297,3 @@ def _content(told: dict[str, Any]) -> FolderContent:
             for source, name, state, confidence, reason, *_ in patient["matches"]
         )
     return FolderContent(told["dicom"], matches, problems)
-
-
-def _state_of(scene: Any) -> TwinState:
-    """The state that the scene's latest prediction tells; an empty one where there is none."""
-    state = TwinState()
-    volumes = [
-        scene.GetNthNodeByClass(k, "vtkMRMLScalarVolumeNode")
-        for k in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"))
-    ]
-    latest = [node for node in volumes if is_latest_outcome(scene, node)]
-    if not latest:
-        return state
-    nodes = find_outcome(scene, latest[-1])
-    state.prediction, state.ct, state.referenceDose = latest[-1], nodes.ct, nodes.reference_dose
-    state.segmentation, state.measurements = nodes.segmentation, nodes.measurements
-    return state

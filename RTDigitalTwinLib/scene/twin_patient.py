@@ -114,6 +114,12 @@ def confirm_names(segmentation_node: Any, names: Mapping[str, str]) -> None:
         segments[source].SetTag(NAME_TAG, name or LEFT_OUT)
 
 
+def name_of_segment(segment: Any) -> str:
+    """What a segment was confirmed to be; else its own name, and "" where it was left out."""
+    confirmed = _tag(segment, NAME_TAG)
+    return "" if confirmed == LEFT_OUT else confirmed or segment.GetName()
+
+
 def patient_in_scene(
     ct_node: Any | None, segmentation_node: Any | None, dose_node: Any | None = None, fractions: int | None = None
 ) -> Patient:

@@ -116,9 +116,7 @@ def _draw_view(painter: Any, view: Any, area: Any) -> None:
     elif kind == "vtkMRMLViewNode":
         painter.drawImage(inside, _image(views.draw_solid(node, size)))
     elif kind == "vtkMRMLPlotViewNode" and node.GetPlotChartNode() is not None:
-        image = qt.QImage()
-        image.loadFromData(views.draw_chart(node.GetPlotChartNode(), size))
-        painter.drawImage(inside, image)
+        painter.drawImage(inside, _image(views.draw_chart(node.GetPlotChartNode(), size)))
     elif kind == "vtkMRMLTableViewNode" and node.GetTableNode() is not None:
         table = qMRMLTableView()
         table.setMRMLTableNode(node.GetTableNode())

@@ -1,11 +1,10 @@
-"""The layout's views drawn without a screen: slices and 3D by Slicer's displayable managers, charts by matplotlib.
+"""The layout's views drawn without a screen: slices and 3D by Slicer's displayable managers, charts by VTK's own.
 
-Desktop Slicer draws charts with VTK's own and tables with qMRML's view; both are redrawn here from their nodes.
+Desktop Slicer hands its nodes to VTK's charts and qMRML's tables; both are done here anew from the nodes.
 """
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -108,50 +107,70 @@ def draw_solid(node: Any, size: tuple[int, int]) -> np.ndarray:
         drawing.close()
 
 
-def draw_chart(node: Any, size: tuple[int, int]) -> bytes:
-    """A plot chart node as PNG: its series from their tables."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def draw_chart(node: Any, size: tuple[int, int]) -> np.ndarray:
+    """A plot chart node as desktop Slicer's view draws it: VTK's chart, a plot a series, named as the series is."""
+    view, window = vtk.vtkContextView(), offscreen_window()
+    window.SetSize(*size)
+    view.SetRenderWindow(window)
+    try:
+        view.GetScene().AddItem(chart_of(node))
+        return pixels(window)
+    finally:
+        window.Finalize()
 
-    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+
+def chart_of(node: Any) -> Any:
+    """VTK's chart of a plot chart node."""
+    chart = vtk.vtkChartXY()
+    chart.SetTitle(node.GetTitle() or "")
+    chart.GetTitleProperties().SetFontFamilyToArial()
+    chart.GetTitleProperties().SetFontSize(node.GetTitleFontSize())
+    chart.SetShowLegend(node.GetLegendVisibility())
+    chart.GetLegend().GetLabelProperties().SetFontFamilyToArial()
     for index in range(node.GetNumberOfPlotSeriesNodes()):
-        _draw_series(axes, node.GetNthPlotSeriesNode(index))
-    axes.set(xlabel=node.GetXAxisTitle() or "", ylabel=node.GetYAxisTitle() or "")
-    figure.suptitle(node.GetTitle() or "", fontsize=8, wrap=True)  # over the whole width, which is where it breaks
-    axes.tick_params(labelsize=7)
-    axes.grid(node.GetGridVisibility(), alpha=0.3)
-    if not node.GetXAxisRangeAuto():
-        axes.set_xlim(*node.GetXAxisRange())
-    if not node.GetYAxisRangeAuto():
-        axes.set_ylim(*node.GetYAxisRange())
-    if node.GetLegendVisibility() and axes.lines:
-        axes.legend(fontsize=6, loc="best")
-    file = BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+        plot = _plot(node.GetNthPlotSeriesNode(index))
+        if plot is not None:
+            chart.AddPlot(plot)
+    for side, title, is_auto, span in (
+        (vtk.vtkAxis.BOTTOM, node.GetXAxisTitle(), node.GetXAxisRangeAuto(), node.GetXAxisRange()),
+        (vtk.vtkAxis.LEFT, node.GetYAxisTitle(), node.GetYAxisRangeAuto(), node.GetYAxisRange()),
+    ):
+        axis = chart.GetAxis(side)
+        axis.SetTitle(title or "")
+        axis.SetGridVisible(node.GetGridVisibility())
+        for style, pixels_high in (
+            (axis.GetTitleProperties(), node.GetAxisTitleFontSize()),
+            (axis.GetLabelProperties(), node.GetAxisLabelFontSize()),
+        ):
+            style.SetFontFamilyToArial()
+            style.SetFontSize(pixels_high)
+        if not is_auto:
+            axis.SetBehavior(vtk.vtkAxis.FIXED)
+            axis.SetUnscaledRange(*span)
+    return chart
 
 
-def _draw_series(axes: Any, series: Any) -> None:
+def _plot(series: Any) -> Any:
+    """A series as line or bars; None where its table has not what it shows."""
     table = series.GetTableNode() if series is not None else None
-    if table is None:
-        return
-    columns = [table.GetTable().GetColumnByName(name) for name in (series.GetXColumnName(), series.GetYColumnName())]
-    if columns[1] is None:
-        return
-    y = vtk_to_numpy(columns[1])
-    x = vtk_to_numpy(columns[0]) if columns[0] is not None else np.arange(len(y))
-    styles = {series.LineStyleNone: "", series.LineStyleDash: "--", series.LineStyleDot: ":",
-              series.LineStyleDashDot: "-.", series.LineStyleDashDotDot: "-."}  # fmt: skip
-    style = styles.get(series.GetLineStyle(), "-")
-    if series.GetPlotType() == series.PlotTypeBar:
-        axes.bar(x, y, color=series.GetColor(), label=series.GetName(), alpha=series.GetOpacity())
-        return
-    # A band's lower and upper curve repeat the structure's name in dashes: the legend names it once.
-    name = series.GetName() if style in ("-", "") else "_nolegend_"
-    marker = "" if series.GetMarkerStyle() == series.MarkerStyleNone else "o"
-    axes.plot(
-        x, y, style or "", marker=marker, markersize=3, color=series.GetColor(), label=name,
-        linewidth=series.GetLineWidth() * 0.6, alpha=series.GetOpacity(),
-    )  # fmt: skip
+    if table is None or table.GetTable().GetColumnByName(series.GetYColumnName()) is None:
+        return None
+    is_bar = series.GetPlotType() in (series.PlotTypeBar, series.PlotTypeScatterBar)
+    plot = vtk.vtkPlotBar() if is_bar else vtk.vtkPlotLine()
+    needs_x = series.IsXColumnRequired()
+    plot.SetUseIndexForXSeries(not needs_x)
+    plot.SetInputData(table.GetTable(), series.GetXColumnName() if needs_x else series.GetYColumnName(),
+                      series.GetYColumnName())  # fmt: skip
+    plot.SetWidth(series.GetLineWidth())
+    plot.SetColorF(*series.GetColor())
+    plot.GetPen().SetOpacityF(series.GetOpacity())
+    if not is_bar:
+        styles = {series.LineStyleNone: vtk.vtkPen.NO_PEN, series.LineStyleSolid: vtk.vtkPen.SOLID_LINE,
+                  series.LineStyleDash: vtk.vtkPen.DASH_LINE, series.LineStyleDot: vtk.vtkPen.DOT_LINE,
+                  series.LineStyleDashDot: vtk.vtkPen.DASH_DOT_LINE,
+                  series.LineStyleDashDotDot: vtk.vtkPen.DASH_DOT_DOT_LINE}  # fmt: skip
+        plot.GetPen().SetLineType(styles[series.GetLineStyle()])
+        is_marked = series.GetMarkerStyle() != series.MarkerStyleNone
+        plot.SetMarkerStyle(vtk.vtkPlotPoints.CIRCLE if is_marked else vtk.vtkPlotPoints.NONE)
+    plot.SetLabel(series.GetName() or "")
+    return plot
