@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from RTDigitalTwinLib.decision.actions import Keep
+from RTDigitalTwinLib.decision.chance import bound_words
 from RTDigitalTwinLib.decision.ranking import Assessment, Ranking
 from RTDigitalTwinLib.dosimetry.goals import GoalResult
 from RTDigitalTwinLib.errors import RTDigitalTwinError
@@ -51,6 +52,7 @@ class RankedRow:
     violated: int | None
     samples: int | None
     most_probability: float | None
+    confidence: float
     risk: float | None
     beam_consistency_ratio: float | None
     reasons: str
@@ -59,10 +61,22 @@ class RankedRow:
     def sign(self) -> str:
         return SIGNS[self.outcome]
 
+    @property
+    def bound_words(self) -> str:
+        """How often the worst constraint is violated, and what that says; "" where there is none."""
+        if self.violated is None or self.samples is None or self.most_probability is None:
+            return ""
+        return bound_words(self.violated, self.samples, self.most_probability, self.confidence)
+
 
 @dataclass(frozen=True)
 class ConstraintRow:
-    """One constraint on one action; ``expected`` and ``value_at_risk`` in ``unit``."""
+    """One constraint on one action; ``expected`` and ``value_at_risk`` in ``unit``.
+
+    Attributes
+    ----------
+    probability : of a violation, and ``most_probability`` its bound that the samples support with ``confidence``.
+    """
 
     action: str
     constraint: str
@@ -71,7 +85,9 @@ class ConstraintRow:
     violated: int
     beyond_limit: int
     samples: int
+    probability: float
     most_probability: float
+    confidence: float
     risk: float
     expected: float
     value_at_risk: float
@@ -124,7 +140,8 @@ class Deciding:
     @property
     def rows(self) -> tuple[RankedRow, ...]:
         best = self.ranking.recommended
-        return tuple(_row(k, a, a is best) for k, a in enumerate(self.ranking.assessed, start=1))
+        confidence = self.ranking.protocol.confidence
+        return tuple(_row(k, a, a is best, confidence) for k, a in enumerate(self.ranking.assessed, start=1))
 
     @property
     def constraints(self) -> tuple[ConstraintRow, ...]:
@@ -132,8 +149,8 @@ class Deciding:
         return tuple(
             ConstraintRow(
                 a.action.name, str(c.constraint), c.constraint.label, c.is_kept, c.violated, c.beyond_limit, c.samples,
-                c.most_probability, c.risk, c.expected, c.value_at_risk, c.criterion.metric.unit, c.is_calibrated,
-                c.words,
+                c.probability, c.most_probability, c.confidence, c.risk, c.expected, c.value_at_risk,
+                c.criterion.metric.unit, c.is_calibrated, c.words,
             )
             for a in self.ranking.assessed
             for c in a.chances
@@ -190,7 +207,7 @@ class Deciding:
         }
 
 
-def _row(place: int, a: Assessment, is_best: bool) -> RankedRow:
+def _row(place: int, a: Assessment, is_best: bool, confidence: float) -> RankedRow:
     worst = max(a.chances, key=lambda c: c.excess_ratio, default=None)
     low, high = a.utility.band()
     outcome = RECOMMENDED if is_best else ACCEPTABLE if a.is_acceptable else NOT_CERTIFIED
@@ -214,6 +231,7 @@ def _row(place: int, a: Assessment, is_best: bool) -> RankedRow:
         None if worst is None else worst.violated,
         None if worst is None else worst.samples,
         None if worst is None else worst.most_probability,
+        confidence,
         None if worst is None else worst.risk,
         a.outcome.beam_consistency_ratio,
         " ".join(a.reasons),
@@ -228,6 +246,7 @@ def _goal(result: GoalResult) -> dict[str, Any]:
         "value": result.value,
         "criterion": None if result.criterion is None else str(result.criterion),
         "probability_met": result.probability_met,
+        "probability_acceptable": result.probability_acceptable,
         "least_probability_met": result.least_probability_met,
         "calibrated": result.is_calibrated,
         "note": result.reason,

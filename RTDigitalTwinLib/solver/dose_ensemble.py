@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, DvhMetricKind, StructureDose, dose_axis_gy
-from RTDigitalTwinLib.dosimetry.goals import MetricSamples
 from RTDigitalTwinLib.dosimetry.inside_voxels import SAMPLES_TOGETHER, StructureVoxels, doses_inside
+from RTDigitalTwinLib.dosimetry.metric_samples import MetricSamples
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.crop import Crop
 from RTDigitalTwinLib.patient.patient import Patient
@@ -209,10 +209,8 @@ class DoseEnsemble:
         return self._metrics[name, parsed]
 
     def metric_samples(self, name: str, metric: DvhMetric, inside: StructureDose | None = None) -> MetricSamples:
-        """A metric with its samples, calibrated where that was measured, as clinical goals are judged on."""
-        values = self.metric(name, str(metric), inside)
-        samples = values.calibrated_samples() if self.has_spread else values.samples
-        return MetricSamples(float(values.mean), samples, values.is_calibrated)
+        """A metric with its samples, calibrated where that was measured, as goals and constraints are judged on."""
+        return self.metric(name, str(metric), inside).metric_samples
 
     def equivalent_dose(self, name: str, eud_gy: Worked, inside: StructureDose | None = None) -> Ensemble:
         """An equivalent uniform dose of a structure, with the spread of its doses calibrated.

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from RTDigitalTwinLib.dosimetry.metric_samples import MetricSamples
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.solver.bands import BandScale
 
@@ -68,6 +69,18 @@ class Ensemble:
     def calibrated_samples(self) -> NDArray:
         """Samples of a scalar with the calibrated spread; as they are where it was not measured."""
         return self.samples if self.scale is None else self.scale.calibrated(self.samples)
+
+    @property
+    def metric_samples(self) -> MetricSamples:
+        """Of a scalar, as goals and constraints are judged on it: by the distribution that its bands are of."""
+        scale = self.scale
+        if scale is None or self.count < 2:
+            return MetricSamples(float(self.mean), self.samples)
+
+        def kept_ratio(limit: float, upper: bool) -> float:
+            return scale.kept_ratio(self.samples, limit, upper=upper)
+
+        return MetricSamples(float(self.mean), scale.calibrated(self.samples), True, kept_ratio)
 
     def sampled_band(self, level: float = 0.95) -> tuple[NDArray, NDArray]:
         """Pointwise central band of the *sampled* spread: (low, high). Too narrow."""
