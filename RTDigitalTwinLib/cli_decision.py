@@ -113,12 +113,15 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     from RTDigitalTwinLib.decision.chance import bound_percent, percent
 
     known = row["violated"] is not None
+    violated = f"{row['violated']} of {row['samples']}" if known else ""
+    if known and row["most_probability"] < 1:
+        violated += f", below {bound_percent(row['most_probability'])}"
     return (
         str(row["place"]),
         row["action"],
         row["outcome"],
         f"{row['utility']:.3f}",
         "" if row["gain"] is None else f"{row['gain']:+.3f}",
-        f"{row['violated']} of {row['samples']}, below {bound_percent(row['most_probability'])}" if known else "",
+        violated,
         percent(row["risk"]) if known else "",
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 
-KeptRatio = Callable[[float, bool], float]  # of a limit, upper or lower
+Judge = Callable[[float, bool], NDArray[np.float64]]  # of a limit, upper or lower: (samples,) how much of each keeps it
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,26 +20,30 @@ class MetricSamples:
     Attributes
     ----------
     nominal : the value to show: of the single dose, or the samples' mean.
-    kept_ratio : probability that a limit (``upper`` or lower) is kept, of the distribution that the samples stand for;
-        None where the samples are all that is known of it.
+    judge : by the distribution that the samples stand for; None where they are all that is known of it.
     """
 
     nominal: float
     samples: NDArray[np.float64]
     is_calibrated: bool = False
-    kept_ratio: KeptRatio | None = None
+    judge: Judge | None = None
 
     def kept(self, limit: float, *, upper: bool) -> NDArray[np.float64]:
-        """(samples,) how much of each sample keeps a limit; their mean is the probability that it is kept.
+        """(samples,) how much of each sample keeps a limit, 0..1; their mean is the probability that it is kept."""
+        if self.judge is not None:
+            return self.judge(limit, upper)
+        return np.asarray(self.samples <= limit if upper else self.samples >= limit, float)
 
-        A sample stands for the n-th part of the distribution about it, in order of size: of one part the limit may
-        leave a share, and all others keep it or do not. So limits on several metrics are judged sample by sample.
-        """
-        if self.kept_ratio is None:
-            return np.asarray(self.samples <= limit if upper else self.samples >= limit, float)
-        n = self.samples.size
-        before = ranks(self.samples) if upper else n - 1 - ranks(self.samples)
-        return np.clip(n * self.kept_ratio(limit, upper) - before, 0.0, 1.0)
+
+def kept_parts(samples: NDArray, kept_ratio: float, *, upper: bool) -> NDArray[np.float64]:
+    """(samples,) how much of each keeps a limit, where the distribution that they stand for does with ``kept_ratio``.
+
+    A sample stands for the n-th part of the distribution about it, in order of size: of one part the limit may leave a
+    share, and all others keep it or do not. So limits on several metrics are judged together, sample by sample.
+    """
+    n = len(samples)
+    before = ranks(samples) if upper else n - 1 - ranks(samples)
+    return np.clip(n * kept_ratio - before, 0.0, 1.0)
 
 
 def ranks(values: NDArray) -> NDArray[np.intp]:

@@ -139,7 +139,7 @@ class BandCalibration:
     Attributes
     ----------
     voxels : by key a factor for each dose range (between ``DOSE_EDGES_GY``) and level.
-    metrics : by "key metric" factors by level; "key Gy" and "key %" stand for metrics that were not measured.
+    metrics : by "key metric" factors by level; "key Gy" stands for doses that were not measured.
     curves : by key factors by level.
     patients, samples : what it was measured on.
     correlation : shares of the lengths over which errors hang together (``solver.correlation``).
@@ -158,9 +158,14 @@ class BandCalibration:
         return LEVELS[min((len(factors) for factors in self.metrics.values()), default=1) - 1]
 
     def metric_scale(self, structure: str, kind: StructureKind, metric: str, unit: str) -> BandScale | None:
-        """For a DVH metric of a structure, pooled over what is alike where it was not measured itself; None without."""
+        """For a DVH metric of a structure, pooled over what is alike where it was not measured itself; None without.
+
+        A dose that was not measured has the factors of other doses. A volume at a dose has not: how its spread goes
+        with its error depends on how near to all or none it is (``curve_scale`` tells of it instead).
+        """
         pooled = pooled_key(kind)
-        for key in (f"{structure} {metric}", f"{pooled} {metric}", f"{pooled} {unit}"):
+        alike = () if unit == "%" else (f"{pooled} {unit}",)
+        for key in (f"{structure} {metric}", f"{pooled} {metric}", *alike):
             if key in self.metrics:
                 return BandScale(self.metrics[key], FLOORS[unit], 100.0 if unit == "%" else np.inf)
         return None
