@@ -114,7 +114,9 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
     known = row["violated"] is not None
     violated = f"{row['violated']} of {row['samples']}" if known else ""
-    if known and row["most_probability"] < 1:
+    if known and not row["calibrated"]:
+        violated += ", not calibrated"
+    elif known and row["most_probability"] < 1:
         violated += f", below {bound_percent(row['most_probability'])}"
     return (
         str(row["place"]),

@@ -214,6 +214,7 @@ def test_no_word_is_beside_a_number_that_contradicts_it() -> None:
         number = float(shown.removeprefix("above ").removeprefix("below ").removesuffix(" %"))
         assert (number >= 95) is (status is Status.MET) and (number <= 5) is (status is Status.VIOLATED), met
     assert row(Status.ACCEPTABLE, 0.6, 0.961).probability_words == "60 % (96 % accepted)"
+    assert row(Status.MET, 0.96, 0.985).probability_words == "96 %"
     assert row(Status.MET, 1.0, 1.0).probability_words == "above 99 %"  # a spread is never certainty
     assert row(Status.MET, 1.0, 1.0, calibrated=False).probability_words == "100 % *"  # of the samples, all
 

@@ -134,6 +134,8 @@ def test_a_chance_counts_what_is_beyond_the_variation_accepted() -> None:
     # P(at most 4 of 20 | 0.375) = 0.1, rounded up.
     assert "violated in 4 of 20 samples; below 37 % with 90 % confidence, where 20 % is allowed" in found.words
     assert "0.5 Gy beyond what is accepted" in found.words
+    unmeasured = replace(found, is_calibrated=False)
+    assert unmeasured.bound_words == "4 of 20 samples; spread not calibrated" and "below" not in unmeasured.words
     lax = replace(one, structures=("Brainstem",), acceptable=100.0)
     either = judge_chance(Constraint("or", (one, lax)), lambda *_: MetricSamples(49.5, values, True), 0.2, 0.9)
     assert either.violated == 0 and either.criterion is lax and either.is_kept

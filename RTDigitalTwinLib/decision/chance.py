@@ -62,8 +62,13 @@ class Chance:
 
     @property
     def bound_words(self) -> str:
-        """What the samples support: ``0 of 64 samples; below 4.6 % with 95 % confidence``."""
-        return bound_words(self.violated, self.samples, self.most_probability, self.confidence)
+        """What the samples say: ``0 of 64 samples; below 4.6 % with 95 % confidence``."""
+        said = f"{self.violated} of {counted(self.samples, 'sample')}"
+        if not self.is_calibrated:
+            return f"{said}; spread not calibrated"
+        if self.most_probability >= 1:
+            return said
+        return f"{said}; below {bound_percent(self.most_probability)} with {percent(self.confidence)} confidence"
 
     @property
     def words(self) -> str:
@@ -77,14 +82,8 @@ class Chance:
         if self.excess > 0:
             said += f", {self.excess:.1f} {unit} beyond what is accepted"
         if not self.is_calibrated:
-            said += "; the spread of this is not calibrated, and nothing can be certified"
+            said += "; so nothing can be certified"
         return f"{said}."
-
-
-def bound_words(violated: int, samples: int, most: float, confidence: float) -> str:
-    """How often of how many, and what so many samples can say of the probability."""
-    said = f"{violated} of {counted(samples, 'sample')}"
-    return said if most >= 1 else f"{said}; below {bound_percent(most)} with {percent(confidence)} confidence"
 
 
 def bound_percent(most: float) -> str:

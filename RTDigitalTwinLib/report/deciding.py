@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from RTDigitalTwinLib.decision.actions import Keep
-from RTDigitalTwinLib.decision.chance import bound_words
 from RTDigitalTwinLib.decision.ranking import Assessment, Ranking
 from RTDigitalTwinLib.dosimetry.goals import GoalResult
 from RTDigitalTwinLib.errors import RTDigitalTwinError
@@ -29,7 +28,8 @@ class RankedRow:
     expected : mean benefit minus effort; ``low`` and ``high`` are the central 95 % of it over the samples.
     uncertainty : standard deviation of the benefit over the calibrated samples.
     gain : expected against keeping the plan, on the same samples; None of keeping.
-    worst_constraint : the one with the highest bound beside its risk, with its numbers.
+    worst_constraint : the one with the highest bound beside its risk, with its numbers; ``violated_words`` says how
+        often it is violated and what that says of the probability, and ``calibrated`` whether its spread was measured.
     reasons : sentences.
     """
 
@@ -52,7 +52,8 @@ class RankedRow:
     violated: int | None
     samples: int | None
     most_probability: float | None
-    confidence: float
+    calibrated: bool | None
+    violated_words: str
     risk: float | None
     beam_consistency_ratio: float | None
     reasons: str
@@ -60,13 +61,6 @@ class RankedRow:
     @property
     def sign(self) -> str:
         return SIGNS[self.outcome]
-
-    @property
-    def bound_words(self) -> str:
-        """How often the worst constraint is violated, and what that says; "" where there is none."""
-        if self.violated is None or self.samples is None or self.most_probability is None:
-            return ""
-        return bound_words(self.violated, self.samples, self.most_probability, self.confidence)
 
 
 @dataclass(frozen=True)
@@ -140,8 +134,7 @@ class Deciding:
     @property
     def rows(self) -> tuple[RankedRow, ...]:
         best = self.ranking.recommended
-        confidence = self.ranking.protocol.confidence
-        return tuple(_row(k, a, a is best, confidence) for k, a in enumerate(self.ranking.assessed, start=1))
+        return tuple(_row(k, a, a is best) for k, a in enumerate(self.ranking.assessed, start=1))
 
     @property
     def constraints(self) -> tuple[ConstraintRow, ...]:
@@ -207,7 +200,7 @@ class Deciding:
         }
 
 
-def _row(place: int, a: Assessment, is_best: bool, confidence: float) -> RankedRow:
+def _row(place: int, a: Assessment, is_best: bool) -> RankedRow:
     worst = max(a.chances, key=lambda c: c.excess_ratio, default=None)
     low, high = a.utility.band()
     outcome = RECOMMENDED if is_best else ACCEPTABLE if a.is_acceptable else NOT_CERTIFIED
@@ -231,7 +224,8 @@ def _row(place: int, a: Assessment, is_best: bool, confidence: float) -> RankedR
         None if worst is None else worst.violated,
         None if worst is None else worst.samples,
         None if worst is None else worst.most_probability,
-        confidence,
+        None if worst is None else worst.is_calibrated,
+        "" if worst is None else worst.bound_words,
         None if worst is None else worst.risk,
         a.outcome.beam_consistency_ratio,
         " ".join(a.reasons),

@@ -141,13 +141,13 @@ class GoalRow:
     def probability_words(self) -> str:
         """In whole percent, never rounded to certainty or over the bounds of a word; marked where not calibrated.
 
-        Where a variation is accepted, with the probability that at least this is kept.
+        Of a goal that is not called met, with the probability that at least the accepted variation is kept.
         """
         if self.probability_met is None or self.probability_acceptable is None:
             return ""
         met, acceptable = self.probability_met, self.probability_acceptable
         words, accepted = (_percent_words(ratio, bool(self.calibrated)) for ratio in (met, acceptable))
-        if accepted != words:
+        if accepted != words and self.status != Status.MET.value:
             words = f"{words} ({accepted} accepted)"
         return words if self.calibrated else f"{words} {UNCALIBRATED}"
 

@@ -217,7 +217,7 @@ def _ranking(findings: Findings) -> Table | None:
             "Gain on keeping": np.round(gains, 4),
             "Better than keeping (%)": np.round(better, 1),
             "Nearest limit": tuple(row.worst_constraint for row in rows),
-            "Violated in": tuple(row.bound_words for row in rows),
+            "Violated in": tuple(row.violated_words for row in rows),
             "Reasons": tuple(row.reasons for row in rows),
         },
         " ".join(("Research use only.", findings.deciding.words, *ranking.notes)),
