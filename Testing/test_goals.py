@@ -27,7 +27,7 @@ from RTDigitalTwinLib.dosimetry.metric_samples import Metrics, MetricSamples
 from RTDigitalTwinLib.errors import PatientDataError, ProtocolError
 from RTDigitalTwinLib.report.goal_table import GoalRow, goal_choice, goal_tables
 from RTDigitalTwinLib.solver.bands import BandScale
-from RTDigitalTwinLib.solver.ensemble import Ensemble
+from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS, Ensemble, VolumeEnsemble
 from Testing.builders import hand_made_calibration, hand_made_ensemble, small_patient
 
 MEAN = DvhMetric.parse("mean")
@@ -184,6 +184,28 @@ def test_several_structures_are_judged_together() -> None:
         names = ["Parotid_L", "Parotid_R"]
         assert evaluate_goal(both, names, metrics).probability_met == pytest.approx(all_of)
         assert evaluate_goal(either, names, metrics).probability_met == pytest.approx(one_of)
+
+
+def test_a_volume_that_was_not_measured_is_as_sure_as_the_dose_at_it() -> None:
+    """V44 is at most 20 % just where D20 is at most 44 Gy; at the edges of its band with 97.5 and 2.5 %."""
+    curves = LIKELY_GY[:, None] + np.linspace(6, -6, VOLUME_RATIOS.size)
+    doses = Ensemble(curves, "Gy", SCALE)
+    d20 = np.array([np.interp(0.2, VOLUME_RATIOS, row) for row in curves])
+    sampled = np.array([100 * np.interp(44.0, row[::-1], VOLUME_RATIOS[::-1], 1.0, 0.0) for row in curves])
+    volume = VolumeEnsemble(sampled, "%", SCALE, doses, 44.0, 100.0)
+    found = volume.metric_samples
+    wanted = SCALE.kept_ratio(d20, 44.0, upper=True)
+    assert 0.5 < wanted < 0.95 and found.is_calibrated
+    assert found.kept(20.0, upper=True).mean() == pytest.approx(wanted)
+    assert found.kept(20.0, upper=False).mean() == pytest.approx(1 - wanted)
+    assert abs((found.samples <= 20).sum() - 16 * wanted) <= 0.5 + 1e-9
+    low, high = volume.band(0.95)
+    assert low < sampled.mean() < high < 100
+    assert found.kept(float(high), upper=True).mean() == pytest.approx(0.975, abs=0.002)
+    assert found.kept(100.0, upper=True).min() == 1.0 and found.kept(0.0, upper=False).min() == 1.0
+    # No sample has a voxel of 56 Gy, and none says so for sure: D5 is 45.4 Gy on average.
+    hot = VolumeEnsemble(np.zeros(16), "%", SCALE, doses, 56.0, 100.0).metric_samples.kept(5.0, upper=True).mean()
+    assert hot == pytest.approx(SCALE.kept_ratio(curves[:, 6], 56.0, upper=True), abs=0.01) and 0.95 < hot < 1
 
 
 def test_of_several_alternatives_the_most_probable_is_shown() -> None:

@@ -47,8 +47,8 @@ def kept_parts(samples: NDArray, kept_ratio: float, *, upper: bool) -> NDArray[n
 
 
 def ranks(values: NDArray) -> NDArray[np.intp]:
-    """(samples,) position of each value among them, from 0; equal values in the order given."""
-    return np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    """Position of each value among the samples (first axis), from 0; equal values in the order given."""
+    return np.argsort(np.argsort(values, axis=0, kind="stable"), axis=0, kind="stable")
 
 
 Metrics = Callable[[str, DvhMetric], MetricSamples]

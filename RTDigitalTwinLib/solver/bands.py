@@ -56,7 +56,7 @@ class BandScale:
         return BandScale(self.factors, self.floor * unit, self.highest * unit)
 
     def calibrated(self, samples: NDArray) -> NDArray[np.float64]:
-        """Samples (samples,) of a scalar, moved until they lie evenly in the calibrated distribution.
+        """Samples (samples, ...), moved until those of each value lie evenly in its calibrated distribution.
 
         Its central bands are the calibrated ones (``kept_ratio``). Sample k of n in order goes to its quantile
         (k + 0.5) / n, so that samples of several values stay together, and the number beyond a limit is what the
@@ -64,7 +64,7 @@ class BandScale:
         """
         values = np.asarray(samples, float)
         mean, spread = self._centre(values)
-        central = 2 * (ranks(values) + 0.5) / values.size - 1
+        central = 2 * (ranks(values) + 0.5) / len(values) - 1
         return np.clip(mean + np.sign(central) * self._factors_of(np.abs(central)) * spread, 0, self.highest)
 
     def kept_ratio(self, samples: NDArray, limit: float, *, upper: bool) -> float:
@@ -75,7 +75,7 @@ class BandScale:
         beyond the highest they go on as those of a normal distribution do.
         Raises RTDigitalTwinError with fewer than two samples.
         """
-        mean, spread = self._centre(np.asarray(samples, float))
+        mean, spread = (float(v) for v in self._centre(np.asarray(samples, float)))
         if limit >= self.highest if upper else limit <= 0:
             return 1.0
         if limit < 0 if upper else limit > self.highest:
@@ -86,11 +86,11 @@ class BandScale:
         central = self._central_ratio(abs(room) / spread)
         return (1 + central) / 2 if room >= 0 else (1 - central) / 2
 
-    def _centre(self, values: NDArray) -> tuple[float, float]:
-        """Mean, and the spread that factors multiply."""
-        if values.size < 2:
+    def _centre(self, values: NDArray) -> tuple[NDArray, NDArray]:
+        """Mean over the samples, and the spread that factors multiply."""
+        if len(values) < 2:
             raise RTDigitalTwinError("A spread needs at least two samples.", remedy="Ask for more samples.")
-        return float(values.mean()), float(np.sqrt(values.var(ddof=1) + self.floor**2))
+        return values.mean(axis=0), np.sqrt(values.var(axis=0, ddof=1) + np.square(self.floor))
 
     def _factors_of(self, central: NDArray) -> NDArray[np.float64]:
         """Factors of the bands that hold shares 0..1 (excluded) of the distribution."""

@@ -67,7 +67,7 @@ class Ensemble:
         return self.scale is not None
 
     def calibrated_samples(self) -> NDArray:
-        """Samples of a scalar with the calibrated spread; as they are where it was not measured."""
+        """Samples with the calibrated spread; as they are where it was not measured."""
         return self.samples if self.scale is None else self.scale.calibrated(self.samples)
 
     @property
@@ -206,8 +206,7 @@ class VolumeEnsemble(Ensemble):
         """Where each calibrated curve of the doses at volumes has the dose."""
         if self.scale is None:
             return self.samples
-        moved = np.stack([self._dose_at(ratio).calibrated_samples() for ratio in VOLUME_RATIOS], axis=1)
-        falling = np.minimum.accumulate(moved, axis=1)
+        falling = np.minimum.accumulate(self.doses.calibrated_samples(), axis=1)
         return np.array([self.whole * _volume_ratio(row, self.at_gy) for row in falling])
 
     @property
