@@ -64,6 +64,7 @@ def _recommend(options: Namespace) -> int:
     from rich.console import Console
 
     with lasting_imports():
+        from RTDigitalTwinLib.decision.chance import percent
         from RTDigitalTwinLib.recommend import RecommendSettings, recommend_patient
 
     goals = chosen_goals(options.goals)
@@ -93,9 +94,13 @@ def _recommend(options: Namespace) -> int:
         )
     print_notes(summary["warnings"])
     to = Console(highlight=False)
-    headings = ("", "action", "outcome", "utility", "gain", "a violation", "allowed")
+    headings = ("", "action", "outcome", "utility", "gain", "violated in", "allowed")
     title = f"{summary['patient']}: {counted(summary['samples'], 'sample')}, utility by {summary['protocol']['name']}"
     print_table(to, title, headings, [_cells(row) for row in summary["actions"]])
+    confidence = percent(summary["protocol"]["confidence"])
+    said = "how many samples exceed what it accepts, and what the probability of that stays below"
+    said = f"Violated: of the limit nearest to its allowed risk, {said} with {confidence} confidence"
+    to.print(f"{said}, as far as so many samples can tell.", markup=False, soft_wrap=True)
     for one in summary["refused"]:
         to.print(f"Not possible: {one['name']}. {one['reason']}", markup=False)
     to.print(summary["words"], markup=False, soft_wrap=True)
@@ -107,15 +112,20 @@ def _recommend(options: Namespace) -> int:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    from RTDigitalTwinLib.decision.chance import percent
+    from RTDigitalTwinLib.decision.chance import bound_percent, percent
 
-    bound, risk = (("" if row[key] is None else percent(row[key])) for key in ("most_probability", "risk"))
+    known = row["violated"] is not None
+    violated = f"{row['violated']} of {row['samples']}" if known else ""
+    if known and not row["calibrated"]:
+        violated += ", not calibrated"
+    elif known and row["most_probability"] < 1:
+        violated += f", below {bound_percent(row['most_probability'])}"
     return (
         str(row["place"]),
         row["action"],
         row["outcome"],
         decimal(row["utility"], 3),
         "" if row["gain"] is None else decimal(row["gain"], 3, signed=True),
-        f"at most {bound}" if bound else "",
-        risk,
+        violated,
+        percent(row["risk"]) if known else "",
     )

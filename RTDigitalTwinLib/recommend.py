@@ -29,6 +29,7 @@ from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.record import SAMPLE, record_origin, write_dose_record, write_structures_record
 from RTDigitalTwinLib.report.charts import PAPER
 from RTDigitalTwinLib.report.deciding import Deciding, RankedRow
+from RTDigitalTwinLib.report.observing import belief_notes
 from RTDigitalTwinLib.report.tables import Findings, write_rows
 from RTDigitalTwinLib.report.utility_chart import utility_figure
 from RTDigitalTwinLib.run import (
@@ -120,8 +121,7 @@ def recommend_patient(
             )
         belief = twin.dose_belief
         simulated = isinstance(belief, RecalibratedBelief) and belief.is_simulated
-        if simulated:
-            notes.append("Observations behind this are simulated: they stand in for measurements.")
+        notes += belief_notes(belief)
         deciding = Deciding(ranking, simulated)
         with watch.stage("tables and volumes"):
             progress(0.65, "tables and volumes")

@@ -103,7 +103,7 @@ def hand_made_calibration(samples: int = 8) -> BandCalibration:
     kinds = ("target", "organ")
     return BandCalibration(
         {key: (factors,) * (len(DOSE_EDGES_GY) + 1) for key in (*kinds, REMAINDER)},
-        {f"{key} {unit}": factors for key in kinds for unit in ("Gy", "%")},
+        {f"{key} Gy": factors for key in kinds},
         dict.fromkeys(kinds, factors),
         patients=40,
         samples=samples,

@@ -64,13 +64,21 @@ def test_keeping_and_imaging_change_nothing(situation: Situation) -> None:
     assert "lessens the uncertainty" in ReImage().outcome(situation).notes[0]
 
 
+@pytest.mark.parametrize(("factor", "words"), [(1.025, "2.5 % more"), (0.95, "5 % less")])
+def test_scaling_says_what_it_means(situation: Situation, factor: float, words: str) -> None:
+    (note,) = Scale(factor).outcome(situation).notes
+    assert note.startswith(f"It gives {words} dose everywhere, to organs as well as targets, as if {70 * factor:g} Gy")
+    assert "for a physician to decide" in note and "no outcomes of patients" in note
+
+
 def test_the_best_factor_within_bounds() -> None:
     low, high = (Situation(made_prediction(scale)) for scale in (0.94, 1.1))
     lifted, lessened = ScaleWithin().outcome(low), ScaleWithin(0.92, 1.05).outcome(high)
     assert mean_of(lifted.prediction, "PTV_7000") > mean_of(low.prediction, "PTV_7000")
     assert mean_of(lessened.prediction, "PTV_7000") < mean_of(high.prediction, "PTV_7000")
     ratio = mean_of(lifted.prediction, "PTV_7000") / mean_of(low.prediction, "PTV_7000")
-    assert lifted.notes == (f"The best factor is {ratio:.3f}.",) and 1 < ratio <= 1.05 + 1e-3
+    assert lifted.notes[0] == f"The best factor is {ratio:.3f}." and 1 < ratio <= 1.05 + 1e-3
+    assert lifted.notes[1].startswith("It gives ") and "% more dose everywhere" in lifted.notes[1]
     for wrong in ((1.01, 1.05), (0.8, 1.0), (1.0, 1.0)):
         with pytest.raises(RTDigitalTwinError, match="cannot be scaled from"):
             ScaleWithin(*wrong)

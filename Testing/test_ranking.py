@@ -15,7 +15,8 @@ from RTDigitalTwinLib.decision.protocol import Constraint, DecisionProtocol, dec
 from RTDigitalTwinLib.decision.ranking import rank
 from RTDigitalTwinLib.decision.utility import Gain, terms_for, utility_of
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
-from RTDigitalTwinLib.dosimetry.goals import Criterion, MetricSamples
+from RTDigitalTwinLib.dosimetry.goals import Criterion
+from RTDigitalTwinLib.dosimetry.metric_samples import MetricSamples
 from RTDigitalTwinLib.errors import Cancelled, LedgerError, PatientDataError, ProtocolError, RTDigitalTwinError
 from RTDigitalTwinLib.model.biology import load_biology, models_for
 from RTDigitalTwinLib.patient.plan import Prescription
@@ -127,8 +128,14 @@ def test_a_chance_counts_what_is_beyond_the_variation_accepted() -> None:
     )
     assert (found.samples, found.violated, found.beyond_limit) == (20, 4, 10)
     assert found.most_probability == pytest.approx(most_probability(4, 20, 0.9)) and not found.is_kept
-    assert found.value_at_risk == pytest.approx(np.quantile(values, 0.8)) and found.excess == pytest.approx(0.2)
-    assert "violated in 4 of 20 samples" in found.words and "0.2 Gy beyond what is accepted" in found.words
+    assert found.probability == pytest.approx(0.2)
+    # Four samples lie beyond 55.5 Gy, between 55 and 56.
+    assert found.value_at_risk == pytest.approx(55.5) and found.excess == pytest.approx(0.5)
+    # P(at most 4 of 20 | 0.375) = 0.1, rounded up.
+    assert "violated in 4 of 20 samples; below 37 % with 90 % confidence, where 20 % is allowed" in found.words
+    assert "0.5 Gy beyond what is accepted" in found.words
+    unmeasured = replace(found, is_calibrated=False)
+    assert unmeasured.bound_words == "4 of 20 samples; spread not calibrated" and "below" not in unmeasured.words
     lax = replace(one, structures=("Brainstem",), acceptable=100.0)
     either = judge_chance(Constraint("or", (one, lax)), lambda *_: MetricSamples(49.5, values, True), 0.2, 0.9)
     assert either.violated == 0 and either.criterion is lax and either.is_kept
@@ -247,9 +254,10 @@ def test_abstains_and_says_what_stands_in_the_way() -> None:
     # The plan's own dose falls to a few Gy at the cord.
     assert any("plan's own dose does not keep it either" in line for line in ranking.obstacles)
     # One violation among 64 is a share within 5 %, but they cannot certify it.
-    one = Situation(uniform_ensemble(np.r_[np.zeros(63), 8.0]))
-    near = rank(one, (), protocol(constraints=[cord(at_most=67.0)]))
-    assert near.abstains and near.assessed[0].chances[0].violated == 1
+    highest = np.sort(gy.metric_samples("SpinalCord", CORD).samples)[-2:]
+    near = rank(Situation(gy), (), protocol(constraints=[cord(at_most=float(highest.mean()))]))
+    (chance,) = near.keep.chances
+    assert near.abstains and chance.violated == 1 and 0.5 / 64 < chance.probability < 1.5 / 64
     assert any("64 samples certify it only with at most 0; more samples may tell" in line for line in near.obstacles)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from RTDigitalTwinLib.calibration.belief import load_belief, prior_of, save_belief
 from RTDigitalTwinLib.calibration.measurements import write_measurements
+from RTDigitalTwinLib.calibration.treatment_change import FoundChange
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.decision.actions import ActionKind, Outcome, Scale, Situation
 from RTDigitalTwinLib.decision.protocol import load_decision
@@ -22,6 +24,7 @@ from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, Nois
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.replay import replay
+from RTDigitalTwinLib.report.observing import SIMULATED_NOTE
 from RTDigitalTwinLib.twin import Twin
 from Testing.dicom_sets import edited, maps
 
@@ -178,6 +181,8 @@ def test_the_report_shows_the_ranking(results: Path) -> None:
     for words in (
         "What to do next",
         "Recommended: scale by 1.02",
+        "It gives 2 % more dose everywhere, to organs as well as targets, as if 71.4 Gy were prescribed in place of 70",
+        "0 of 64 samples; below 4.6 % with 95 % confidence",
         "if nothing is changed",
         "PTV_7000 mean ≤ 199 Gy",
         "TG-166",
@@ -208,6 +213,9 @@ def test_recommend_abstains(
     printed = capsys.readouterr()
     assert "No recommendation: none of 2 actions is acceptable." in printed.out
     assert "The nearest is" in printed.out and "Research use only" in printed.out
+    said = " ".join(printed.out.split())
+    assert "violated in 74 of 74 samples, where 4 % is allowed" in said  # all of them bound nothing
+    assert "below with 95 % confidence, as far as so many samples can tell" in said
     assert "74 samples are drawn rather than 64" in " ".join(printed.err.split())
     summary = json.loads((out / "summary.json").read_text())
     assert summary["abstains"] and summary["recommended"] is None and summary["obstacles"]
@@ -272,10 +280,19 @@ def test_recommend_goes_on_from_measurements(
     summary = json.loads((first / "summary.json").read_text())
     assert summary["simulated"] and "belief.npz" in summary["files"]
     assert any("calibrated before 1 observation" in warning for warning in summary["warnings"])
+    assert SIMULATED_NOTE in summary["warnings"]
     assert sitk.ReadImage(str(first / "dose_recommended.nrrd")).GetMetaData("simulated") == "yes"
     assert recommend(target_folder, narrow_weights, second, *lax, "--belief", str(first / "belief.npz")) == 0
     kinds = [e.kind for e in read_ledger(second / "ledger.jsonl")]
     assert kinds == ["opened", "observed", RECOMMENDED, "opened", "adopted", RECOMMENDED]
+    prior = prior_of(Twin(patient, narrow_weights, "cpu").dose_belief)
+    shift = FoundChange(0.63, (4.0, 0.0, -3.0), 0.0, 0.0)
+    (tmp_path / "shifted").mkdir()
+    save_belief(replace(load_belief(first / "belief.npz", prior), change=shift), tmp_path / "shifted" / "belief.npz")
+    third, told = tmp_path / "third", ("--belief", str(tmp_path / "shifted" / "belief.npz"))
+    assert recommend(target_folder, narrow_weights, third, *lax, *told) == 0
+    assert {*shift.words, SIMULATED_NOTE} <= set(json.loads((third / "summary.json").read_text())["warnings"])
+    assert "explains part of what was measured, with probability 63%" in (third / "report.html").read_text()
     one, two = (json.loads((out / "ranking.json").read_text())["actions"] for out in (first, second))
     assert canonical({"a": [a["action"] for a in one]}) == canonical({"a": [a["action"] for a in two]})
     assert [a["utility"] for a in one] == pytest.approx([a["utility"] for a in two], abs=1e-6)

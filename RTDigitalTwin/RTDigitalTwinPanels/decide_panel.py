@@ -15,7 +15,7 @@ from RTDigitalTwinLib.scene.table_nodes import words_of_column
 from RTDigitalTwinPanels.layout import showLayout
 
 _COLUMNS = (
-    "Place", "Action", "Outcome", "Utility", "Gain on keeping", "Violated with at most (%)", "Nearest limit", "Reasons",
+    "Place", "Action", "Outcome", "Utility", "Gain on keeping", "Violated in", "Nearest limit", "Reasons",
 )  # fmt: skip
 _REASONS_COLUMN = _COLUMNS.index("Reasons")
 
@@ -52,7 +52,7 @@ class DecidePanel:
         ui.rankingTable.connect("itemSelectionChanged()", self.onSelect)
         ui.computeActionButton.connect("clicked(bool)", self.onCompute)
         ui.presentDoseButton.connect("clicked(bool)", self.onPresent)
-        titles = [_("Place"), _("Action"), _("Outcome"), _("Utility"), _("Gain"), _("Violated, at most (%)"),
+        titles = [_("Place"), _("Action"), _("Outcome"), _("Utility"), _("Gain"), _("Violated in"),
                   _("Nearest limit"), _("Reasons")]  # fmt: skip
         ui.rankingTable.setColumnCount(len(titles))
         ui.rankingTable.setHorizontalHeaderLabels(titles)

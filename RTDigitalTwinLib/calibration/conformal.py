@@ -124,7 +124,8 @@ def fit(cohort: Sequence[PatientScores], samples: int) -> BandCalibration:
                 curves.add(key, i, points)
         for (name, metric), score in patient.metrics.items():
             pooled, unit = pooled_key(patient.kinds[name]), DvhMetric.parse(metric).unit
-            for key in (f"{name} {metric}", f"{pooled} {metric}", f"{pooled} {unit}"):
+            alike = (f"{pooled} Gy",) if unit == "Gy" else ()
+            for key in (f"{name} {metric}", f"{pooled} {metric}", *alike):
                 metrics.add(key, i, [score])
     keys = [key for key, k in voxels.keys() if key and k is None and voxels.patients((key, None)) >= FEWEST_PATIENTS]
     return BandCalibration(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
 from RTDigitalTwinLib.calibration.calibrator import Evidence
-from RTDigitalTwinLib.calibration.readings import Reading, band_std, read_scalars, voxel_std
+from RTDigitalTwinLib.calibration.readings import Reading, read_scalars, voxel_std
 from RTDigitalTwinLib.dosimetry.distance import signed_distance_mm
 from RTDigitalTwinLib.patient.observation import MetricObservation
 from RTDigitalTwinLib.progress import Progress, silent
@@ -148,7 +148,7 @@ def _slopes(reading: Reading, mean: NDArray, fields: NDArray) -> NDArray[np.floa
 
 def _mean_std(reading: Reading, drawn: DoseEnsemble) -> float:
     assert isinstance(reading.observation, MetricObservation)
-    return band_std(drawn.metric(reading.observation.structure, "mean"))
+    return drawn.metric(reading.observation.structure, "mean").calibrated_std
 
 
 def _means_of_volumes(evidence: Evidence) -> list[tuple[Reading, float, float]]:

@@ -32,7 +32,6 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import to_sitk
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble, doses_in_structure
-from RTDigitalTwinLib.solver.ensemble import Ensemble
 
 REACH_STD = 5  # standard deviations: further off, a Gaussian's kernel is cut
 
@@ -112,7 +111,7 @@ class Reading:
         if self.metric is None:
             return float(voxel_std(drawn)[np.maximum(self.places, 0)] @ (self.weights * (self.places >= 0)))
         assert isinstance(self.observation, MetricObservation)
-        return band_std(drawn.metric(self.observation.structure, _name(self.metric)))
+        return drawn.metric(self.observation.structure, _name(self.metric)).calibrated_std
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,13 +141,6 @@ class VolumeReading:
         full = np.zeros(self.crop.grid.voxel_count, np.float32)
         full[self.crop.mask_indices] = dose_gy
         return blurred(full.reshape(self.crop.grid.shape), self.crop, self.blur_mm)
-
-
-def band_std(predicted: Ensemble) -> float:
-    """Half the calibrated 95 % band of a scalar over 1.96; the samples' standard deviation where none was measured."""
-    if predicted.scale is None:
-        return float(predicted.std)
-    return float(predicted.scale.factor(0.95) * np.hypot(predicted.std, predicted.scale.floor) / 1.96)
 
 
 def read_scalars(observations: Sequence[Observation], patient: Patient, crop: Crop) -> list[Reading]:

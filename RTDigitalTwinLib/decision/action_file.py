@@ -79,8 +79,8 @@ def read_actions(path: Path, patient: Patient, belongs: Belongs | None = None) -
 def customary_actions(patient: Patient, prediction: DoseEnsemble | None = None) -> tuple[Action, ...]:
     """What is usually weighed: keep, scale, spare organs with a goal, boost targets, plan anew, take an image.
 
-    Where a prediction is given, only organs of a goal and targets of a prescription that more than 5 % of its samples
-    miss. Where the plan's beams are known to be no fixed coplanar fields, nothing that changes the dose in space.
+    Where a prediction is given, only organs of a goal and targets of a prescription that are missed with more than
+    5 %. Where the plan's beams are known to be no fixed coplanar fields, nothing that changes the dose in space.
     """
     actions: list[Action] = [Keep(), *(Scale(factor) for factor in CUSTOMARY_FACTORS)]
     if patient.plans and not patient.plan.not_fixed_fields:
@@ -122,7 +122,7 @@ def _targets_to_boost(patient: Patient, prediction: DoseEnsemble | None) -> list
     return [
         name
         for name, level_gy in levels.items()
-        if (prediction.metric_samples(name, covered).samples < level_gy).mean() > IN_DANGER_RATIO
+        if 1 - prediction.metric_samples(name, covered).kept(level_gy, upper=False).mean() > IN_DANGER_RATIO
     ]
 
 

@@ -127,7 +127,8 @@ class Scale:
         return f"scale by {self.factor:g}"
 
     def outcome(self, situation: Situation, progress: Progress = silent) -> Outcome:
-        return Outcome(scaled(situation.prediction, np.float32(self.factor)))
+        note = scaling_note(self.factor, situation.patient)
+        return Outcome(scaled(situation.prediction, np.float32(self.factor)), notes=(note,))
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,10 @@ class ScaleWithin:
             progress(step / SCALING_STEPS, f"factor {factor:.3f}")
             penalties.append(sum(part.scaled(float(factor)) for part in parts))
         best = float(factors[int(np.argmin(penalties))])
-        note = f"The best factor is {best:.3f}."
-        return Outcome(scaled(situation.prediction, np.float32(best)), notes=(note,))
+        notes = [f"The best factor is {best:.3f}."]
+        if best != 1:
+            notes.append(scaling_note(best, situation.patient))
+        return Outcome(scaled(situation.prediction, np.float32(best)), notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,19 @@ class ReImage:
     def outcome(self, situation: Situation, progress: Progress = silent) -> Outcome:
         note = "Re-imaging changes no dose: it lessens the uncertainty, and what that is worth shows over the course."
         return Outcome(situation.prediction, notes=(note,))
+
+
+def scaling_note(factor: float, patient: Patient) -> str:
+    """What it means to scale a whole dose."""
+    change = f"{100 * abs(factor - 1):.3g} % {'more' if factor > 1 else 'less'}"
+    said = f"It gives {change} dose everywhere, to organs as well as targets"
+    if patient.plans:
+        level_gy = patient.plan.prescription.highest_gy
+        said += f", as if {level_gy * factor:.4g} Gy were prescribed in place of {level_gy:g} Gy"
+    return (
+        f"{said}: another prescription than the plan's, which is for a physician to decide. What it gains is read off "
+        "models of tumour control and complications, which are no outcomes of patients."
+    )
 
 
 def require_risk(risk: float) -> None:

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from RTDigitalTwinLib.decision.protocol import Constraint, required_ratio
-from RTDigitalTwinLib.dosimetry.goals import Criterion, Metrics, least_probability
+from RTDigitalTwinLib.dosimetry.goals import Criterion, least_probability, read_criteria, whole
+from RTDigitalTwinLib.dosimetry.metric_samples import Metrics
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.words import counted
 
@@ -22,7 +22,8 @@ class Chance:
     ----------
     samples, violated : number of samples, and of those beyond the variation accepted (the limit, where there is none).
     beyond_limit : number beyond the limit itself.
-    most_probability : upper bound of the violation's probability that the samples support (Clopper and Pearson).
+    probability : of a violation, as clinical goals have theirs (``MetricSamples.kept``).
+    most_probability : its upper bound that so many samples support with ``confidence`` (Clopper and Pearson).
     risk : allowed.
     criterion : the one that is violated least, of those that could be read.
     expected : mean over the samples of its metric, the worst of its structures.
@@ -34,17 +35,14 @@ class Chance:
     samples: int
     violated: int
     beyond_limit: int
+    probability: float
     most_probability: float
+    confidence: float
     risk: float
     criterion: Criterion
     expected: float
     value_at_risk: float
     is_calibrated: bool
-
-    @property
-    def probability(self) -> float:
-        """Share of the samples that violate it."""
-        return self.violated / self.samples
 
     @property
     def is_kept(self) -> bool:
@@ -63,20 +61,35 @@ class Chance:
         return beyond if self.criterion.upper else -beyond
 
     @property
+    def bound_words(self) -> str:
+        """What the samples say: ``0 of 64 samples; below 4.6 % with 95 % confidence``."""
+        said = f"{self.violated} of {counted(self.samples, 'sample')}"
+        if not self.is_calibrated:
+            return f"{said}; spread not calibrated"
+        if self.most_probability >= 1:
+            return said
+        return f"{said}; below {bound_percent(self.most_probability)} with {percent(self.confidence)} confidence"
+
+    @property
     def words(self) -> str:
         """One sentence: violated how often, how likely at most, allowed how much, and by how much it misses."""
         unit = self.criterion.metric.unit
         said = (
-            f"{self.constraint}: violated in {self.violated} of {counted(self.samples, 'sample')}, with a probability "
-            f"of at most {percent(self.most_probability)} where {percent(self.risk)} is allowed; "
+            f"{self.constraint}: violated in {self.bound_words}, where {percent(self.risk)} is allowed; "
             f"expected {self.expected:.1f} {unit}, {'at most' if self.criterion.upper else 'at least'} "
             f"{self.value_at_risk:.1f} {unit} with {percent(1 - self.risk)}"
         )
         if self.excess > 0:
             said += f", {self.excess:.1f} {unit} beyond what is accepted"
         if not self.is_calibrated:
-            said += "; the spread of this is not calibrated, and nothing can be certified"
+            said += "; so nothing can be certified"
         return f"{said}."
+
+
+def bound_percent(most: float) -> str:
+    """An upper bound, rounded up: what lies below it does."""
+    digits = 3 if most < 0.1 else 2
+    return percent(math.ceil(most * 10**digits - 1e-9) / 10**digits)
 
 
 def most_probability(violated: int, count: int, confidence: float) -> float:
@@ -106,39 +119,33 @@ def most_violations(count: int, risk: float, confidence: float) -> int:
 
 
 def judge_chance(constraint: Constraint, metrics: Metrics, risk: float, confidence: float) -> Chance:
-    """Judge a constraint on calibrated samples. ``risk`` is for constraints without their own.
+    """Judge a constraint by calibrated samples. ``risk`` is for constraints without their own.
 
     Raises RTDigitalTwinError where no criterion of it can be read.
     """
     allowed = risk if constraint.risk is None else constraint.risk
-    read: list[tuple[Criterion, NDArray, float, bool]] = []
-    problems = []
-    for criterion in constraint.criteria:
-        try:
-            found = [metrics(name, criterion.metric) for name in criterion.structures]
-        except RTDigitalTwinError as error:
-            problems.append(str(error))
-            continue
-        values = criterion.worst(np.stack([f.samples for f in found]))
-        expected = float(criterion.worst(np.array([f.nominal for f in found])))
-        read.append((criterion, values, expected, all(f.is_calibrated for f in found)))
+    read, problems = read_criteria(constraint.criteria, metrics)
     if not read:
         raise RTDigitalTwinError(" ".join(dict.fromkeys(problems)), where=constraint.label)
-    kept = np.logical_or.reduce([c.keeps(values, c.accepted) for c, values, *_ in read])
-    within = np.logical_or.reduce([c.keeps(values, c.limit) for c, values, *_ in read])
-    criterion, values, expected, _ = max(read, key=lambda row: int(row[0].keeps(row[1], row[0].accepted).sum()))
-    count, violated = kept.size, int((~kept).sum())
+    accepted = [one.accepted for one in read]
+    kept, within = np.maximum.reduce(accepted), np.maximum.reduce([one.met for one in read])
+    least = read[int(np.argmax([one.mean() for one in accepted]))]
+    criterion, count = least.criterion, kept.size
+    violated = count - whole(kept)
+    values = criterion.worst(np.stack([one.samples for one in least.found]))
     return Chance(
         constraint,
         count,
         violated,
-        int((~within).sum()),
+        count - whole(within),
+        float(1 - kept.mean()),
         most_probability(violated, count, confidence),
+        confidence,
         allowed,
         criterion,
-        expected,
-        float(np.quantile(values, 1 - allowed if criterion.upper else allowed)),
-        all(calibrated for *_, calibrated in read),
+        least.value.value,
+        float(np.quantile(values, 1 - allowed if criterion.upper else allowed, method="hazen")),
+        all(one.is_calibrated for one in read),
     )
 
 

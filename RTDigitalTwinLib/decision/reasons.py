@@ -10,6 +10,7 @@ from RTDigitalTwinLib.decision.utility import Gain, UtilityValue
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.solver.reading import Reading
+from RTDigitalTwinLib.words import decimal
 
 TARGET_METRICS, ORGAN_METRICS = ("D95", "D1"), ("mean", "D0.1cc")
 LEAST_CHANGE_GY = 0.1  # less is not told
@@ -60,19 +61,20 @@ def reasons_for(
     outcome: Outcome,
     chances: tuple[Chance, ...],
 ) -> tuple[str, ...]:
-    """What stands in the way first, then what is gained and lost."""
+    """What stands in the way first, then what must be known of the action, then what is gained and lost."""
     said = [f"Not certified. {chance.words}" for chance in chances if not chance.is_kept]
+    said += outcome.notes
     if gain is not None:
         said.append(
-            f"Better than keeping the plan with probability {percent(gain.probability_better)}: "
-            f"{gain.expected:+.3f} in utility before the uncertainty's penalty "
-            f"(95 % of the samples: {gain.low:+.3f} to {gain.high:+.3f})."
+            f"Better than keeping the plan in {percent(gain.probability_better)} of the samples: "
+            f"{decimal(gain.expected, 3, signed=True)} in utility before the uncertainty's penalty (95 % of the samples: "
+            f"{decimal(gain.low, 3, signed=True)} to {decimal(gain.high, 3, signed=True)})."
         )
     said += _of_terms(utility, keep)
     said += [row.words for row in changes[:MOST_TOLD] if abs(row.change) >= LEAST_CHANGE_GY]
     if utility.effort:
         said.append(f"Its effort counts {utility.effort:g}.")
-    return (*said, *outcome.notes)
+    return tuple(said)
 
 
 def _of_terms(utility: UtilityValue, keep: UtilityValue) -> list[str]:

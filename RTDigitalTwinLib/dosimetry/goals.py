@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.metric_samples import Metrics, MetricSamples
 from RTDigitalTwinLib.dosimetry.protocol_file import (
     HIGHEST_DOSE_GY,
     names_of,
@@ -29,12 +30,16 @@ GOAL_FILES = "goals_*.toml"
 SAME_PRESCRIPTION_RATIO = 0.02
 
 
+SURE = 0.95  # a goal is called met, acceptable or violated where that is as probable
+
+
 class Status(Enum):
-    """What became of a goal."""
+    """What became of a goal: of a single dose what it is, of an ensemble what is probable (``likely_status``)."""
 
     MET = "met"
     ACCEPTABLE = "acceptable"
     VIOLATED = "violated"
+    UNSURE = "unsure"
     NOT_EVALUATED = "not evaluated"
 
 
@@ -61,6 +66,10 @@ class Criterion:
 
     def keeps(self, values: NDArray, limit: float) -> NDArray[np.bool_]:
         return values <= limit if self.upper else values >= limit
+
+    def kept(self, found: Sequence[MetricSamples], limit: float) -> NDArray[np.float64]:
+        """(samples,) how much of each sample keeps a limit in all structures, 0..1; ``found`` are its metrics."""
+        return np.minimum.reduce([one.kept(limit, upper=self.upper) for one in found])
 
     def worst(self, values: NDArray) -> NDArray:
         """Of several structures (structures, ...), along the first axis."""
@@ -154,15 +163,16 @@ class GoalResult:
 
     Attributes
     ----------
-    status : of the dose, or of the mean of every metric over the samples.
-    criterion : the one it rests on: the first that holds, else the first that could be read; None where none could.
-    value : of that criterion's metric, the worst of its structures.
+    status : of the dose, or by the probabilities (``likely_status``).
+    criterion : the one it rests on: of a dose the first that holds, else the first that could be read; of an ensemble
+        the one that is kept most probably; None where none could be read.
+    value : of that criterion's metric, the worst of its structures; of an ensemble of the means over the samples.
     samples : number of samples; 1 of a single dose, for which there are no probabilities.
-    probability_met, probability_acceptable : share of the samples that meet the goal, and that at least keep the
-        accepted variation.
+    probability_met, probability_acceptable : that the goal is met, and that at least the accepted variation is kept
+        (``MetricSamples.kept``).
     least_probability_met : that the number of samples supports with 95 % confidence (Clopper and Pearson, Biometrika
         26, 404, 1934).
-    is_calibrated : whether the samples of every metric have a measured spread; else the probabilities are too sure.
+    is_calibrated : whether the spread of every metric was measured; else the probabilities are too sure.
     reason : why it was not evaluated, or what of it was not.
     read : every criterion that could be read, in the goal's order; ``criterion`` is one of them.
     """
@@ -181,57 +191,91 @@ class GoalResult:
 
 
 @dataclass(frozen=True, eq=False)
-class MetricSamples:
-    """A metric of one structure: samples (samples,), and whether their spread was measured.
+class ReadCriterion:
+    """A criterion with the metrics of its structures, on one dose or an ensemble."""
 
-    ``nominal`` is the value to show: of the single dose, or the samples' mean.
-    """
+    criterion: Criterion
+    found: tuple[MetricSamples, ...]
 
-    nominal: float
-    samples: NDArray[np.float64]
-    is_calibrated: bool = False
+    @property
+    def value(self) -> CriterionValue:
+        """To show."""
+        nominal = [one.nominal for one in self.found]
+        worst = float(self.criterion.worst(np.array(nominal)))
+        return CriterionValue(self.criterion, worst, self.criterion.structures[nominal.index(worst)])
+
+    @property
+    def met(self) -> NDArray[np.float64]:
+        """(samples,) how much of each keeps the limit."""
+        return self.criterion.kept(self.found, self.criterion.limit)
+
+    @property
+    def accepted(self) -> NDArray[np.float64]:
+        """(samples,) how much of each keeps the variation accepted, or the limit where there is none."""
+        return self.criterion.kept(self.found, self.criterion.accepted)
+
+    @property
+    def is_calibrated(self) -> bool:
+        return all(one.is_calibrated for one in self.found)
 
 
-Metrics = Callable[[str, DvhMetric], MetricSamples]
+def read_criteria(criteria: Iterable[Criterion], metrics: Metrics) -> tuple[list[ReadCriterion], list[str]]:
+    """Those that can be read, and why others cannot. ``metrics`` gives a metric of a structure; its errors are told."""
+    read, problems = [], []
+    for criterion in criteria:
+        try:
+            found = tuple(metrics(name, criterion.metric) for name in criterion.structures)
+        except RTDigitalTwinError as error:
+            problems.append(str(error))
+            continue
+        read.append(ReadCriterion(criterion, found))
+    return read, problems
 
 
 def evaluate_goal(goal: Goal, structures: Sequence[str], metrics: Metrics) -> GoalResult:
     """Judge a goal. ``metrics`` gives a metric of one of ``structures``; its errors become the reason."""
-    reasons = []
-    read: list[tuple[CriterionValue, NDArray, bool]] = []
-    for criterion in goal.criteria:
-        absent = [name for name in criterion.structures if name not in structures]
-        if absent:
-            reasons.append(f"There is no structure {' or '.join(absent)}.")
-            continue
-        try:
-            found = [metrics(name, criterion.metric) for name in criterion.structures]
-        except RTDigitalTwinError as error:
-            reasons.append(str(error))
-            continue
-        nominal = [f.nominal for f in found]
-        worst = float(criterion.worst(np.array(nominal)))
-        value = CriterionValue(criterion, worst, criterion.structures[nominal.index(worst)])
-        samples = criterion.worst(np.stack([f.samples for f in found]))
-        read.append((value, samples, all(f.is_calibrated for f in found)))
-    reason = " ".join(dict.fromkeys(reasons))
+    absent = {c: [name for name in c.structures if name not in structures] for c in goal.criteria}
+    reasons = [f"There is no structure {' or '.join(names)}." for names in absent.values() if names]
+    read, problems = read_criteria([c for c in goal.criteria if not absent[c]], metrics)
+    reason = " ".join(dict.fromkeys([*reasons, *problems]))
     if not read:
         return GoalResult(goal, Status.NOT_EVALUATED, reason=reason)
-    values = tuple(value for value, _, _ in read)
-    status, decisive = _status(values)
-    count = read[0][1].size
+    values = tuple(one.value for one in read)
+    count = read[0].found[0].samples.size
     if count < 2:
-        return GoalResult(goal, status, decisive.criterion, decisive.value, count, reason=reason, read=values)
-    met = np.logical_or.reduce([v.criterion.keeps(s, v.criterion.limit) for v, s, _ in read])
-    accepted = met | np.logical_or.reduce([v.criterion.keeps(s, v.criterion.accepted) for v, s, _ in read])
-    kept = int(met.sum())
+        status, of = _status(values)
+        return GoalResult(goal, status, of.criterion, of.value, count, reason=reason, read=values)
+    each_met, each_accepted = [one.met for one in read], [one.accepted for one in read]
+    met, accepted = np.maximum.reduce(each_met), np.maximum.reduce([*each_met, *each_accepted])
+    likely = [float(a.mean() + b.mean()) for a, b in zip(each_met, each_accepted, strict=True)]
+    of = values[likely.index(max(likely))]
+    probability, acceptable = float(met.mean()), float(accepted.mean())
     return GoalResult(
-        goal, status, decisive.criterion, decisive.value, count, kept / count, float(accepted.mean()),
-        least_probability(kept, count), all(calibrated for *_, calibrated in read), reason, values,
+        goal, likely_status(probability, acceptable), of.criterion, of.value, count, probability, acceptable,
+        least_probability(whole(met), count), all(one.is_calibrated for one in read), reason, values,
     )  # fmt: skip
 
 
+def likely_status(met: float, acceptable: float) -> Status:
+    """The word for probabilities: what is 95 % sure, and else unsure.
+
+    Met where that is as probable; acceptable where keeping at least the accepted variation is; violated where not even
+    that is kept with 95 %.
+    """
+    if met >= SURE:
+        return Status.MET
+    if acceptable >= SURE:
+        return Status.ACCEPTABLE
+    return Status.VIOLATED if acceptable <= 1 - SURE else Status.UNSURE
+
+
+def whole(kept: NDArray) -> int:
+    """Of samples that keep a limit in part (samples,) the number that do at their own place: at least in half."""
+    return int((kept >= 0.5 - 1e-9).sum())
+
+
 def _status(read: Sequence[CriterionValue]) -> tuple[Status, CriterionValue]:
+    """Of a single dose."""
     for status in (Status.MET, Status.ACCEPTABLE):
         for one in read:
             limit = one.criterion.limit if status is Status.MET else one.criterion.accepted

@@ -28,7 +28,8 @@ class RankedRow:
     expected : mean benefit minus effort; ``low`` and ``high`` are the central 95 % of it over the samples.
     uncertainty : standard deviation of the benefit over the calibrated samples.
     gain : expected against keeping the plan, on the same samples; None of keeping.
-    worst_constraint : the one with the highest bound beside its risk, with its numbers.
+    worst_constraint : the one with the highest bound beside its risk, with its numbers; ``violated_words`` says how
+        often it is violated and what that says of the probability, and ``calibrated`` whether its spread was measured.
     reasons : sentences.
     """
 
@@ -51,6 +52,8 @@ class RankedRow:
     violated: int | None
     samples: int | None
     most_probability: float | None
+    calibrated: bool | None
+    violated_words: str
     risk: float | None
     beam_consistency_ratio: float | None
     reasons: str
@@ -62,7 +65,12 @@ class RankedRow:
 
 @dataclass(frozen=True)
 class ConstraintRow:
-    """One constraint on one action; ``expected`` and ``value_at_risk`` in ``unit``."""
+    """One constraint on one action; ``expected`` and ``value_at_risk`` in ``unit``.
+
+    Attributes
+    ----------
+    probability : of a violation, and ``most_probability`` its bound that the samples support with ``confidence``.
+    """
 
     action: str
     constraint: str
@@ -71,7 +79,9 @@ class ConstraintRow:
     violated: int
     beyond_limit: int
     samples: int
+    probability: float
     most_probability: float
+    confidence: float
     risk: float
     expected: float
     value_at_risk: float
@@ -132,8 +142,8 @@ class Deciding:
         return tuple(
             ConstraintRow(
                 a.action.name, str(c.constraint), c.constraint.label, c.is_kept, c.violated, c.beyond_limit, c.samples,
-                c.most_probability, c.risk, c.expected, c.value_at_risk, c.criterion.metric.unit, c.is_calibrated,
-                c.words,
+                c.probability, c.most_probability, c.confidence, c.risk, c.expected, c.value_at_risk,
+                c.criterion.metric.unit, c.is_calibrated, c.words,
             )
             for a in self.ranking.assessed
             for c in a.chances
@@ -214,6 +224,8 @@ def _row(place: int, a: Assessment, is_best: bool) -> RankedRow:
         None if worst is None else worst.violated,
         None if worst is None else worst.samples,
         None if worst is None else worst.most_probability,
+        None if worst is None else worst.is_calibrated,
+        "" if worst is None else worst.bound_words,
         None if worst is None else worst.risk,
         a.outcome.beam_consistency_ratio,
         " ".join(a.reasons),
@@ -228,6 +240,7 @@ def _goal(result: GoalResult) -> dict[str, Any]:
         "value": result.value,
         "criterion": None if result.criterion is None else str(result.criterion),
         "probability_met": result.probability_met,
+        "probability_acceptable": result.probability_acceptable,
         "least_probability_met": result.least_probability_met,
         "calibrated": result.is_calibrated,
         "note": result.reason,

@@ -12,28 +12,39 @@ import numpy as np
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, StructureDose
 from RTDigitalTwinLib.dosimetry.goals import (
+    SURE,
     Criterion,
     CriterionValue,
     Goal,
     GoalChoice,
     GoalResult,
     GoalSet,
-    Metrics,
-    MetricSamples,
     Status,
     evaluate_goals,
     fitting_goals,
 )
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
+from RTDigitalTwinLib.dosimetry.metric_samples import Metrics, MetricSamples
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.volume import Volume
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.words import counted
 
 # A sign beside every word, so that a row reads without its colour.
-SIGNS = {Status.MET: "✓", Status.ACCEPTABLE: "~", Status.VIOLATED: "✗", Status.NOT_EVALUATED: "–"}
+SIGNS = {
+    Status.MET: "✓",
+    Status.ACCEPTABLE: "~",
+    Status.VIOLATED: "✗",
+    Status.UNSURE: "?",
+    Status.NOT_EVALUATED: "–",
+}
 UNINFORMATIVE_PERCENT = 90.0  # a band of a volume that is as wide says nothing
 UNCALIBRATED = "*"  # after a probability whose samples have no calibrated spread
+# What the words of a prediction's goals mean (``likely_status``).
+RULE = (
+    f"Met: with a probability of at least {100 * SURE:g} %. Acceptable: at least the accepted variation is kept with "
+    f"{100 * SURE:g} %. Violated: not even that, with {100 * SURE:g} %. Unsure: everything between."
+)
 
 Bands = Callable[[str, DvhMetric], tuple[float, float]]
 
@@ -80,6 +91,7 @@ class GoalRow:
     least_probability_met : that the samples support with 95 % confidence.
     calibrated : whether the probabilities are of calibrated samples; None for a single dose.
     note : what could not be evaluated, and why.
+    status : of a single dose what it is, else by the probabilities (``RULE``).
     value_of : of which of the goal's alternatives and structures the value is (``GoalValue.of``).
     alternatives : of the goal that could be read, in its order.
     """
@@ -127,14 +139,16 @@ class GoalRow:
 
     @property
     def probability_words(self) -> str:
-        """In whole percent, never rounded to certainty; marked where the spread is not calibrated."""
-        ratio = self.probability_met
-        if ratio is None:
+        """In whole percent, never rounded to certainty or over the bounds of a word; marked where not calibrated.
+
+        Of a goal that is not called met, with the probability that at least the accepted variation is kept.
+        """
+        if self.probability_met is None or self.probability_acceptable is None:
             return ""
-        if 0 < ratio < 0.01:
-            words = "below 1 %"
-        else:
-            words = "above 99 %" if 0.99 < ratio < 1 else f"{100 * ratio:.0f} %"
+        met, acceptable = self.probability_met, self.probability_acceptable
+        words, accepted = (_percent_words(ratio, bool(self.calibrated)) for ratio in (met, acceptable))
+        if accepted != words and self.status != Status.MET.value:
+            words = f"{words} ({accepted} accepted)"
         return words if self.calibrated else f"{words} {UNCALIBRATED}"
 
     @property
@@ -162,8 +176,8 @@ class GoalTable:
 
     @property
     def not_met(self) -> tuple[GoalRow, ...]:
-        """The goals that were evaluated and are not met."""
-        return tuple(row for row in self.rows if row.status in (Status.VIOLATED.value, Status.ACCEPTABLE.value))
+        """The goals that were evaluated and cannot be called met."""
+        return tuple(row for row in self.rows if row.status not in (Status.MET.value, Status.NOT_EVALUATED.value))
 
     @property
     def words(self) -> str:
@@ -217,6 +231,16 @@ def metrics_of_dose(dose: Volume, patient: Patient) -> Metrics:
         return MetricSamples(float(values[0]), values)
 
     return read
+
+
+def _percent_words(ratio: float, calibrated: bool) -> str:
+    """A calibrated probability is never certainty; a share of the samples may be none or all of them."""
+    if ratio < 0.01 and (ratio or calibrated):
+        return "below 1 %"
+    if ratio > 0.99 and (ratio < 1 or calibrated):
+        return "above 99 %"
+    # Towards 50 %, for a word and the number beside it must agree: 94.8 % is no 95 %.
+    return f"{math.floor(100 * ratio + 1e-9) if ratio > 0.5 else math.ceil(100 * ratio - 1e-9)} %"
 
 
 def _row(goals: GoalSet, result: GoalResult, bands: Bands | None) -> GoalRow:

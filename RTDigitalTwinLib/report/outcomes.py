@@ -27,7 +27,7 @@ from RTDigitalTwinLib.outcome import (
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, silent
-from RTDigitalTwinLib.report.goal_table import UNCALIBRATED, GoalRow, GoalTable
+from RTDigitalTwinLib.report.goal_table import RULE, UNCALIBRATED, GoalRow, GoalTable
 from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
@@ -157,6 +157,8 @@ def _goals(findings: Findings) -> Table:
 
 def _description(tables: tuple[GoalTable, ...], rows: list[GoalRow]) -> str:
     said = [f"{table.title}: {table.words}. {' '.join(table.notes)}".strip() for table in tables]
+    if any(row.probability_met is not None for row in rows):
+        said.append(RULE)
     if any(row.calibrated is False for row in rows):
         said.append(f"{UNCALIBRATED} The spread is not calibrated here and the probability too sure.")
     return " ".join(said)
@@ -202,7 +204,6 @@ def _ranking(findings: Findings) -> Table | None:
     if findings.deciding is None:
         return None
     ranking, rows = findings.deciding.ranking, findings.deciding.rows
-    percent = [np.nan if row.most_probability is None else 100 * row.most_probability for row in rows]
     gains = [np.nan if row.gain is None else row.gain for row in rows]
     better = [np.nan if row.probability_better is None else 100 * row.probability_better for row in rows]
     return Table(
@@ -216,7 +217,7 @@ def _ranking(findings: Findings) -> Table | None:
             "Gain on keeping": np.round(gains, 4),
             "Better than keeping (%)": np.round(better, 1),
             "Nearest limit": tuple(row.worst_constraint for row in rows),
-            "Violated with at most (%)": np.round(percent, 1),
+            "Violated in": tuple(row.violated_words for row in rows),
             "Reasons": tuple(row.reasons for row in rows),
         },
         " ".join(("Research use only.", findings.deciding.words, *ranking.notes)),

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from RTDigitalTwinLib.decision.chance import percent
+from RTDigitalTwinLib.decision.chance import bound_percent, percent
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.patient import Patient
@@ -21,6 +21,7 @@ from RTDigitalTwinLib.report.biology_table import PredictedBiologyRow
 from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, figure_svg, readable_colour
 from RTDigitalTwinLib.report.deciding import Deciding
 from RTDigitalTwinLib.report.dvh_panels import findings_dvh_figure
+from RTDigitalTwinLib.report.goal_table import RULE
 from RTDigitalTwinLib.report.provenance import Provenance
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
 from RTDigitalTwinLib.report.utility_chart import utility_figure
@@ -128,6 +129,7 @@ def render_report(
             biology=findings.biology,
             uninformative=any(row.is_informative is False for row in findings.rows),
             uncalibrated_biology=any(row.calibrated is False for row in findings.biology.rows),
+            goal_rule=RULE,
             uncalibrated_goals=any(row.calibrated is False for table in findings.goals for row in table.rows),
             covered=sum(covered),
             compared=len(covered),
@@ -172,6 +174,7 @@ def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         percent=percent,
+        bound_percent=bound_percent,
         utility=_utility,
         gain=_gain,
         counted=counted,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from RTDigitalTwinLib.dosimetry.metric_samples import ranks
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.solver.correlation import CUSTOMARY_SHARES, LENGTHS_MM
@@ -47,36 +49,66 @@ class BandScale:
     def std_factor(self) -> float:
         """Standard deviations of the value to one of the spread, by the 95 % band or the widest known."""
         level = min(0.95, LEVELS[len(self.factors) - 1])
-        normal = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
-        return self.factor(level) / normal
+        return self.factor(level) / NormalDist().inv_cdf((1 + level) / 2)
 
     def times(self, unit: float) -> BandScale:
         """For the same value in another unit, ``unit`` times as large."""
         return BandScale(self.factors, self.floor * unit, self.highest * unit)
 
     def calibrated(self, samples: NDArray) -> NDArray[np.float64]:
-        """Samples (samples,) of a scalar, moved away from their mean until their central bands are the calibrated ones.
+        """Samples (samples, ...), moved until those of each value lie evenly in its calibrated distribution.
 
-        Each keeps its side and its rank, so that samples of several values stay together. Between no deviation and the
-        lowest level, factors rise linearly; beyond the highest they go on as those of a normal distribution do.
-        Raises RTDigitalTwinError with fewer than two samples.
+        Its central bands are the calibrated ones (``kept_ratio``). Sample k of n in order goes to its quantile
+        (k + 0.5) / n, so that samples of several values stay together, and the number beyond a limit is what the
+        distribution has there, whatever the luck of the draw. Raises RTDigitalTwinError with fewer than two samples.
         """
         values = np.asarray(samples, float)
-        n = values.size
-        if n < 2:
+        mean, spread = self._centre(values)
+        central = 2 * (ranks(values) + 0.5) / len(values) - 1
+        return np.clip(mean + np.sign(central) * self._factors_of(np.abs(central)) * spread, 0, self.highest)
+
+    def kept_ratio(self, samples: NDArray, limit: float, *, upper: bool) -> float:
+        """Probability that a scalar is at most (``upper``) or at least ``limit``, by samples (samples,) of it.
+
+        Of the distribution about the mean whose central bands are the calibrated ones: at the edge of its 95 % band a
+        limit is kept with 97.5 % or 2.5 %. Between no deviation and the lowest level measured, factors rise linearly;
+        beyond the highest they go on as those of a normal distribution do.
+        Raises RTDigitalTwinError with fewer than two samples.
+        """
+        mean, spread = (float(v) for v in self._centre(np.asarray(samples, float)))
+        if limit >= self.highest if upper else limit <= 0:
+            return 1.0
+        if limit < 0 if upper else limit > self.highest:
+            return 0.0
+        room = limit - mean if upper else mean - limit
+        if spread == 0:
+            return float(room >= 0)
+        central = self._central_ratio(abs(room) / spread)
+        return (1 + central) / 2 if room >= 0 else (1 - central) / 2
+
+    def _centre(self, values: NDArray) -> tuple[NDArray, NDArray]:
+        """Mean over the samples, and the spread that factors multiply."""
+        if len(values) < 2:
             raise RTDigitalTwinError("A spread needs at least two samples.", remedy="Ask for more samples.")
-        mean = values.mean()
-        away = values - mean
-        rank = np.empty(n)
-        rank[np.argsort(np.abs(away), kind="stable")] = (np.arange(n) + 0.5) / n
+        return values.mean(axis=0), np.sqrt(values.var(axis=0, ddof=1) + np.square(self.floor))
+
+    def _factors_of(self, central: NDArray) -> NDArray[np.float64]:
+        """Factors of the bands that hold shares 0..1 (excluded) of the distribution."""
         known = LEVELS[: len(self.factors)]
-        factor = np.interp(rank, (0.0, *known), (0.0, *self.factors))
-        beyond = rank > known[-1]
-        normal = torch.special.ndtri(torch.from_numpy((1 + np.maximum(rank, known[-1])) / 2)).numpy()
-        factor[beyond] *= (normal / normal[~beyond].min())[beyond] if (~beyond).any() else 1.0
-        side = np.where(away == 0, np.where(np.arange(n) % 2, 1.0, -1.0), np.sign(away))
-        moved = mean + side * factor * np.sqrt(values.var(ddof=1) + self.floor**2)
-        return np.clip(moved, 0, self.highest)
+        within = np.interp(central, (0.0, *known), (0.0, *self.factors))
+        outermost = (1 + known[-1]) / 2
+        normal = torch.special.ndtri(torch.from_numpy(np.maximum((1 + central) / 2, outermost))).numpy()
+        return within * normal / NormalDist().inv_cdf(outermost)  # 1 within the known levels
+
+    def _central_ratio(self, factor: float) -> float:
+        """The share that the band of a factor holds: ``_factors_of`` the other way."""
+        known = LEVELS[: len(self.factors)]
+        if factor <= self.factors[-1]:
+            return float(np.interp(factor, (0.0, *self.factors), (0.0, *known)))
+        if self.factors[-1] == 0:
+            return 1.0
+        normal = NormalDist()
+        return 2 * normal.cdf(normal.inv_cdf((1 + known[-1]) / 2) * factor / self.factors[-1]) - 1
 
     def band(self, mean: NDArray, spread: NDArray, level: float) -> tuple[NDArray, NDArray]:
         """(low, high) within the value's limits."""
@@ -107,7 +139,7 @@ class BandCalibration:
     Attributes
     ----------
     voxels : by key a factor for each dose range (between ``DOSE_EDGES_GY``) and level.
-    metrics : by "key metric" factors by level; "key Gy" and "key %" stand for metrics that were not measured.
+    metrics : by "key metric" factors by level; "key Gy" stands for doses that were not measured.
     curves : by key factors by level.
     patients, samples : what it was measured on.
     correlation : shares of the lengths over which errors hang together (``solver.correlation``).
@@ -126,9 +158,14 @@ class BandCalibration:
         return LEVELS[min((len(factors) for factors in self.metrics.values()), default=1) - 1]
 
     def metric_scale(self, structure: str, kind: StructureKind, metric: str, unit: str) -> BandScale | None:
-        """For a DVH metric of a structure, pooled over what is alike where it was not measured itself; None without."""
+        """For a DVH metric of a structure, pooled over what is alike where it was not measured itself; None without.
+
+        A dose that was not measured has the factors of other doses. A volume at a dose has not: how its spread goes
+        with its error depends on how near to all or none it is (``curve_scale`` tells of it instead).
+        """
         pooled = pooled_key(kind)
-        for key in (f"{structure} {metric}", f"{pooled} {metric}", f"{pooled} {unit}"):
+        alike = () if unit == "%" else (f"{pooled} {unit}",)
+        for key in (f"{structure} {metric}", f"{pooled} {metric}", *alike):
             if key in self.metrics:
                 return BandScale(self.metrics[key], FLOORS[unit], 100.0 if unit == "%" else np.inf)
         return None

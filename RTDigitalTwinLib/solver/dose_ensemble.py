@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, DvhMetricKind, StructureDose, dose_axis_gy
-from RTDigitalTwinLib.dosimetry.goals import MetricSamples
 from RTDigitalTwinLib.dosimetry.inside_voxels import SAMPLES_TOGETHER, StructureVoxels, doses_inside
+from RTDigitalTwinLib.dosimetry.metric_samples import MetricSamples
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.model.crop import Crop
 from RTDigitalTwinLib.patient.patient import Patient
@@ -21,11 +21,12 @@ from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.solver.bands import DOSE_EDGES_GY, FLOORS, REMAINDER, BandCalibration, BandScale
 from RTDigitalTwinLib.solver.correlation import CUSTOMARY_SHARES
-from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS, DvhEnsemble, Ensemble, band_quantiles
+from RTDigitalTwinLib.solver.ensemble import VOLUME_RATIOS, DvhEnsemble, Ensemble, VolumeEnsemble, band_quantiles
 from RTDigitalTwinLib.solver.narrowing import Narrowing, Worked
 from RTDigitalTwinLib.words import counted
 
 BAND_REACH_GY = 5.0  # calibrated bands go beyond the highest sample
+VOLUMES = (DvhMetricKind.VOLUME_AT_DOSE, DvhMetricKind.CC_AT_DOSE)
 SPREAD_TOGETHER = 8192  # voxels: no copy of all samples in float32
 
 
@@ -59,6 +60,7 @@ class DoseEnsemble:
     floor_ratio: NDArray[np.float32] | None = None
     narrowing: Narrowing | None = None
     _curves: dict[str, DvhEnsemble] = field(default_factory=dict, repr=False, init=False)
+    _doses: dict[str, Ensemble] = field(default_factory=dict, repr=False, init=False)
     _metrics: dict[tuple[str, DvhMetric], Ensemble] = field(default_factory=dict, repr=False, init=False)
 
     @property
@@ -186,13 +188,8 @@ class DoseEnsemble:
         if name not in self._curves:
             axis = dose_axis_gy(self.highest_gy + (BAND_REACH_GY if self.is_calibrated else 0.0))
             inside = self.structure_dose(name)
-            curves, doses = inside.volume_at_dose_ratio(axis), inside.doses_at_volume_gy(VOLUME_RATIOS)
-            kind = self.patient.structure(name).kind
-            scale = self._bands.curve_scale(name, kind) if self._bands else None
-            if self.narrowing is not None and self.has_spread:
-                left = self.narrowing.narrowed(name, _doses_at_volume, doses, "Gy", scale)
-                doses, scale = left.samples, left.scale
-            self._curves[name] = DvhEnsemble(curves, "ratio", scale, name, axis, doses)
+            curves, doses = inside.volume_at_dose_ratio(axis), self._doses_at_volumes(name, inside)
+            self._curves[name] = DvhEnsemble(curves, "ratio", doses.scale, name, axis, doses.samples)
         return self._curves[name]
 
     def metric(self, name: str, metric: str, inside: StructureDose | None = None) -> Ensemble:
@@ -202,17 +199,18 @@ class DoseEnsemble:
         """
         parsed = DvhMetric.parse(metric)
         if (name, parsed) not in self._metrics:
-            samples = (inside or self.structure_dose(name)).metric(parsed)
-            scale = self._metric_scale(name, parsed)
-            found = self._known(name, lambda doses: doses.metric(parsed), samples, parsed.unit, scale)
+            inside = inside or self.structure_dose(name)
+            samples, scale = inside.metric(parsed), self._metric_scale(name, parsed)
+            if scale is None and parsed.kind in VOLUMES:
+                found = self._volume_by_doses(name, parsed, samples, inside)
+            else:
+                found = self._known(name, lambda doses: doses.metric(parsed), samples, parsed.unit, scale)
             self._metrics[name, parsed] = found
         return self._metrics[name, parsed]
 
     def metric_samples(self, name: str, metric: DvhMetric, inside: StructureDose | None = None) -> MetricSamples:
-        """A metric with its samples, calibrated where that was measured, as clinical goals are judged on."""
-        values = self.metric(name, str(metric), inside)
-        samples = values.calibrated_samples() if self.has_spread else values.samples
-        return MetricSamples(float(values.mean), samples, values.is_calibrated)
+        """A metric with its samples, calibrated where that was measured, as goals and constraints are judged on."""
+        return self.metric(name, str(metric), inside).metric_samples
 
     def equivalent_dose(self, name: str, eud_gy: Worked, inside: StructureDose | None = None) -> Ensemble:
         """An equivalent uniform dose of a structure, with the spread of its doses calibrated.
@@ -231,6 +229,7 @@ class DoseEnsemble:
         return self.narrowing.narrowed(name, worked, samples, unit, scale)
 
     def _metric_scale(self, name: str, metric: DvhMetric) -> BandScale | None:
+        """Of a metric that was measured, or is like such ones."""
         if self._bands is None:
             return None
         structure = self.patient.structure(name)
@@ -240,6 +239,19 @@ class DoseEnsemble:
         share = replace(metric, kind=DvhMetricKind.VOLUME_AT_DOSE)
         scale = self._bands.metric_scale(name, structure.kind, str(share), share.unit)
         return None if scale is None else scale.times(structure.volume_cc / 100)
+
+    def _volume_by_doses(self, name: str, metric: DvhMetric, samples: NDArray, inside: StructureDose) -> Ensemble:
+        """Of a volume at a dose that was not measured: as sure as the DVH is."""
+        whole = 100.0 if metric.unit == "%" else self.patient.structure(name).volume_cc
+        doses = self._doses_at_volumes(name, inside)
+        return VolumeEnsemble(samples, metric.unit, doses.scale, doses, metric.argument, whole)
+
+    def _doses_at_volumes(self, name: str, inside: StructureDose) -> Ensemble:
+        """(samples, volumes) dose in Gy that each of ``VOLUME_RATIOS`` of a structure receives at least."""
+        if name not in self._doses:
+            scale = self._bands.curve_scale(name, self.patient.structure(name).kind) if self._bands else None
+            self._doses[name] = self._known(name, _doses_at_volume, _doses_at_volume(inside), "Gy", scale)
+        return self._doses[name]
 
     @cached_property
     def highest_gy(self) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from RTDigitalTwinLib.dosimetry.metric_samples import MetricSamples, kept_parts
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.solver.bands import BandScale
 
@@ -66,8 +67,27 @@ class Ensemble:
         return self.scale is not None
 
     def calibrated_samples(self) -> NDArray:
-        """Samples of a scalar with the calibrated spread; as they are where it was not measured."""
+        """Samples with the calibrated spread; as they are where it was not measured."""
         return self.samples if self.scale is None else self.scale.calibrated(self.samples)
+
+    @property
+    def metric_samples(self) -> MetricSamples:
+        """Of a scalar, as goals and constraints are judged on it: by the distribution that its bands are of."""
+        scale = self.scale
+        if scale is None or self.count < 2:
+            return MetricSamples(float(self.mean), self.samples)
+
+        def judge(limit: float, upper: bool) -> NDArray[np.float64]:
+            return kept_parts(self.samples, scale.kept_ratio(self.samples, limit, upper=upper), upper=upper)
+
+        return MetricSamples(float(self.mean), scale.calibrated(self.samples), True, judge)
+
+    @property
+    def calibrated_std(self) -> float:
+        """Of a scalar: half its calibrated 95 % band over 1.96; of the samples where none was measured."""
+        if self.scale is None:
+            return float(self.std)
+        return float(self.scale.factor(0.95) * np.hypot(self.std, self.scale.floor) / 1.96)
 
     def sampled_band(self, level: float = 0.95) -> tuple[NDArray, NDArray]:
         """Pointwise central band of the *sampled* spread: (low, high). Too narrow."""
@@ -119,11 +139,7 @@ class DvhEnsemble(Ensemble):
 
     def _of_dose_band(self, low_gy: NDArray, high_gy: NDArray) -> tuple[NDArray, NDArray]:
         """A band of the dose at each volume, as one of the volume at each dose."""
-        low_gy, high_gy = np.minimum.accumulate(low_gy), np.maximum.accumulate(high_gy[::-1])[::-1]
-        low, high = (
-            np.interp(self.dose_gy, limit[::-1], VOLUME_RATIOS[::-1], left=1.0, right=0.0)
-            for limit in (low_gy, high_gy)
-        )
+        low, high = (_volume_ratio(limit, self.dose_gy) for limit in _falling(low_gy, high_gy))
         return np.minimum(low, self.mean), np.maximum(high, self.mean)
 
     def _simultaneous_gy(self, level: float) -> tuple[NDArray, NDArray]:
@@ -152,6 +168,77 @@ class DvhEnsemble(Ensemble):
         low, high = doses.band(level)
         wider = max(1.0, k / float(np.quantile(score, level)))
         return np.maximum(doses.mean - wider * (doses.mean - low), 0), doses.mean + wider * (high - doses.mean)
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeEnsemble(Ensemble):
+    """The volume (samples,) that a dose reaches, known as surely as the doses at volumes are: as the DVH's band is.
+
+    V70 is at most 20 % just where D20 is at most 70 Gy. Where nearly all or none of a volume has a dose, the samples of
+    the volume itself hardly differ, and say nothing of how far the dose is from changing that.
+
+    Attributes
+    ----------
+    doses : (samples, volumes) in Gy, at ``VOLUME_RATIOS``.
+    at_gy : the dose.
+    whole : the volume of all of the structure, in ``unit``.
+    """
+
+    doses: Ensemble = None  # type: ignore[assignment]
+    at_gy: float = 0.0
+    whole: float = 100.0
+
+    def band(self, level: float = 0.95) -> tuple[NDArray, NDArray]:
+        """(low, high), with the mean inside."""
+        if self.scale is None:
+            return self.sampled_band(level)
+        low, high = (self.whole * _volume_ratio(limit, self.at_gy) for limit in _falling(*self.doses.band(level)))
+        return np.minimum(low, self.mean), np.maximum(high, self.mean)
+
+    @property
+    def calibrated_std(self) -> float:
+        if self.scale is None:
+            return float(self.std)
+        low, high = self.band(0.95)
+        return float((high - low) / 2 / 1.96)
+
+    def calibrated_samples(self) -> NDArray:
+        """Where each calibrated curve of the doses at volumes has the dose."""
+        if self.scale is None:
+            return self.samples
+        falling = np.minimum.accumulate(self.doses.calibrated_samples(), axis=1)
+        return np.array([self.whole * _volume_ratio(row, self.at_gy) for row in falling])
+
+    @property
+    def metric_samples(self) -> MetricSamples:
+        if self.scale is None or self.count < 2:
+            return MetricSamples(float(self.mean), self.samples)
+        return MetricSamples(float(self.mean), self.calibrated_samples(), True, self._kept)
+
+    def _kept(self, limit: float, upper: bool) -> NDArray[np.float64]:
+        if limit >= self.whole if upper else limit <= 0:
+            return np.ones(self.count)
+        if limit < 0 if upper else limit > self.whole:
+            return np.zeros(self.count)
+        return self._dose_at(limit / self.whole).metric_samples.kept(self.at_gy, upper=upper)
+
+    def _dose_at(self, ratio: float) -> Ensemble:
+        """The dose that a share of the volume receives at least."""
+        scale, place = self.doses.scale, float(np.clip(ratio, VOLUME_RATIOS[0], VOLUME_RATIOS[-1]))
+        gy = np.array([np.interp(place, VOLUME_RATIOS, row) for row in self.doses.samples])
+        if scale is not None and np.ndim(scale.floor):
+            scale = replace(scale, floor=float(np.interp(place, VOLUME_RATIOS, scale.floor)))
+        return Ensemble(gy, "Gy", scale)
+
+
+def _falling(low_gy: NDArray, high_gy: NDArray) -> tuple[NDArray, NDArray]:
+    """Limits of the dose at each volume that never rise with it, as no DVH does: the wider."""
+    return np.minimum.accumulate(low_gy), np.maximum.accumulate(high_gy[::-1])[::-1]
+
+
+def _volume_ratio(falling_gy: NDArray, at_gy: NDArray | float) -> NDArray:
+    """Where doses at ``VOLUME_RATIOS`` have a dose."""
+    return np.interp(at_gy, falling_gy[::-1], VOLUME_RATIOS[::-1], left=1.0, right=0.0)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, StructureDose
-from RTDigitalTwinLib.dosimetry.goals import MetricSamples
+from RTDigitalTwinLib.dosimetry.metric_samples import MetricSamples
 from RTDigitalTwinLib.model.biology import DoseResponse
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.allocation import keep_freed_memory
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric, dose_axis_gy
-from RTDigitalTwinLib.dosimetry.goals import Criterion, Goal, GoalSet, MetricSamples, evaluate_goals
+from RTDigitalTwinLib.dosimetry.goals import Criterion, Goal, GoalSet, evaluate_goals
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_doses_of
+from RTDigitalTwinLib.dosimetry.metric_samples import MetricSamples
 from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
