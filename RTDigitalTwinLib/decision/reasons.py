@@ -67,8 +67,8 @@ def reasons_for(
     if gain is not None:
         said.append(
             f"Better than keeping the plan in {percent(gain.probability_better)} of the samples: "
-            f"{decimal(gain.expected, 3, signed=True)} in utility before the uncertainty's penalty (95 % of the samples: "
-            f"{decimal(gain.low, 3, signed=True)} to {decimal(gain.high, 3, signed=True)})."
+            f"{decimal(gain.expected, 3, signed=True)} in utility before the uncertainty's penalty "
+            f"(95 % of the samples: {decimal(gain.low, 3, signed=True)} to {decimal(gain.high, 3, signed=True)})."
         )
     said += _of_terms(utility, keep)
     said += [row.words for row in changes[:MOST_TOLD] if abs(row.change) >= LEAST_CHANGE_GY]
