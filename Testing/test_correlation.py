@@ -10,7 +10,7 @@ import pytest
 from RTDigitalTwinLib.calibration.covariance import HYPOTHESES, ErrorCovariance, ScalarErrors
 from RTDigitalTwinLib.calibration.measuring import Wanted, asked, measure_scalars, measure_volume
 from RTDigitalTwinLib.calibration.outliers import Earlier, _joint_probability, judge
-from RTDigitalTwinLib.calibration.readings import read_scalars, read_volumes, sampled_doses
+from RTDigitalTwinLib.calibration.readings import blurred, read_scalars, read_volumes, sampled_doses
 from RTDigitalTwinLib.calibration.scalar_posterior import EVIDENCE_DEGREES, posterior
 from RTDigitalTwinLib.calibration.treatment_change import Mover
 from RTDigitalTwinLib.calibration.volume_posterior import inflation_ratio
@@ -59,6 +59,24 @@ def test_smoothing_is_the_sum_over_all_voxels(crop: Crop) -> None:
     for k in (0, 777, crop.mask_indices.size - 1):
         weights = kernel(np.linalg.norm(places - places[k], axis=1))
         assert smooth[k] == pytest.approx(float(weights @ values[0]), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("blur_mm", [1.5, 3.0, 9.0])
+def test_a_blur_has_the_variance_asked_for(crop: Crop, blur_mm: float) -> None:
+    """Also one narrower than a voxel, of which samples of a Gaussian would make another; as measurements have it."""
+    box, step_mm = MaskBox(crop), crop.grid.spacing_mm[2]
+    middle = np.array(box.shape) // 2
+    place = int(np.flatnonzero(box.places == np.ravel_multi_index(tuple(middle), box.shape))[0])
+    point = np.zeros((1, box.places.size), np.float32)
+    point[0, place] = 1
+    along = box.spread(box.blurred(point, blur_mm))[0][:, middle[1], middle[2]].astype(float)
+    away = (np.arange(along.size) - middle[0]) * step_mm
+    if blur_mm < 9:  # the wide one ends at the mask
+        assert along @ away**2 / along.sum() == pytest.approx(blur_mm**2, rel=0.01)
+    full = np.zeros(crop.grid.voxel_count, np.float32)
+    full[crop.mask_indices[place]] = 1
+    measured = blurred(full.reshape(crop.grid.shape), crop, blur_mm)
+    assert np.abs(box.blurred(point, blur_mm)[0] - measured).max() < 0.02 * measured.max()
 
 
 def test_correlation_by_distance_is_that_of_all_pairs(crop: Crop) -> None:
@@ -116,9 +134,16 @@ def test_the_posterior_of_one_mean_by_hand(drawn: DoseEnsemble) -> None:
     mean_of = np.zeros(std.size)
     np.add.at(mean_of, reading.places, reading.weights / reading.weights.sum())
     inside = np.flatnonzero(mean_of)
-    voxel, seen = int(inside[0]), mean_of[inside] * std[inside]
-    covered = [kernel(np.linalg.norm(places[inside] - places[a], axis=1)) @ seen for a in inside]
-    own, with_voxel = float(seen @ covered), std[voxel] * covered[0]
+    voxel = int(inside[0])
+    own, with_voxel = 0.0, 0.0
+    far = np.array(CUSTOMARY_SHARES) * (np.array(LENGTHS_MM) >= 16)  # as if the spread were at most 4 Gy
+    far_std = std / np.sqrt(1 + (std / 4) ** 2)
+    near = np.array(CUSTOMARY_SHARES) - far
+    near_std = np.sqrt((std**2 - far.sum() * far_std**2) / near.sum())
+    for part_std, shares in ((far_std, far), (near_std, near)):
+        seen = mean_of[inside] * part_std[inside]
+        covered = [kernel(np.linalg.norm(places[inside] - places[a], axis=1), tuple(shares)) @ seen for a in inside]
+        own, with_voxel = own + float(seen @ covered), with_voxel + part_std[voxel] * covered[0]
     changes, likely, linear = covariance.changes.astype(float), [], (0, 2)
     assert not any(HYPOTHESES[k].shifted for k in linear)
     for k in linear:
