@@ -206,8 +206,8 @@ def test_a_volume_says_how_much_larger_errors_are(drawn: DoseEnsemble) -> None:
         [measure_volume(patient, truth, FIRST, NoiseModel(0.0, 0.001), Change(), 1)], patient, crop
     )
     mean = volume.values + 3 * np.random.default_rng(0).standard_normal(volume.values.size).astype(np.float32)
-    assert inflation_ratio([volume], mean, np.ones(mean.size)) == pytest.approx(9.0, rel=0.05)
-    assert inflation_ratio([volume], mean, np.full(mean.size, 100.0)) == 1.0
+    assert inflation_ratio([volume], MaskBox(crop), mean, np.ones(mean.size)) == pytest.approx(9.0, rel=0.05)
+    assert inflation_ratio([volume], MaskBox(crop), mean, np.full(mean.size, 100.0)) == 1.0
 
 
 def test_the_joint_probability_is_that_of_a_chi_square(drawn: DoseEnsemble) -> None:

@@ -24,7 +24,7 @@ from RTDigitalTwinLib.calibration.persistence import Persistence
 from RTDigitalTwinLib.calibration.readings import joined, read_scalars, read_volumes, sampled_doses
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
-from RTDigitalTwinLib.errors import ModelError, PatientDataError
+from RTDigitalTwinLib.errors import ModelError, PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.model.decoder_alone import decoder_weights
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.network_patient import network_patient
@@ -268,6 +268,10 @@ def test_what_the_decoder_leaves_is_not_lost(case: Case, sampled: DoseEnsemble) 
     assert error_gy(both) < 0.3 * error_gy(decoder)
     assert both.weights_sha256 == decoder.weights_sha256 != sampled.weights_sha256
     assert both.narrowing is not None
+    told = [calibrator.absorb(evidence).change for calibrator in (GaussianProcess(), DecoderWithRest(most_steps=5))]
+    assert told[0] is not None and told[0] == told[1]  # of the treatment, not of what the decoder left
+    with pytest.raises(RTDigitalTwinError, match="needs samples"):
+        DecoderWithRest().absorb(gather(case.belief, [case.volume(FINE)], case.belief.sample(0, 0)))
 
 
 def test_samples_drawn_in_a_fit_are_not_drawn_again(
@@ -284,6 +288,10 @@ def test_samples_drawn_in_a_fit_are_not_drawn_again(
     monkeypatch.setattr(DoseBelief, "sample", counted)
     first, other, again = belief.sample(16, 0), belief.sample(4, 0), belief.sample(16, 0)
     assert draws == [(4, 0), (16, 0)] and other.count == 4
+    unused = DecoderWithRest(most_steps=2).absorb(gather(case.belief, [case.volume(FINE)], bands))
+    unused.sample(4, 0)
+    unused.sample(16, 0)  # nothing is kept beyond the first draw
+    assert draws[-2:] == [(4, 0), (16, 0)] and len(draws) == 5  # one within the fit
     assert np.array_equal(first.deviations_gy, again.deviations_gy)
     assert np.array_equal(first.deterministic_gy, again.deterministic_gy)
 

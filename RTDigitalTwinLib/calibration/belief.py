@@ -133,11 +133,12 @@ class RecalibratedBelief:
 
     def drawn(self, samples: int, seed: int, progress: Progress = silent) -> DoseEnsemble:
         """Samples of the network with this belief's decoder, without shift and spread."""
-        kept = self._drawn.pop((samples, seed), None)
+        kept = self._drawn.get((samples, seed))
+        self._drawn.clear()
         return kept or replace(self.prior, surrogate=self.surrogate).sample(samples, seed, progress)
 
     def keep_drawn(self, drawn: DoseEnsemble, samples: int, seed: int) -> None:
-        """Samples that are known already, for the first who asks for so many of this seed."""
+        """Samples that are known already, kept until the first time that some are asked for."""
         self._drawn[samples, seed] = drawn
 
     def applied(self, drawn: DoseEnsemble) -> DoseEnsemble:

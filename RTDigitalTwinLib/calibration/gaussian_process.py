@@ -63,7 +63,7 @@ class GaussianProcess:
         left = before
         if volumes := evidence.joined_volumes:
             changed, change = changed_dose(volumes, evidence.mean_gy, covariance)
-            inflation = inflation_ratio(volumes, changed, variance)
+            inflation = inflation_ratio(volumes, box, changed, variance)
             variance = np.maximum(variance * inflation, LEAST_GY2)
             shift = changed - evidence.mean_gy + from_volumes(volumes, box, changed, variance, self.steps)
             wrong = np.float32(np.sqrt(inflation)) * before

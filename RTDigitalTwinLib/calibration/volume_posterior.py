@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from RTDigitalTwinLib.calibration.covariance import ErrorCovariance
 from RTDigitalTwinLib.calibration.readings import VolumeReading
 from RTDigitalTwinLib.progress import Progress, silent
-from RTDigitalTwinLib.solver.correlation import MaskBox, unseen_ratio
+from RTDigitalTwinLib.solver.correlation import MaskBox
 
 
 def from_volumes(
@@ -89,7 +89,7 @@ def _deblurred(
 
 
 def inflation_ratio(
-    volumes: Sequence[VolumeReading], mean_gy: NDArray[np.float32], variance: NDArray[np.float64]
+    volumes: Sequence[VolumeReading], box: MaskBox, mean_gy: NDArray[np.float32], variance: NDArray[np.float64]
 ) -> float:
     """How much larger errors are than their variance says, by dose volumes; at least 1.
 
@@ -99,7 +99,7 @@ def inflation_ratio(
     found, expected = 0.0, 0.0
     for volume in volumes:
         known = volume.known
-        off = (volume.values - volume.of(mean_gy))[known].astype(float)
+        off = (volume.values - _seen(volume, box, mean_gy))[known].astype(float)
         noise = np.square(volume.std[known].astype(float))
         weight = 1 / (variance[known] + noise)
         found += float((weight * (np.square(off) - noise)).sum())
@@ -114,10 +114,10 @@ def seen_variance(
 
     What the blur hides stays as unsure as it was. Voxels that none saw keep their variance.
     """
-    hidden = np.ones_like(spread)
+    hidden = np.ones(spread.shape)
     precision = np.zeros_like(spread)
     for volume in volumes:
-        hidden[volume.known] = np.minimum(hidden, unseen_ratio(covariance.shares, volume.blur_mm))[volume.known]
+        hidden[volume.known] = np.minimum(hidden, covariance.unseen_ratio(volume.blur_mm))[volume.known]
         precision[volume.known] += 1 / np.square(volume.std[volume.known].astype(float))
     seen = (1 - hidden) * spread
     return hidden * spread + seen / (1 + seen * precision)

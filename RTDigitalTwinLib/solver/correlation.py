@@ -53,7 +53,7 @@ class MaskBox:
         return self._each(values, summed)
 
     def drawn(self, shares: Sequence[float], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        """(count, mask voxels) Gaussian fields of variance 1 with the mixture's correlation, exact on the box."""
+        """(count, mask voxels) Gaussian fields of variance 1 with the mixture's correlation, up to the box's edge."""
         drawn = np.empty((count, len(self.places)), np.float32)
         for row in drawn:
             total = torch.zeros(self.shape)
