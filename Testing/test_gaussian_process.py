@@ -218,22 +218,6 @@ def test_errors_are_drawn_from_their_covariance(drawn: DoseEnsemble) -> None:
     assert covariance.of_network(fields)[:, near] == pytest.approx(expected[:3], rel=1e-3, abs=1e-3)
 
 
-def test_a_blur_hides_more_where_the_spread_is_large(drawn: DoseEnsemble) -> None:
-    """The mean square of what is lost of drawn errors by a blur, at the mask's inside, is as told voxel by voxel."""
-    covariance = ErrorCovariance.of(drawn)
-    ratios = []
-    for std in (1.0, 10.0):
-        alike = replace(covariance, std=np.full(covariance.std.size, std, np.float32))
-        errors = alike.drawn(200, np.random.default_rng(0))
-        index = np.stack(np.unravel_index(alike.box.places, alike.box.shape), axis=1)
-        inside = np.all(np.abs(index - np.array(alike.box.shape) / 2) < np.array(alike.box.shape) / 4, axis=1)
-        lost = np.square(errors - alike.box.blurred(errors, 4.0)).mean(axis=0)[inside].mean() / std**2
-        told = alike.unseen_ratio(4.0)
-        assert told == pytest.approx(told[0]) and told[0] == pytest.approx(lost, rel=0.2)
-        ratios.append(told[0])
-    assert ratios[1] > 1.5 * ratios[0]
-
-
 def test_a_mean_is_as_surely_known_as_its_posterior_says(drawn: DoseEnsemble, belief: DoseBelief) -> None:
     """The band of an observed mean, from the posterior of a linear value: 1 / (1 / b + 1 / V - 1 / S)."""
     fine = NoiseModel(0.004, 0.0005)

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.readings import Reading, voxel_std
-from RTDigitalTwinLib.solver.correlation import LENGTHS_MM, MaskBox, unseen_ratio
+from RTDigitalTwinLib.solver.correlation import LENGTHS_MM, MaskBox
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 SHIFT_STD_MM = 4.0  # along each axis, where there is one
@@ -115,13 +115,6 @@ class ErrorCovariance:
         """(count, mask voxels) errors that the network may have, in Gy."""
         parts = (std * self.box.drawn(shares, count, rng) for std, shares in self._parts)
         return sum(parts, np.zeros((count, self.std.size), np.float32))
-
-    def unseen_ratio(self, blur_mm: float) -> NDArray[np.float64]:
-        """(mask voxels,) share of the variance that a Gaussian blur of ``blur_mm`` takes out of sight."""
-        parts = [(np.square(std.astype(float)), shares) for std, shares in self._parts]
-        hidden = sum((square * unseen_ratio(shares, blur_mm) for square, shares in parts), np.zeros(self.std.shape))
-        whole = sum((square * sum(shares) for square, shares in parts), np.zeros(self.std.shape))
-        return np.divide(hidden, whole, out=np.ones_like(whole), where=whole > 0)
 
     @cached_property
     def _parts(self) -> tuple[tuple[NDArray[np.float32], tuple[float, ...]], ...]:
