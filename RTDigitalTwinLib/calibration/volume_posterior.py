@@ -112,8 +112,8 @@ def seen_variance(
 ) -> NDArray[np.float64]:
     """(mask voxels,) after dose volumes, each voxel by itself: what is seen is as sure as the noise lets it be.
 
-    What the blur hides stays as unsure as it was. Voxels that none saw keep their variance. The share that is hidden is that
-    of errors over their spread: with the larger near part where the spread is large, bands held 98 instead of 97 %.
+    What the blur hides stays as unsure as it was. Voxels that none saw keep their variance. The share that is hidden is
+    that of errors over their spread: by the larger near part where the spread is large, bands held 98 instead of 97 %.
     """
     hidden = np.ones(spread.shape)
     precision = np.zeros_like(spread)
