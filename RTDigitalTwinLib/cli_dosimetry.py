@@ -104,6 +104,8 @@ def _dose(options: Namespace) -> int:
 
 def _compare(options: Namespace) -> int:
     require_folder(options.a, dicom_choice(options))
+    import numpy as np
+
     from RTDigitalTwinLib.dosimetry.comparison import GammaCriteria
     from RTDigitalTwinLib.files import require_writable, whole_file
     from RTDigitalTwinLib.report.dose_comparison import compare_doses
@@ -136,8 +138,10 @@ def _compare(options: Namespace) -> int:
     found = compare_doses(patient, a, b, criteria, goals)
     found = replace(found, notes=(*(f"B: {remark}" for remark in remarks), *found.notes))
     console = Console(highlight=False)
-    for name, source, kind in zip("AB", (options.a, options.b), kinds, strict=True):
-        console.print(f"{name}: {source} ({kind})", markup=False, soft_wrap=True)
+    # By their kind and highest dose: what the files are called may name a person.
+    for name, place, kind, dose in zip("AB", ("first", "second"), kinds, (a, b), strict=True):
+        highest = f"highest dose {decimal(np.nanmax(dose.values), 2)} Gy"
+        console.print(f"{name}, the {place} named: {kind}, {highest}", markup=False, soft_wrap=True)
     _print_comparison(console, patient, found)
     if options.out is not None:
         with whole_file(options.out) as aside:

@@ -57,7 +57,7 @@ def require_inputs(measurements: Path | None, *others: Path | None) -> None:
     """
     for path in (measurements, *others):
         if path is not None and not path.exists():
-            raise PatientDataError("There is no such file or folder.", where=str(path))
+            raise PatientDataError("There is no such file or folder.", where=path.name)
     if measurements is not None:
         from RTDigitalTwinLib.calibration.measurements import check_measurements
 

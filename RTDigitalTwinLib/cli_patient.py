@@ -119,10 +119,10 @@ def _new_ct(text: str) -> tuple[Path, int]:
 
 def _run(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
-    goals = chosen_goals(options.goals)
     with lasting_imports():
         from RTDigitalTwinLib.run import RunSettings, run_patient
 
+    goals = chosen_goals(options.goals)
     settings = RunSettings(
         options.samples,
         options.seed,

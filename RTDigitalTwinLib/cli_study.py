@@ -29,7 +29,7 @@ def add_study_command(commands: Any) -> None:
         "--methods", nargs="+", choices=OBSERVING_METHODS, default=list(OBSERVING_METHODS), help="only these"
     )
     study.add_argument("--processes", type=int, default=1, help="patients at a time (default 1)")
-    study.add_argument("--decoder-steps", type=int, default=30, help="of the method decoder, at most (default 30)")
+    study.add_argument("--decoder-steps", type=int, default=30, help="of decoder and decoder-gp, at most (default 30)")
     add_model_options(study)
 
 

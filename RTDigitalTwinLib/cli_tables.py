@@ -111,14 +111,19 @@ def add_goals_option(parser: ArgumentParser) -> None:
 
 
 def chosen_goals(chosen: list[str] | None) -> list[GoalSet] | None:
-    from RTDigitalTwinLib.dosimetry.goals import available_goals, load_goals
+    """None where none are chosen, at once: what reads them takes seconds to import.
 
+    Raises RTDigitalTwinError or ProtocolError.
+    """
     if chosen is None:
         return None
+    from RTDigitalTwinLib.dosimetry.goals import available_goals, load_goals
+
     known = available_goals()
     for word in chosen:
         if word not in known and not Path(word).is_file():
             raise RTDigitalTwinError(
-                f"There are no goals of this name, and no such file; there are {', '.join(known)}.", where=word
+                f"There are no goals of this name, and no such file; there are {', '.join(known)}.",
+                where=Path(word).name,
             )
     return [load_goals(known[word] if word in known else Path(word)) for word in chosen]

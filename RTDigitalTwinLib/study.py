@@ -59,7 +59,7 @@ class StudySettings:
     ----------
     methods : names of calibrators.
     seed : of the measurements' noise; the samples' is 0.
-    decoder_steps : evaluations of the decoder's objective, at most; of decoder-gp 20 at least.
+    decoder_steps : evaluations of the decoder's objective, at most; of decoder and decoder-gp.
     processes : patients at a time.
     """
 

@@ -111,6 +111,46 @@ def test_what_a_command_imports_is_not_searched_for_garbage() -> None:
     assert int(frozen) > 100_000  # torch alone
 
 
+COMMAND = """
+import gc, sys
+from RTDigitalTwinLib.cli import main
+code = main(sys.argv[1:])
+print(code, gc.get_freeze_count(), "torch" in sys.modules)
+"""
+MEASURED = (
+    "patient,kind,structure,metric,value,unit,days,fraction,fractions,noise_ratio,noise_floor,source\n"
+    "pt_1,metric,PTV_7000,mean,{value},Gy,0,1,1,0.02,0.1,film\n"
+)
+
+
+def after(*arguments: str) -> tuple[int, int, bool]:
+    """Exit code of a command that has a process to itself, objects frozen at its end, and whether torch is there."""
+    done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    code, frozen, torch = done.stdout.splitlines()[-1].split()
+    return int(code), int(frozen), torch == "True"
+
+
+@pytest.mark.parametrize("goals", [[], ["--goals", "rtog0225"]])
+def test_what_run_imports_lasts(goals: list[str], target_folder: Path, narrow_weights: Path, tmp_path: Path) -> None:
+    command = ["run", str(target_folder), "--out", str(tmp_path / "out"), "--weights", str(narrow_weights)]
+    code, frozen, _ = after(*command, "--device", "cpu", "--samples", "0", *goals)
+    assert code == 0 and frozen > 100_000
+
+
+@pytest.mark.parametrize("command", ["observe", "loop", "recommend"])
+def test_measurements_are_checked_before_the_imports_that_last(
+    command: str, target_folder: Path, tmp_path: Path
+) -> None:
+    measurements = tmp_path / "day.csv"
+    arguments = [command, str(target_folder), "--out", str(tmp_path / "out"), "--measurements", str(measurements)]
+    measurements.write_text(MEASURED.format(value="seventy"))
+    assert after(*arguments) == (1, 0, False)
+    measurements.write_text(MEASURED.format(value="70"))
+    code, frozen, _ = after(*arguments, "--device", "abacus")  # refused after all is imported
+    assert code == 1 and frozen > 100_000
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cores are told and chosen by Linux alone")
 def test_threads_that_wait_leave_the_core_to_others() -> None:
     """Two threads on one core: the one that has ended its part of a loop does not count until the other has."""

@@ -85,7 +85,9 @@ def test_the_outcome_reads_without_colour(sample_folder: Path, capsys: pytest.Ca
     assert "✓" in printed and "met" in printed and "Research use only" in printed
 
 
-def test_compare_a_dose_with_a_warmer_one(sample_folder: Path, tmp_path: Path) -> None:
+def test_compare_a_dose_with_a_warmer_one(
+    sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     patient = Patient.load(sample_folder)
     dose = patient.plan.dose
     assert dose is not None
@@ -100,6 +102,9 @@ def test_compare_a_dose_with_a_warmer_one(sample_folder: Path, tmp_path: Path) -
     assert found["largest_difference_gy"] == pytest.approx(0.02 * float(dose.values.max()), rel=1e-3)
     assert 0.5 < found["gamma"]["pass_ratio"] <= 1  # the gradient makes up for 2 % nearly everywhere
     assert {g["a_status"] for g in found["goals"]} >= {"met", "violated"}
+    said, highest_gy = capsys.readouterr().out, float(dose.values.max())
+    assert f"A, the first named: the plan's dose, highest dose {highest_gy:.2f} Gy" in said
+    assert f"B, the second named: dose in a file, highest dose {1.02 * highest_gy:.2f} Gy" in said
 
 
 def test_compared_goals_set_the_same_alternative_side_by_side(
@@ -141,7 +146,10 @@ def test_compare_a_folder_with_itself(sample_folder: Path, tmp_path: Path, capsy
     found = json.loads(out.read_text())
     assert found["gamma"]["pass_ratio"] == 1 and found["largest_difference_gy"] == 0
     assert (found["a"], found["b"]) == ("the plan's dose", "the plan's dose")
-    assert f"B: {sample_folder} (the plan's dose)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "A, the first named: the plan's dose, highest dose " in said
+    assert "B, the second named: the plan's dose, highest dose " in said
+    assert str(sample_folder) not in said
 
 
 @pytest.fixture
@@ -183,6 +191,7 @@ def test_the_word_sample_means_the_built_in_patient(
     ("arguments", "message"),
     [
         (["dose", "{folder}", "--goals", "rtog9999"], "rtog9999: There are no goals of this name"),
+        (["dose", "{folder}", "--goals", "{folder}/absent.toml"], "Error: absent.toml: There are no goals of this name"),
         (["dose", "{folder}", "--out", "{folder}/inside"], "would lie in the patient's folder"),
         (["dose", "{folder}", "--dose", "{folder}/ct.csv"], "ct.csv: The file cannot be read as an image"),
         (["dose", "{folder}", "--dose", "{plain}"], "plain.nrrd: The file does not say the unit"),

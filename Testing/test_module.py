@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from RTDigitalTwinLib.cli_options import OBSERVING_METHODS
 from Testing.host.fixtures import in_desktop, running_application, skip_where_missing
 
 skip_where_missing()
@@ -51,6 +52,17 @@ def test_the_panel_and_its_parameter_node_follow_each_other(module: Any) -> None
     assert node.absorbOutliers is True
     module.ui.deviceComboBox.setCurrentIndex(1)
     assert node.device.value == "cpu"
+
+
+def test_measurements_are_absorbed_by_any_method_of_the_library(module: Any) -> None:
+    box, node = module.ui.methodComboBox, module.logic.getParameterNode()
+    found = {}
+    for index in range(box.count):
+        box.setCurrentIndex(index)
+        found[node.method.value] = box.currentText
+    assert sorted(found) == sorted(OBSERVING_METHODS)
+    assert found["decoder-gp"] == "Decoder, and the rest by a Gaussian process"
+    assert len(set(found.values())) == len(found)
 
 
 @pytest.mark.parametrize(("name", "value", "error"), [

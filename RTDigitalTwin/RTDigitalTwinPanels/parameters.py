@@ -27,6 +27,7 @@ class Method(Enum):
     SCALE = "scale"
     KALMAN = "kalman"
     DECODER = "decoder"
+    DECODER_GP = "decoder-gp"
     PERSISTENCE = "persistence"
 
     def label(self):
@@ -36,6 +37,7 @@ class Method(Enum):
             "scale": _("One scale for the whole dose"),
             "kalman": _("Ensemble Kalman filter"),
             "decoder": _("Decoder of the network"),
+            "decoder-gp": _("Decoder, and the rest by a Gaussian process"),
             "persistence": _("What was measured last"),
         }
         return words[self.value]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.dvh_metric import DvhMetric
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.patient.dicom_dose import read_dose
