@@ -187,6 +187,9 @@ def test_the_gain_is_of_the_same_samples() -> None:
     assert gain is not None and gain.expected == pytest.approx(more.expected - keep.expected)
     # Pairing tells what two bands side by side cannot.
     assert gain.probability_better > 0.95 and keep.band()[1] > more.band()[0]
+    even = replace(more, benefit=(np.arange(40) + 0.5) / 40, effort=0.0)  # 95 % of a uniform distribution
+    off = Gain.over(even, replace(even, benefit=np.zeros(40)))
+    assert off is not None and (off.low, off.high) == even.band() == pytest.approx((0.025, 0.975))
     few = utility_of(Reading(uniform_ensemble(offsets(59))), terms, 0.5, 0.0)
     assert Gain.over(few, keep) is None
 

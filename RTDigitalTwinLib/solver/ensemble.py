@@ -21,6 +21,15 @@ def band_quantiles(level: float) -> tuple[float, float]:
     return (1 - level) / 2, (1 + level) / 2
 
 
+def even_band(samples: NDArray, level: float) -> tuple[float, float]:
+    """Central band of a scalar's samples (samples,) that lie evenly in its distribution, each amid the n-th part of it.
+
+    Calibrated samples do (``BandScale.calibrated``), and what is worked out of them.
+    """
+    low, high = np.quantile(samples, band_quantiles(level), method="hazen")
+    return float(low), float(high)
+
+
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """Samples of an array or a scalar.
