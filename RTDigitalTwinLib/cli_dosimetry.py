@@ -177,7 +177,8 @@ def _print_review(console: Console, patient: Patient, review: DoseReview) -> Non
     if quality:
         headings = ("target", "prescribed (Gy)", "conformity (Paddick)", "homogeneity", "gradient index")
         print_table(console, "plan quality", headings, quality)
-        if any(q.conformity_with for q in review.quality):
+        levels = {q.structure: q.prescribed_gy for q in review.quality}
+        if any(levels.get(name, 0) > q.prescribed_gy for q in review.quality for name in q.conformity_with):
             console.print(JOINED)
     if review.integral_dose_gy_l is not None:
         console.print(f"Integral dose: {review.integral_dose_gy_l:.1f} Gy l")

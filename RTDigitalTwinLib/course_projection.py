@@ -19,6 +19,7 @@ from RTDigitalTwinLib.model.biology import DoseResponse, load_biology, models_fo
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.solver.ensemble import even_band
 from RTDigitalTwinLib.solver.reading import Reading
 
 COVERAGE = "D95"
@@ -163,11 +164,11 @@ def endpoints_of(
             if name in target_levels_gy(patient):
                 values = projection.metric(name, COVERAGE, doses)
                 of_truth = float(truth.metric(name, COVERAGE, true).mean)
-                low, high = _band(values.calibrated_samples() if projection.has_spread else values.samples)
+                low, high = (float(limit) for limit in values.band(LEVEL))
                 found.append(Endpoint(name, COVERAGE, "", "Gy", float(values.mean), low, high, of_truth))
             for model in models_for(models, name):
                 likely = reading.response(name, model, fractions).probability
-                low, high = _band(likely)
+                low, high = even_band(likely, LEVEL)
                 mean, of_truth = float(likely.mean()), float(model.of(true, fractions)[0])
                 found.append(Endpoint(name, model.effect.value, model.endpoint, "", mean, low, high, of_truth))
         except PatientDataError:
@@ -178,11 +179,6 @@ def endpoints_of(
 def ordered(patient: Patient) -> tuple[str, ...]:
     """Targets first."""
     return (*patient.targets, *(name for name in patient.structures if name not in patient.targets))
-
-
-def _band(samples: NDArray) -> tuple[float, float]:
-    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def require_ntcp(patient: Patient, structure: str | None) -> None:

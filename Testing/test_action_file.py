@@ -150,6 +150,16 @@ def test_what_is_customary(patient: Patient) -> None:
     assert not any(n.startswith(("spare", "boost", "replan")) for n in (a.name for a in customary_actions(arcs)))
 
 
+def test_one_sample_of_twenty_is_not_more_than_5_percent(patient: Patient) -> None:
+    drawn = hand_made_ensemble(patient, samples=20)
+    lowest, *others = np.sort(drawn.metric("PTV_7000", "D95").samples)
+    for level_gy, boosts in (((lowest + others[0]) / 2, 0), ((others[0] + others[1]) / 2, 1)):
+        dose = replace(patient.plan.prescription, target_dose_gy=(("PTV_7000", float(level_gy)),))
+        asked = replace(drawn, patient=replace(patient, plans=(replace(patient.plan, prescription=dose),)))
+        found = customary_actions(asked.patient, asked)
+        assert sum(isinstance(action, Boost) for action in found) == boosts
+
+
 def test_only_what_is_in_danger_is_spared_or_boosted(patient: Patient) -> None:
     prediction = replace(hand_made_ensemble(patient, samples=16), calibration=hand_made_calibration(16))
     little = replace(prediction, deterministic_gy=0.3 * prediction.deterministic_gy)

@@ -24,12 +24,14 @@ from RTDigitalTwinLib.decision.ranking_decider import RankingDecider
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.dosimetry.fraction_delivery import NOWHERE, Deliveries, SetupErrors, Treatment
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.model.biology import load_biology, models_for
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.network_patient import network_patient
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
+from RTDigitalTwinLib.solver.reading import Reading
 from Testing.builders import hand_made_calibration, hand_made_ensemble, oblique_grid, small_patient
 
 FRACTIONS = 12
@@ -182,6 +184,17 @@ def test_static_does_nothing_and_is_wrong(static: CourseResult, triggered: Cours
 def test_scheduled_looks_when_it_is_time(case: Case) -> None:
     result = case.live(settings(Scheduled(every=4)))
     assert result.fractions_with(RECALIBRATED) == (4, 8, 12)
+
+
+def test_endpoints_have_the_calibrated_bands() -> None:
+    """Of so few samples the outermost stand for more than 2.5 % each; the dose's band is the calibrated one."""
+    drawn = replace(hand_made_ensemble(small_patient(), 16), calibration=hand_made_calibration(16))
+    found = {(e.structure, e.effect): e for e in endpoints_of(drawn, known_dose(drawn, drawn.deterministic_gy))}
+    coverage, ntcp = found["PTV_7000", "D95"], found["Parotid_L", "NTCP"]
+    assert (coverage.low, coverage.high) == pytest.approx(drawn.metric("PTV_7000", "D95").band(0.95))
+    (model,) = models_for(load_biology(), "Parotid_L")
+    likely = Reading(drawn).response("Parotid_L", model, 35).probability
+    assert (ntcp.low, ntcp.high) == (likely.min(), likely.max())
 
 
 def test_the_end_of_the_projection_is_what_was_accumulated(case: Case) -> None:

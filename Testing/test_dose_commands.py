@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from rich.console import Console
 
 from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib.cli_dosimetry import _print_review
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import GeometryError, PatientDataError
@@ -19,7 +21,7 @@ from RTDigitalTwinLib.model.biology import load_biology, models_for
 from RTDigitalTwinLib.patient import openkbp
 from RTDigitalTwinLib.patient.dose_file import read_dose_image
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.patient.structure import Structure
+from RTDigitalTwinLib.patient.structure import Structure, StructureKind
 from RTDigitalTwinLib.patient.volume import Quantity, Volume, write_nrrd
 from RTDigitalTwinLib.report.dose_comparison import compare_doses
 from RTDigitalTwinLib.report.dose_review import review_dose
@@ -284,6 +286,46 @@ def test_overlapping_targets_are_named() -> None:
     shared_cc = patient.structures["PTV_7000"].volume_cc
     assert any(note.startswith(f"PTV_5600 and PTV_7000 share {shared_cc:.1f} cc") for note in found.notes)
     assert {row.structure for row in found.quality} == {"PTV_7000", "PTV_5600"}
+
+
+def two_targets(other_gy: float) -> Patient:
+    """A second target away from the first."""
+    patient = small_patient()
+    grid = patient.ct.grid
+    other = Structure.from_array("PTV_b", ball(grid, (-22, -12, 2), (12, 12, 14)), grid, StructureKind.TARGET)
+    levels = (("PTV_7000", 70.0), ("PTV_b", other_gy))
+    plan = replace(patient.plan, prescription=replace(patient.plan.prescription, target_dose_gy=levels))
+    return replace(patient, structures={**patient.structures, "PTV_b": other}, plans=(plan,))
+
+
+def test_a_target_that_is_not_covered_takes_only_the_conformity_of_others() -> None:
+    patient = two_targets(30.0)
+    assert patient.plan.dose is not None
+    whole = {row.structure: row for row in review_dose(patient, patient.plan.dose).quality}["PTV_b"]
+    gy = patient.plan.dose.values.copy()
+    part = patient.structures["PTV_7000"].mask.copy()
+    part[:12] = False
+    gy[part] = np.nan
+    found = review_dose(patient, Volume(gy, patient.ct.grid, Quantity.DOSE_GY))
+    (row,) = found.quality
+    assert row.structure == "PTV_b" and row.conformity is None and whole.conformity is not None
+    assert row.homogeneity == whole.homogeneity is not None and row.gradient is not None
+    assert any(
+        note.startswith("No conformity of PTV_b, which counts together with others. PTV_b with PTV_7000: The dose")
+        for note in found.notes
+    )
+
+
+@pytest.mark.parametrize(("other_gy", "told"), [(70.0, False), (56.0, True)])
+def test_joining_is_told_where_a_lower_level_is_joined_with_a_higher(
+    other_gy: float, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patient = two_targets(other_gy)
+    assert patient.plan.dose is not None
+    review = review_dose(patient, patient.plan.dose)
+    assert {row.structure: row.conformity_with for row in review.quality}["PTV_b"] == ("PTV_7000",)
+    _print_review(Console(width=200), patient, review)
+    assert ("must enclose too" in " ".join(capsys.readouterr().out.split())) is told
 
 
 def test_doses_of_another_grid_or_quantity() -> None:

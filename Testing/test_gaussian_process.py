@@ -33,7 +33,7 @@ from RTDigitalTwinLib.solver.narrowing import MISFIT_RATIO, spread_ratio
 from Testing.builders import hand_made_calibration, hand_made_ensemble, small_patient
 
 FIRST = Moment(0.0, 1)
-NOISE = NoiseModel(0.02, 0.005)
+NOISE, FINE = NoiseModel(0.02, 0.005), NoiseModel(0.004, 0.0005)
 SEEN = ("Parotid_L", "Parotid_R", "SpinalCord")
 
 
@@ -220,10 +220,9 @@ def test_errors_are_drawn_from_their_covariance(drawn: DoseEnsemble) -> None:
 
 def test_a_mean_is_as_surely_known_as_its_posterior_says(drawn: DoseEnsemble, belief: DoseBelief) -> None:
     """The band of an observed mean, from the posterior of a linear value: 1 / (1 / b + 1 / V - 1 / S)."""
-    fine = NoiseModel(0.004, 0.0005)
     wanted: list[Wanted] = [(name, "mean") for name in SEEN]
     truth = delivered_dose(drawn.patient, Change())
-    observed = measure_scalars(drawn.patient, truth, wanted, FIRST, fine, Change(), 1)
+    observed = measure_scalars(drawn.patient, truth, wanted, FIRST, FINE, Change(), 1)
     after = GaussianProcess(paths=400).absorb(gather(belief, observed, drawn))
     now = after.applied(drawn)
     errors = ScalarErrors.of(
@@ -245,6 +244,20 @@ def test_a_mean_is_as_surely_known_as_its_posterior_says(drawn: DoseEnsemble, be
     assert widths[1] < 0.9 * widths[0]
     samples = now.metric("Parotid_L", "mean").calibrated_samples()
     assert np.quantile(samples, [0.025, 0.975]) == pytest.approx(now.metric("Parotid_L", "mean").band(0.95), abs=0.5)
+
+
+def test_a_volume_is_known_better_where_bands_are_not_calibrated(drawn: DoseEnsemble, belief: DoseBelief) -> None:
+    """The spread of its samples is what observing leaves, as that of a dose at a volume."""
+    observed = measure_scalars(
+        drawn.patient, delivered_dose(drawn.patient, Change()), [("Parotid_L", "mean")], FIRST, FINE, Change(), 1
+    )
+    now = GaussianProcess(paths=100).absorb(gather(belief, observed, drawn)).applied(drawn)
+    for bands in (None, replace(hand_made_calibration(samples=16), curves={})):
+        later = replace(now, calibration=bands)
+        plain = replace(later, narrowing=None)
+        for metric in ("V15", "V15[cc]", "D50"):
+            of_samples, known = (one.metric("Parotid_L", metric) for one in (plain, later))
+            assert 0 < float(known.std) < 0.9 * float(of_samples.std), metric
 
 
 def test_what_observing_teaches_by_hand() -> None:

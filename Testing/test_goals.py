@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from RTDigitalTwinLib.decision.chance import judge_chance
+from RTDigitalTwinLib.decision.protocol import Constraint
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.dosimetry.goals import (
     Criterion,
@@ -22,8 +24,9 @@ from RTDigitalTwinLib.dosimetry.goals import (
     least_probability,
     likely_status,
     load_goals,
+    whole,
 )
-from RTDigitalTwinLib.dosimetry.metric_samples import Metrics, MetricSamples
+from RTDigitalTwinLib.dosimetry.metric_samples import Metrics, MetricSamples, kept_parts
 from RTDigitalTwinLib.errors import PatientDataError, ProtocolError
 from RTDigitalTwinLib.report.goal_table import GoalRow, goal_choice, goal_tables
 from RTDigitalTwinLib.solver.bands import BandScale
@@ -171,6 +174,24 @@ def test_the_probability_and_the_number_of_samples_agree() -> None:
         found = SCALE.kept_ratio(LIKELY_GY, float(limit), upper=True)
         assert abs(found * 16 - (moved <= limit).sum()) <= 0.5 + 1e-9
     assert moved.mean() == pytest.approx(LIKELY_GY.mean())
+
+
+def test_the_probability_and_the_number_of_samples_agree_of_several_structures() -> None:
+    """Eight with 0.7 % each, of different samples: 5.6 % of 64 are 3.6, though no sample has half of it."""
+    names = tuple(f"Organ_{k}" for k in range(8))
+    gy = {name: np.roll(np.linspace(30.0, 50.0, 64), k) for k, name in enumerate(names)}
+
+    def metrics(name: str, metric: DvhMetric) -> MetricSamples:
+        return MetricSamples(40.0, gy[name], True, lambda limit, upper: kept_parts(gy[name], 1 - 0.007, upper=upper))
+
+    all_of = Criterion(names, MEAN, True, 45.0)
+    chance = judge_chance(Constraint("all", (all_of,)), metrics, 0.05, 0.95)
+    assert chance.probability == pytest.approx(0.056)
+    assert chance.violated == chance.beyond_limit == 4 and not chance.is_kept
+    goal = evaluate_goal(Goal("g", 1, (all_of,)), names, metrics)
+    assert goal.least_probability_met == pytest.approx(least_probability(60, 64))
+    for violated in (0.0, 0.4, 0.6, 1.4):  # of one structure both counts are the same
+        assert 64 - whole(kept_parts(gy[names[0]], 1 - violated / 64, upper=True)) == round(violated)
 
 
 def test_several_structures_are_judged_together() -> None:

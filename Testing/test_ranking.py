@@ -141,6 +141,9 @@ def test_a_chance_counts_what_is_beyond_the_variation_accepted() -> None:
     assert either.violated == 0 and either.criterion is lax and either.is_kept
     raw = judge_chance(Constraint("or", (one, lax)), lambda *_: MetricSamples(49.5, values, False), 0.2, 0.9)
     assert raw.violated == 0 and not raw.is_kept and "not calibrated" in raw.words
+    # With a confidence of 5 % the bound is 7 %: below a risk that the probability is above.
+    lean = judge_chance(Constraint("cord", (one,)), lambda *_: MetricSamples(49.5, values, True), 0.15, 0.05)
+    assert lean.most_probability < 0.15 and not lean.is_kept and lean.excess_ratio == pytest.approx(0.2 / 0.15)
 
 
 def test_a_percentage_is_never_rounded_to_certainty() -> None:
@@ -184,6 +187,9 @@ def test_the_gain_is_of_the_same_samples() -> None:
     assert gain is not None and gain.expected == pytest.approx(more.expected - keep.expected)
     # Pairing tells what two bands side by side cannot.
     assert gain.probability_better > 0.95 and keep.band()[1] > more.band()[0]
+    even = replace(more, benefit=(np.arange(40) + 0.5) / 40, effort=0.0)  # 95 % of a uniform distribution
+    off = Gain.over(even, replace(even, benefit=np.zeros(40)))
+    assert off is not None and (off.low, off.high) == even.band() == pytest.approx((0.025, 0.975))
     few = utility_of(Reading(uniform_ensemble(offsets(59))), terms, 0.5, 0.0)
     assert Gain.over(few, keep) is None
 

@@ -254,6 +254,33 @@ def test_the_decoder_learns_and_the_encoder_stays(case: Case, sampled: DoseEnsem
     assert np.mean(errors, axis=0)[1] < 0.8 * np.mean(errors, axis=0)[0]
 
 
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_volume_that_none_or_all_have_leaves_the_decoder_at_work(
+    case: Case, sampled: DoseEnsemble, calibrated: bool
+) -> None:
+    """Its band closes, but no observation is worth infinitely much: the others would be fitted to no more."""
+    drawn = replace(sampled, calibration=hand_made_calibration(samples=16) if calibrated else None)
+    closed = case.observed(SURE)[0]
+    assert isinstance(closed, MetricObservation)
+    closed = replace(closed, structure="SpinalCord", metric="V3", value=0.0)  # V105 of 35 fractions
+    assert drawn.metric("SpinalCord", "V105").samples.max() == 0
+    calibrator = DecoderMap(most_steps=3)
+    for observations in (case.observed(), (*case.observed(), closed)):
+        calibrator.absorb(gather(case.belief, observations, drawn))
+    without, added = calibrator.fits
+    assert added.steps > 0 and added.objective[-1] < 0.95 * added.objective[0]
+    assert added.objective[0] == pytest.approx(without.objective[0], rel=0.01)  # it says nothing new
+
+
+def test_a_volume_of_a_closed_band_has_the_floor_of_volumes(case: Case) -> None:
+    for name, metric, value in (("SpinalCord", "V75", 0.0), ("PTV_7000", "V90", 0.0), ("PTV_7000", "V20", 100.0)):
+        found = case.drawn.metric(name, metric)
+        assert np.all(found.samples == value) and np.ptp(found.band(0.95)) == 0
+        assert found.calibrated_std == pytest.approx(0.5)
+    cc = case.drawn.metric("PTV_7000", "V90[cc]")
+    assert cc.calibrated_std == pytest.approx(0.005 * case.patient.structures["PTV_7000"].volume_cc)
+
+
 def test_what_the_decoder_leaves_is_not_lost(case: Case, sampled: DoseEnsemble) -> None:
     """A few steps of the decoder leave a measured dose far off; with the rest it is near, for the same decoder."""
     bands = replace(sampled, calibration=hand_made_calibration(samples=16))

@@ -38,6 +38,7 @@ from RTDigitalTwinLib.progress import Progress, silent
 
 UNEXPLAINED_RATIO = 0.5  # of the belief's spread at a voxel: what no decoder of this network gives counts as noise
 LEAST_SPREAD_GY = 0.1  # where the belief is surer, the anchor is no stronger
+LEAST_SPREAD = 0.1  # of a scalar, in its unit: none is known for sure
 PROBES = 1  # random combinations of observations that size the prior
 
 
@@ -134,7 +135,8 @@ class _Objective:
         self.found: list[Tensor] = []  # the deviations that were worked out last
         self.start = torch.zeros(sum(self._lengths), device=self.device)
         spread = voxel_std(evidence.drawn)
-        self.scalar_std = [r.belief_std(evidence.drawn) for r in evidence.scalars]
+        # Samples whose spread was never measured may all agree, as on a volume at a dose that none reaches.
+        self.scalar_std = [max(r.belief_std(evidence.drawn), LEAST_SPREAD) for r in evidence.scalars]
         # Innovations are those of the samples' mean, which tables show: the fit itself runs without dropout.
         doses, without = evidence.doses_gy, evidence.drawn.deterministic_gy[None]
         bias = [float(r.of(doses).mean() - r.of(without)[0]) for r in evidence.scalars]

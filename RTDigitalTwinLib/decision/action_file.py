@@ -108,7 +108,7 @@ def _organs_with_goals(patient: Patient, prediction: DoseEnsemble | None) -> lis
                 for result in results
                 if result.criterion is not None
                 and result.probability_met is not None
-                and 1 - result.probability_met > IN_DANGER_RATIO
+                and _is_in_danger(result.probability_met)
             ]
         found.update(name for criterion in criteria if criterion.upper for name in criterion.structures)
     return [name for name in patient.organs if name in found]
@@ -122,8 +122,13 @@ def _targets_to_boost(patient: Patient, prediction: DoseEnsemble | None) -> list
     return [
         name
         for name, level_gy in levels.items()
-        if 1 - prediction.metric_samples(name, covered).kept(level_gy, upper=False).mean() > IN_DANGER_RATIO
+        if _is_in_danger(float(prediction.metric_samples(name, covered).kept(level_gy, upper=False).mean()))
     ]
+
+
+def _is_in_danger(kept_ratio: float) -> bool:
+    """Whether a limit is missed with more than 5 %; 1 of 20 samples is not more."""
+    return 1 - kept_ratio > IN_DANGER_RATIO + 1e-9
 
 
 def _action(entry: Mapping[str, Any], place: _Place, patient: Patient) -> Action:

@@ -46,13 +46,13 @@ class Chance:
 
     @property
     def is_kept(self) -> bool:
-        """Whether the samples certify it: the bound is within the risk, and the spread is a measured one."""
-        return self.is_calibrated and self.most_probability <= self.risk
+        """Whether the samples certify it: probability and bound are within the risk, and the spread is measured."""
+        return self.is_calibrated and self.excess_ratio <= 1
 
     @property
     def excess_ratio(self) -> float:
-        """How many times the risk the bound is; above 1 it is not certified."""
-        return self.most_probability / self.risk
+        """How many times the risk the bound is, or the probability where it is larger; above 1 it is not certified."""
+        return max(self.most_probability, self.probability) / self.risk
 
     @property
     def excess(self) -> float:

@@ -15,6 +15,7 @@ from RTDigitalTwinLib.decision.protocol import DecisionProtocol, Weighed
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
 from RTDigitalTwinLib.model.biology import DoseResponse, Effect, applicable, load_biology
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.solver.ensemble import even_band
 from RTDigitalTwinLib.solver.reading import Reading
 
 LEVEL = 0.95  # of bands
@@ -91,8 +92,7 @@ class UtilityValue:
 
     def band(self, level: float = LEVEL) -> tuple[float, float]:
         """Central band of the benefit without the effort."""
-        low, high = np.quantile(self.benefit - self.effort, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return even_band(self.benefit - self.effort, level)
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,7 @@ class Gain:
         if one.benefit.size != keep.benefit.size:
             return None
         off = (one.benefit - one.effort) - (keep.benefit - keep.effort)
-        low, high = np.quantile(off, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return cls(float(off.mean()), float(low), float(high), float((off > 0).mean()))
+        return cls(float(off.mean()), *even_band(off, LEVEL), float((off > 0).mean()))
 
 
 def terms_for(protocol: DecisionProtocol, patient: Patient) -> tuple[tuple[Term, ...], tuple[str, ...]]:

@@ -270,8 +270,13 @@ def likely_status(met: float, acceptable: float) -> Status:
 
 
 def whole(kept: NDArray) -> int:
-    """Of samples that keep a limit in part (samples,) the number that do at their own place: at least in half."""
-    return int((kept >= 0.5 - 1e-9).sum())
+    """Of samples that keep a limit in part (samples,) the number that do, as the binomial bound counts them.
+
+    The fewer of those that do in more than half of their own part, and n times the probability, a half rounded down:
+    of several structures each may leave a small share of another sample, of which none alone would be counted.
+    """
+    own, together = int((kept > 0.5 + 1e-9).sum()), math.ceil(float(kept.sum()) - 0.5 - 1e-9)
+    return max(0, min(own, together))
 
 
 def _status(read: Sequence[CriterionValue]) -> tuple[Status, CriterionValue]:

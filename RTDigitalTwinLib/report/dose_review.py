@@ -180,17 +180,22 @@ def _quality(
     gy = levels[target.name]
     others = tuple(n for n in levels if levels[n] >= gy and n != target.name and n in patient.structures)
     try:
-        level = None
-        if others:
-            together = joined([patient.structures[name] for name in (target.name, *others)], target.name)
-            level = structure_dose_of(dose, together)
-        found = plan_quality(target, body, gy, level)
+        found = plan_quality(target, body, gy)
     except PatientDataError as error:
         notes.append(str(error))
         return QualityRow(target.name, gy, None, None, None, others)
-    numbers = (found.conformity, found.homogeneity, found.gradient)
-    conformity, homogeneity, gradient = (float(n[0]) if np.isfinite(n[0]) else None for n in numbers)
-    return QualityRow(target.name, gy, conformity, homogeneity, gradient, others)
+    conformity = found.conformity
+    if others:
+        names = (target.name, *others)
+        together = joined([patient.structures[name] for name in names], " with ".join(names))
+        try:
+            conformity = plan_quality(target, body, gy, structure_dose_of(dose, together)).conformity
+        except PatientDataError as error:  # homogeneity and gradient are of this target and the isodoses
+            notes.append(f"No conformity of {target.name}, which counts together with others. {error}")
+            conformity = np.array([np.nan])
+    numbers = (conformity, found.homogeneity, found.gradient)
+    shown = [float(n[0]) if np.isfinite(n[0]) else None for n in numbers]
+    return QualityRow(target.name, gy, shown[0], shown[1], shown[2], others)
 
 
 def _biology(model: DoseResponse, name: str, doses: StructureDose, fractions: int) -> BiologyRow:

@@ -201,7 +201,8 @@ class DoseEnsemble:
         if (name, parsed) not in self._metrics:
             inside = inside or self.structure_dose(name)
             samples, scale = inside.metric(parsed), self._metric_scale(name, parsed)
-            if scale is None and parsed.kind in VOLUMES:
+            by_doses = self._curve_scale(name) is not None and parsed.kind in VOLUMES
+            if scale is None and by_doses:
                 found = self._volume_by_doses(name, parsed, samples, inside)
             else:
                 found = self._known(name, lambda doses: doses.metric(parsed), samples, parsed.unit, scale)
@@ -240,6 +241,10 @@ class DoseEnsemble:
         scale = self._bands.metric_scale(name, structure.kind, str(share), share.unit)
         return None if scale is None else scale.times(structure.volume_cc / 100)
 
+    def _curve_scale(self, name: str) -> BandScale | None:
+        """Of the dose at a volume of a structure, where that was measured."""
+        return self._bands.curve_scale(name, self.patient.structure(name).kind) if self._bands else None
+
     def _volume_by_doses(self, name: str, metric: DvhMetric, samples: NDArray, inside: StructureDose) -> Ensemble:
         """Of a volume at a dose that was not measured: as sure as the DVH is."""
         whole = 100.0 if metric.unit == "%" else self.patient.structure(name).volume_cc
@@ -249,7 +254,7 @@ class DoseEnsemble:
     def _doses_at_volumes(self, name: str, inside: StructureDose) -> Ensemble:
         """(samples, volumes) dose in Gy that each of ``VOLUME_RATIOS`` of a structure receives at least."""
         if name not in self._doses:
-            scale = self._bands.curve_scale(name, self.patient.structure(name).kind) if self._bands else None
+            scale = self._curve_scale(name)
             self._doses[name] = self._known(name, _doses_at_volume, _doses_at_volume(inside), "Gy", scale)
         return self._doses[name]
 

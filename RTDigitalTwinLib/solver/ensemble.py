@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from RTDigitalTwinLib.dosimetry.metric_samples import MetricSamples, kept_parts
 from RTDigitalTwinLib.errors import RTDigitalTwinError
-from RTDigitalTwinLib.solver.bands import BandScale
+from RTDigitalTwinLib.solver.bands import FLOORS, BandScale
 
 
 def band_quantiles(level: float) -> tuple[float, float]:
@@ -19,6 +19,15 @@ def band_quantiles(level: float) -> tuple[float, float]:
     if not 0 < level < 1:
         raise RTDigitalTwinError(f"A band's level must lie between 0 and 1, not {level}.", remedy="Use 0.95 for 95 %.")
     return (1 - level) / 2, (1 + level) / 2
+
+
+def even_band(samples: NDArray, level: float) -> tuple[float, float]:
+    """Central band of a scalar's samples (samples,) that lie evenly in its distribution, each amid the n-th part of it.
+
+    Calibrated samples do (``BandScale.calibrated``), and what is worked out of them.
+    """
+    low, high = np.quantile(samples, band_quantiles(level), method="hazen")
+    return float(low), float(high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,10 +206,12 @@ class VolumeEnsemble(Ensemble):
 
     @property
     def calibrated_std(self) -> float:
+        """Half the calibrated 95 % band over 1.96, with the floor of volumes: where all or none of a volume has the
+        dose its band closes, and nothing is known for sure for that."""
         if self.scale is None:
             return float(self.std)
         low, high = self.band(0.95)
-        return float((high - low) / 2 / 1.96)
+        return float(np.hypot((high - low) / 2 / 1.96, FLOORS["%"] * self.whole / 100))
 
     def calibrated_samples(self) -> NDArray:
         """Where each calibrated curve of the doses at volumes has the dose."""
