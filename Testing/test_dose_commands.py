@@ -193,7 +193,7 @@ def test_the_word_sample_means_the_built_in_patient(
     ("arguments", "message"),
     [
         (["dose", "{folder}", "--goals", "rtog9999"], "rtog9999: There are no goals of this name"),
-        (["dose", "{folder}", "--goals", "{folder}/absent.toml"], "Error: absent.toml: There are no goals of this name"),
+        (["dose", "{folder}", "--goals", "{folder}/absent.toml"], "Error: absent.toml: There are no goals"),
         (["dose", "{folder}", "--out", "{folder}/inside"], "would lie in the patient's folder"),
         (["dose", "{folder}", "--dose", "{folder}/ct.csv"], "ct.csv: The file cannot be read as an image"),
         (["dose", "{folder}", "--dose", "{plain}"], "plain.nrrd: The file does not say the unit"),

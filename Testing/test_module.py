@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from RTDigitalTwinLib.cli_options import OBSERVING_METHODS
 from Testing.host.fixtures import in_desktop, running_application, skip_where_missing
 
 skip_where_missing()
@@ -55,6 +54,8 @@ def test_the_panel_and_its_parameter_node_follow_each_other(module: Any) -> None
 
 
 def test_measurements_are_absorbed_by_any_method_of_the_library(module: Any) -> None:
+    from RTDigitalTwinLib.cli_options import OBSERVING_METHODS  # here, for an application need not have rich
+
     box, node = module.ui.methodComboBox, module.logic.getParameterNode()
     found = {}
     for index in range(box.count):
