@@ -167,6 +167,16 @@ def test_beyond_the_measured_levels_and_at_the_value_s_own_limits() -> None:
     assert volume.kept_ratio(full, 100.5, upper=False) == 0.0
 
 
+@pytest.mark.parametrize("factors", [(0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.4, 1.9)])
+def test_a_limit_at_the_mean_is_kept_as_probably_as_not(factors: tuple[float, ...]) -> None:
+    """Also where bands of the lower levels have no width; just beside it at most and at least add up to 1 as well."""
+    scale, mean = BandScale(factors, 0.25), float(LIKELY_GY.mean())
+    assert scale.kept_ratio(LIKELY_GY, mean, upper=True) == scale.kept_ratio(LIKELY_GY, mean, upper=False) == 0.5
+    for limit in (mean - 1e-6, mean + 1e-6, mean + 1):
+        both = [scale.kept_ratio(LIKELY_GY, limit, upper=upper) for upper in (True, False)]
+        assert sum(both) == pytest.approx(1)
+
+
 def test_the_probability_and_the_number_of_samples_agree() -> None:
     """Within half a sample, so that a table of goals and a chance constraint say the same."""
     moved = SCALE.calibrated(LIKELY_GY)
