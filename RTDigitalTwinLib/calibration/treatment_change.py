@@ -17,6 +17,7 @@ from RTDigitalTwinLib.calibration.covariance import OUTPUT_STD_RATIO, ErrorCovar
 from RTDigitalTwinLib.calibration.read_off import read_off
 from RTDigitalTwinLib.calibration.readings import VolumeReading
 from RTDigitalTwinLib.solver.correlation import MaskBox
+from RTDigitalTwinLib.words import decimal
 
 GAUSS_NEWTON_STEPS = 8
 HALVINGS = 4  # of a step that makes things worse
@@ -157,7 +158,7 @@ class FoundChange:
     def words(self) -> tuple[str, ...]:
         """A sentence on each change that became likely enough to matter."""
         said = []
-        x, y, z = (f"{value:+.1f}" for value in self.shift_mm)
+        x, y, z = (decimal(value, 1, signed=True) for value in self.shift_mm)
         if self.known_to_mm is not None:
             if max(map(abs, self.shift_mm)) > FAR_STDS * self.known_to_mm:
                 said.append(
