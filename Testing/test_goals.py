@@ -247,6 +247,25 @@ def test_of_several_alternatives_the_most_probable_is_shown() -> None:
     assert found.status is Status.MET and found.value == pytest.approx(LIKELY_GY.mean() - 20)
 
 
+def test_the_alternative_shown_is_the_one_most_probably_met() -> None:
+    """Of each gland the number of 20 samples that meet its limit, and that keep the variation accepted."""
+
+    def shown(left: tuple[int, int], right: tuple[int, int]) -> tuple[Status, str]:
+        values = {}
+        for name, (met, accepted) in (("Parotid_L", left), ("Parotid_R", right)):
+            values[name] = [20.0] * met + [28.0] * (accepted - met) + [40.0] * (20 - accepted)
+        criteria = [upper(26, 30, name).criteria[0] for name in values]
+        found = evaluate_goal(Goal("g", 1, tuple(criteria)), list(values), sampled(True, **values))
+        assert found.criterion is not None
+        return found.status, found.criterion.structures[0]
+
+    assert shown((8, 9), (6, 18)) == (Status.UNSURE, "Parotid_L")
+    assert shown((6, 9), (6, 18)) == (Status.UNSURE, "Parotid_R")
+    assert shown((0, 0), (0, 1)) == (Status.VIOLATED, "Parotid_R")
+    assert shown((8, 9), (6, 20)) == (Status.ACCEPTABLE, "Parotid_R")  # the left gland alone would not be
+    assert shown((20, 20), (19, 20)) == (Status.MET, "Parotid_L")
+
+
 @pytest.mark.parametrize(
     ("met", "acceptable", "word"),
     [
