@@ -47,6 +47,7 @@ from RTDigitalTwinLib.patient.observation import Moment
 from RTDigitalTwinLib.patient.volume import Quantity
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 from RTDigitalTwinLib.solver.dose_state import DoseBelief
+from RTDigitalTwinLib.words import decimal
 
 METHOD = "change of treatment"
 LEVEL = 0.95
@@ -190,7 +191,8 @@ class Course:
         self.shift_mm = in_lps_mm(self.drawn.patient.ct.grid, fit.change[:3]) if after else None
         self.lay_mm, self.lay_covariance = fit.change[:3], fit.change_covariance[:3, :3]
         away = float(np.linalg.norm(fit.change[:3]))
-        reasons.append(f"{why}; shift {away:.1f} mm and output {fit.change[3]:+.1%} estimated" if after else why)
+        output = decimal(100 * float(fit.change[3]), 1, signed=True)
+        reasons.append(f"{why}; shift {away:.1f} mm and output {output}% estimated" if after else why)
         if after:
             self.watch = self._watch(self._expected(), fit.covariance)
         if away >= self.settings.action_level_mm:

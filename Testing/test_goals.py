@@ -167,6 +167,16 @@ def test_beyond_the_measured_levels_and_at_the_value_s_own_limits() -> None:
     assert volume.kept_ratio(full, 100.5, upper=False) == 0.0
 
 
+@pytest.mark.parametrize("factors", [(0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.4, 1.9)])
+def test_a_limit_at_the_mean_is_kept_as_probably_as_not(factors: tuple[float, ...]) -> None:
+    """Also where bands of the lower levels have no width; just beside it at most and at least add up to 1 as well."""
+    scale, mean = BandScale(factors, 0.25), float(LIKELY_GY.mean())
+    assert scale.kept_ratio(LIKELY_GY, mean, upper=True) == scale.kept_ratio(LIKELY_GY, mean, upper=False) == 0.5
+    for limit in (mean - 1e-6, mean + 1e-6, mean + 1):
+        both = [scale.kept_ratio(LIKELY_GY, limit, upper=upper) for upper in (True, False)]
+        assert sum(both) == pytest.approx(1)
+
+
 def test_the_probability_and_the_number_of_samples_agree() -> None:
     """Within half a sample, so that a table of goals and a chance constraint say the same."""
     moved = SCALE.calibrated(LIKELY_GY)
@@ -235,6 +245,25 @@ def test_of_several_alternatives_the_most_probable_is_shown() -> None:
     metrics = calibrated(SCALE, Parotid_L=LIKELY_GY, Parotid_R=LIKELY_GY - 20)
     found = evaluate_goal(goal, ["Parotid_L", "Parotid_R"], metrics)
     assert found.status is Status.MET and found.value == pytest.approx(LIKELY_GY.mean() - 20)
+
+
+def test_the_alternative_shown_is_the_one_most_probably_met() -> None:
+    """Of each gland the number of 20 samples that meet its limit, and that keep the variation accepted."""
+
+    def shown(left: tuple[int, int], right: tuple[int, int]) -> tuple[Status, str]:
+        values = {}
+        for name, (met, accepted) in (("Parotid_L", left), ("Parotid_R", right)):
+            values[name] = [20.0] * met + [28.0] * (accepted - met) + [40.0] * (20 - accepted)
+        criteria = [upper(26, 30, name).criteria[0] for name in values]
+        found = evaluate_goal(Goal("g", 1, tuple(criteria)), list(values), sampled(True, **values))
+        assert found.criterion is not None
+        return found.status, found.criterion.structures[0]
+
+    assert shown((8, 9), (6, 18)) == (Status.UNSURE, "Parotid_L")
+    assert shown((6, 9), (6, 18)) == (Status.UNSURE, "Parotid_R")
+    assert shown((0, 0), (0, 1)) == (Status.VIOLATED, "Parotid_R")
+    assert shown((8, 9), (6, 20)) == (Status.ACCEPTABLE, "Parotid_R")  # the left gland alone would not be
+    assert shown((20, 20), (19, 20)) == (Status.MET, "Parotid_L")
 
 
 @pytest.mark.parametrize(

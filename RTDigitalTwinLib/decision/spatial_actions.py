@@ -19,6 +19,7 @@ from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.patient.structure import StructureKind
 from RTDigitalTwinLib.progress import Progress, part, silent
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
+from RTDigitalTwinLib.words import decimal
 
 AIM_WEIGHT = 10.0  # of what a structure is to get; a tenth of a target's, ten times an organ's that is to be kept
 STEPS, REPLAN_STEPS = 20, 30
@@ -169,7 +170,8 @@ def _changed(
 
 
 def _extent(change_gy: NDArray) -> str:
-    return f"The mean dose changes by {change_gy.min():+.1f} to {change_gy.max():+.1f} Gy."
+    least, most = (decimal(float(gy), 1, signed=True) for gy in (change_gy.min(), change_gy.max()))
+    return f"The mean dose changes by {least} to {most} Gy."
 
 
 def _name(verb: str, structure: str, bounds: ChangeBounds, aim_gy: float | None) -> str:

@@ -18,6 +18,7 @@ from RTDigitalTwinLib.patient.grid import Grid
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
+from RTDigitalTwinLib.words import decimal
 
 PAROTIDS = ("Parotid_R", "Parotid_L")
 SHRINKAGE_REACH_MM = 10.0  # outside a shrinking gland the displacement falls off over this length
@@ -57,7 +58,7 @@ class Change:
         if self.weight_loss_mm:
             parts.append(f"skin {self.weight_loss_mm:g} mm inwards")
         if self.output_error_ratio:
-            parts.append(f"output {self.output_error_ratio:+.1%}")
+            parts.append(f"output {decimal(100 * self.output_error_ratio, 1, signed=True)}%")
         return f"simulated: {', '.join(parts) or 'as planned'}"
 
 

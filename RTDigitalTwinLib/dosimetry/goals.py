@@ -165,7 +165,8 @@ class GoalResult:
     ----------
     status : of the dose, or by the probabilities (``likely_status``).
     criterion : the one it rests on: of a dose the first that holds, else the first that could be read; of an ensemble
-        the one that is kept most probably; None where none could be read.
+        the one that is most probably met, to the whole percent, and of such that whose accepted variation is kept most
+        probably; that alone decides where the goal is acceptable. None where none could be read.
     value : of that criterion's metric, the worst of its structures; of an ensemble of the means over the samples.
     samples : number of samples; 1 of a single dose, for which there are no probabilities.
     probability_met, probability_acceptable : that the goal is met, and that at least the accepted variation is kept
@@ -247,11 +248,16 @@ def evaluate_goal(goal: Goal, structures: Sequence[str], metrics: Metrics) -> Go
         return GoalResult(goal, status, of.criterion, of.value, count, reason=reason, read=values)
     each_met, each_accepted = [one.met for one in read], [one.accepted for one in read]
     met, accepted = np.maximum.reduce(each_met), np.maximum.reduce([*each_met, *each_accepted])
-    likely = [float(a.mean() + b.mean()) for a, b in zip(each_met, each_accepted, strict=True)]
-    of = values[likely.index(max(likely))]
     probability, acceptable = float(met.mean()), float(accepted.mean())
+    status = likely_status(probability, acceptable)
+    by_variation = status is Status.ACCEPTABLE
+    likely = [
+        (0.0 if by_variation else round(float(a.mean()), 2), float(b.mean()))
+        for a, b in zip(each_met, each_accepted, strict=True)
+    ]
+    of = values[likely.index(max(likely))]
     return GoalResult(
-        goal, likely_status(probability, acceptable), of.criterion, of.value, count, probability, acceptable,
+        goal, status, of.criterion, of.value, count, probability, acceptable,
         least_probability(whole(met), count), all(one.is_calibrated for one in read), reason, values,
     )  # fmt: skip
 

@@ -103,6 +103,8 @@ class BandScale:
     def _central_ratio(self, factor: float) -> float:
         """The share that the band of a factor holds: ``_factors_of`` the other way."""
         known = LEVELS[: len(self.factors)]
+        if factor == 0:  # where the first factors are 0, bands of several levels are the mean alone
+            return 0.0
         if factor <= self.factors[-1]:
             return float(np.interp(factor, (0.0, *self.factors), (0.0, *known)))
         if self.factors[-1] == 0:
