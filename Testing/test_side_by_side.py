@@ -13,7 +13,8 @@ from RTDigitalTwinLib.errors import Cancelled, ModelError
 from RTDigitalTwinLib.model.network import DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.patient import Patient
-from RTDigitalTwinLib.solver.sampling import sample_dose, side_by_side
+from RTDigitalTwinLib.solver.sampling import sample_dose
+from RTDigitalTwinLib.solver.side_by_side import side_by_side
 
 THREADS = 3
 

@@ -16,6 +16,7 @@ from RTDigitalTwinLib.calibration.covariance import ErrorCovariance
 from RTDigitalTwinLib.calibration.readings import VolumeReading
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.solver.correlation import MaskBox, unseen_ratio
+from RTDigitalTwinLib.solver.side_by_side import side_by_side
 
 
 def from_volumes(
@@ -40,14 +41,18 @@ def left_by_volumes(
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
     """(draws, mask voxels) what is left of errors when volumes are measured of them and taken for what they say."""
+    noises = [[v.std * rng.standard_normal(v.std.shape, dtype=np.float32) for v in volumes] for _ in errors]
+
+    def left_of(drawn: tuple[NDArray[np.float32], list[NDArray[np.float32]]]) -> NDArray[np.float32]:
+        error, noise = drawn
+        off = [np.where(v.known, _seen(v, box, error) + n, 0) for v, n in zip(volumes, noise, strict=True)]
+        return (error - _deblurred(volumes, box, off, variance, steps)).astype(np.float32)
+
     left = np.empty_like(errors)
-    for k, error in enumerate(errors):
-        progress(k / len(errors), f"error {k + 1} of {len(errors)}")
-        off = []
-        for volume in volumes:
-            noise = volume.std * rng.standard_normal(error.shape, dtype=np.float32)
-            off.append(np.where(volume.known, _seen(volume, box, error) + noise, 0))
-        left[k] = error - _deblurred(volumes, box, off, variance, steps)
+    with side_by_side(left_of, list(zip(errors, noises, strict=True)), "cpu") as done:
+        for k, row in enumerate(done):
+            progress(k / len(errors), f"error {k + 1} of {len(errors)}")
+            left[k] = row
     return left
 
 
@@ -68,6 +73,9 @@ def _deblurred(
         parts = (_seen(v, box, p * _seen(v, box, values)) for v, p in zip(volumes, precisions, strict=True))
         return values / variance + sum(parts, np.zeros_like(values))
 
+    def dot(one: NDArray, other: NDArray) -> float:
+        return float(np.einsum("x,x->", one, other))  # a product of the libraries' own would wake all cores
+
     scale = 1 / (1 / variance + np.sum(precisions, axis=0))
     wanted, found = np.zeros(len(variance)), np.zeros(len(variance))
     for volume, precision, d in zip(volumes, precisions, off, strict=True):
@@ -75,15 +83,15 @@ def _deblurred(
         found += scale * precision * d  # each voxel by itself, to begin with
     left = wanted - matrix(found)
     along = scale * left
-    size = left @ along
+    size = dot(left, along)
     for _ in range(steps):
         if size <= 0:
             break
         moved = matrix(along)
-        length = size / (along @ moved)
+        length = size / dot(along, moved)
         found += length * along
         left -= length * moved
-        before, size = size, left @ (scale * left)
+        before, size = size, dot(left, scale * left)
         along = scale * left + size / before * along
     return found
 

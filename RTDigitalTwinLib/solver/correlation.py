@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.model.crop import Crop
+from RTDigitalTwinLib.solver.side_by_side import side_by_side
 
 LENGTHS_MM = (4.0, 8.0, 16.0, 32.0, 64.0)
 DISTANCES_MM = tuple(float(d) for d in (0, 2, 4, 6, 9, 12, 16, 20, 25, 30, 40, 50, 60, 80))  # edges of the bins
@@ -54,16 +55,17 @@ class MaskBox:
 
     def drawn(self, shares: Sequence[float], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """(count, mask voxels) Gaussian fields of variance 1 with the mixture's correlation, up to the box's edge."""
-        drawn = np.empty((count, len(self.places)), np.float32)
-        for row in drawn:
+        roots = [(float(np.sqrt(share)), axes) for share, axes in zip(shares, self._roots, strict=True) if share]
+
+        def field(own: np.random.Generator) -> NDArray[np.float32]:
             total = torch.zeros(self.shape)
-            for share, roots in zip(shares, self._roots, strict=True):
-                if share:
-                    size = tuple(root.shape[1] for root in roots)
-                    noise = torch.from_numpy(rng.standard_normal(size, dtype=np.float32))
-                    total += float(np.sqrt(share)) * _along_axes(noise, *roots)
-            row[:] = total.numpy().reshape(-1)[self.places]
-        return drawn
+            for size, axes in roots:
+                noise = own.standard_normal(tuple(root.shape[1] for root in axes), dtype=np.float32)
+                total += size * _along_axes(torch.from_numpy(noise), *axes)
+            return total.numpy().reshape(-1)[self.places]
+
+        with side_by_side(field, rng.spawn(count), "cpu") as fields:
+            return np.array(list(fields), np.float32).reshape(count, len(self.places))
 
     def blurred(self, values: NDArray, blur_mm: float) -> NDArray[np.float32]:
         """(fields, mask voxels) after a Gaussian of standard deviation ``blur_mm``; 0 outside the mask."""
