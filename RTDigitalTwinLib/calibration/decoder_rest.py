@@ -3,19 +3,23 @@
 A decoder of shared weights cannot follow a measured dose voxel by voxel, and what it cannot give it trades: a lower
 error on the whole for a worse cord. So the dose that the refitted network expects is taken for the mean of a Gaussian
 process, which absorbs the same observations anew (Hengl, Heuvelink and Rossiter, Computers & Geosciences 33, 1301,
-2007). How unsure the belief is before that comes of the refitted network's samples, with the factors of bands measured
-before observing: that the decoder has seen the observations too does not count as knowledge. How treatment changed is
-told by the Gaussian process about the dose before, for the decoder takes some of a change for its own error.
+2007). How unsure the belief is comes from the bands before observing and the Gaussian process alone: the spread of the
+refitted network's samples is brought to it, for where a fit has strained the decoder its dropout spreads far too much.
+How treatment changed is told by the Gaussian process about the dose before, for the decoder takes some of a change for
+its own error.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from RTDigitalTwinLib.calibration.belief import RecalibratedBelief
 from RTDigitalTwinLib.calibration.calibrator import Evidence
 from RTDigitalTwinLib.calibration.decoder import DecoderMap
-from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess
+from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess, spread_for
+from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.progress import Progress, part, silent
 
@@ -32,13 +36,21 @@ class DecoderWithRest(DecoderMap):
         if not evidence.drawn.has_spread:
             raise RTDigitalTwinError("A Gaussian-process update needs samples.", remedy="Draw some.")
         fitted = super().absorb(evidence, part(progress, 0.0, 0.6))
-        samples, seed = evidence.drawn.count, evidence.drawn.seed or 0
-        drawn = evidence.drawn
-        if fitted.decoder is not None:
-            drawn = fitted.drawn(samples, seed, part(progress, 0.6, 0.9))
-        rest = GaussianProcess().absorb(replace(evidence, drawn=drawn), part(progress, 0.9, 1.0))
-        found = replace(rest, method=self.name, decoder=fitted.decoder)
-        if fitted.decoder is not None:
-            found = replace(found, change=GaussianProcess(paths=0).absorb(evidence).change)
-            found.keep_drawn(drawn, samples, seed)
+        before, process = evidence.drawn, GaussianProcess()
+        if fitted.decoder is None:
+            return replace(process.absorb(evidence, part(progress, 0.9, 1.0)), method=self.name)
+        samples, seed = before.count, before.seed or 0
+        drawn = fitted.drawn(samples, seed, part(progress, 0.6, 0.9))
+        moved_gy = replace(evidence, drawn=drawn).mean_gy - evidence.mean_gy
+        about = replace(before, deterministic_gy=before.deterministic_gy + moved_gy)
+        rest = process.absorb(replace(evidence, drawn=about), part(progress, 0.9, 1.0))
+        assert rest.spread_ratio is not None
+        found = replace(
+            rest,
+            method=self.name,
+            decoder=fitted.decoder,
+            spread_ratio=spread_for(drawn, np.square(rest.spread_ratio * voxel_std(about))),
+            change=replace(process, paths=0).absorb(evidence).change,
+        )
+        found.keep_drawn(drawn, samples, seed)
         return found
