@@ -3,10 +3,10 @@
 A decoder of shared weights cannot follow a measured dose voxel by voxel, and what it cannot give it trades: a lower
 error on the whole for a worse cord. So the dose that the refitted network expects is taken for the mean of a Gaussian
 process, which absorbs the same observations anew (Hengl, Heuvelink and Rossiter, Computers & Geosciences 33, 1301,
-2007). How unsure the belief is comes from the bands before observing and the Gaussian process alone: the spread of the
-refitted network's samples is brought to it, for where a fit has strained the decoder its dropout spreads far too much.
-How treatment changed is told by the Gaussian process about the dose before, for the decoder takes some of a change for
-its own error.
+2007). How unsure the belief is afterwards, and how treatment changed, is what the Gaussian process alone would say:
+about the refitted dose errors look smaller than they were, for the decoder has seen the observations too, and it takes
+some of a change for its own error. The spread of the refitted network's samples is brought to that; where a fit has
+strained the decoder its dropout spreads far too much.
 """
 
 from __future__ import annotations
@@ -36,21 +36,16 @@ class DecoderWithRest(DecoderMap):
         if not evidence.drawn.has_spread:
             raise RTDigitalTwinError("A Gaussian-process update needs samples.", remedy="Draw some.")
         fitted = super().absorb(evidence, part(progress, 0.0, 0.6))
-        before, process = evidence.drawn, GaussianProcess()
+        before, known = evidence.drawn, GaussianProcess().absorb(evidence, part(progress, 0.6, 0.7))
         if fitted.decoder is None:
-            return replace(process.absorb(evidence, part(progress, 0.9, 1.0)), method=self.name)
+            return replace(known, method=self.name)
         samples, seed = before.count, before.seed or 0
-        drawn = fitted.drawn(samples, seed, part(progress, 0.6, 0.9))
+        drawn = fitted.drawn(samples, seed, part(progress, 0.7, 1.0))
         moved_gy = replace(evidence, drawn=drawn).mean_gy - evidence.mean_gy
         about = replace(before, deterministic_gy=before.deterministic_gy + moved_gy)
-        rest = process.absorb(replace(evidence, drawn=about), part(progress, 0.9, 1.0))
-        assert rest.spread_ratio is not None
-        found = replace(
-            rest,
-            method=self.name,
-            decoder=fitted.decoder,
-            spread_ratio=spread_for(drawn, np.square(rest.spread_ratio * voxel_std(about))),
-            change=replace(process, paths=0).absorb(evidence).change,
-        )
+        rest = GaussianProcess(paths=0).absorb(replace(evidence, drawn=about))
+        assert known.spread_ratio is not None
+        spread = spread_for(drawn, np.square(known.spread_ratio * voxel_std(before)))
+        found = replace(known, method=self.name, decoder=fitted.decoder, shift_gy=rest.shift_gy, spread_ratio=spread)
         found.keep_drawn(drawn, samples, seed)
         return found
