@@ -20,7 +20,6 @@ from RTDigitalTwinLib.calibration.calibrator import Evidence
 from RTDigitalTwinLib.calibration.decoder import DecoderMap
 from RTDigitalTwinLib.calibration.gaussian_process import GaussianProcess, spread_for
 from RTDigitalTwinLib.calibration.readings import voxel_std
-from RTDigitalTwinLib.errors import RTDigitalTwinError
 from RTDigitalTwinLib.progress import Progress, part, silent
 
 
@@ -33,10 +32,8 @@ class DecoderWithRest(DecoderMap):
     name: str = "decoder MAP and Gaussian process"
 
     def absorb(self, evidence: Evidence, progress: Progress = silent) -> RecalibratedBelief:
-        if not evidence.drawn.has_spread:
-            raise RTDigitalTwinError("A Gaussian-process update needs samples.", remedy="Draw some.")
-        fitted = super().absorb(evidence, part(progress, 0.0, 0.6))
-        before, known = evidence.drawn, GaussianProcess().absorb(evidence, part(progress, 0.6, 0.7))
+        known = GaussianProcess().absorb(evidence, part(progress, 0.0, 0.1))
+        fitted, before = super().absorb(evidence, part(progress, 0.1, 0.7)), evidence.drawn
         if fitted.decoder is None:
             return replace(known, method=self.name)
         samples, seed = before.count, before.seed or 0
