@@ -7,13 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from RTDigitalTwinLib.model.convolution import SINGLE, Products
 from RTDigitalTwinLib.model.decoder_alone import DecoderAlone
 from RTDigitalTwinLib.model.network import CONFIGURATIONS, DoseUNet
 
+GRADIENTS_IN_HALF, HALF = Products(gradients=torch.bfloat16), Products(torch.bfloat16, torch.bfloat16)
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+
+@pytest.mark.parametrize("products", [SINGLE, GRADIENTS_IN_HALF, HALF])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_doses_and_gradients_are_those_of_the_whole_network(name: str, precision: torch.dtype) -> None:
+def test_doses_and_gradients_are_those_of_the_whole_network(name: str, products: Products) -> None:
     torch.manual_seed(0)
     network = DoseUNet(replace(CONFIGURATIONS[name], widths=(4, 4, 8, 8, 16))).to(memory_format=torch.channels_last_3d)
     features = torch.randn(1, len(network.configuration.channels), 32, 16, 48)
@@ -22,7 +25,7 @@ def test_doses_and_gradients_are_those_of_the_whole_network(name: str, precision
     weights = torch.randn(int(mask.sum()))
     with torch.inference_mode():
         encoded = network.encode(features)
-    alone = DecoderAlone(network, encoded, mask.flatten().nonzero()[:, 0], precision)
+    alone = DecoderAlone(network, encoded, mask.flatten().nonzero()[:, 0], products)
     for weight in alone.weights.values():
         weight.requires_grad_(True)
     ours = alone.dose_unclipped()
@@ -32,7 +35,7 @@ def test_doses_and_gradients_are_those_of_the_whole_network(name: str, precision
     # The skips' share is the encoding's: plain gradients go through it too, ours do not.
     of_plain = torch.autograd.grad((plain * weights).sum(), trained, allow_unused=True)
 
-    assert torch.allclose(ours, plain, atol=1e-3)
+    assert float((ours - plain).detach().norm()) < (0.006 if products == HALF else 1e-5) * float(plain.detach().norm())
     compared = 0
     for which, one, other in zip(alone.weights, of_ours, of_plain, strict=True):
         if one is None or other is None:
@@ -43,10 +46,11 @@ def test_doses_and_gradients_are_those_of_the_whole_network(name: str, precision
             skip = network.decoder[int(which.split(".")[1])].skip_width
             assert not one[:skip].any()
             one, other = one[skip:], other[skip:]
-        if precision == torch.float32:
+        if products == SINGLE:
             assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max())), which
         elif other.numel() > 1:  # a slope's is a difference of large sums
-            assert float((one - other).norm()) < 0.02 * float(other.norm()), which
+            # Values off by 0.3 % shift the norms over the few voxels that the deep fields have here.
+            assert float((one - other).norm()) < (0.25 if products == HALF else 0.02) * float(other.norm()), which
         compared += 1
     assert compared >= 2 * len(network.decoder)
     rest = {

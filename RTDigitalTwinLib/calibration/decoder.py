@@ -30,7 +30,7 @@ from RTDigitalTwinLib.calibration.linear import CORRELATED_CC
 from RTDigitalTwinLib.calibration.position import Position
 from RTDigitalTwinLib.calibration.readings import voxel_std
 from RTDigitalTwinLib.errors import RTDigitalTwinError
-from RTDigitalTwinLib.model.convolution import gradient_precision
+from RTDigitalTwinLib.model.convolution import Products
 from RTDigitalTwinLib.model.decoder_alone import DecoderAlone
 from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.surrogate import full_precision
@@ -126,7 +126,8 @@ class _Objective:
         features: Features = surrogate.features(evidence.prior.prepared.seen)
         encoded = surrogate.encoded(evidence.prior.prepared.seen)
         places = torch.from_numpy(np.flatnonzero(features.crop.mask)).to(self.device)
-        self.decoder = DecoderAlone(surrogate.network, encoded, places, gradient_precision(self.device))
+        products = Products.fit_for(self.device, surrogate.precision)
+        self.decoder = DecoderAlone(surrogate.network, encoded, places, products)
         self.weights = self.decoder.weights
         self.before = {name: p.detach().clone() for name, p in self.weights.items()}
         self.sizes = {name: float(p.square().mean().sqrt()) for name, p in self.before.items()}

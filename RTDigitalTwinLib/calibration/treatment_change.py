@@ -17,6 +17,7 @@ from RTDigitalTwinLib.calibration.covariance import OUTPUT_STD_RATIO, ErrorCovar
 from RTDigitalTwinLib.calibration.read_off import read_off
 from RTDigitalTwinLib.calibration.readings import VolumeReading
 from RTDigitalTwinLib.solver.correlation import MaskBox
+from RTDigitalTwinLib.solver.side_by_side import side_by_side
 from RTDigitalTwinLib.words import decimal
 
 GAUSS_NEWTON_STEPS = 8
@@ -197,7 +198,8 @@ def changed_dose(
 ) -> tuple[NDArray[np.float32], FoundChange]:
     """(mask voxels,) the dose expected, shifted and scaled as volumes tell, over the hypotheses; and by what."""
     told, mover = _VolumesTold.of(volumes, covariance), Mover(mean_gy, covariance)
-    fits = [best_change(mover, hypothesis, told) for hypothesis in covariance.hypotheses]
+    with side_by_side(lambda h: best_change(mover, h, told), covariance.hypotheses, "cpu") as done:
+        fits = list(done)
     weights = probabilities(covariance.hypotheses, [EVIDENCE_POWER * fit.evidence for fit in fits])
     # As a change, so that volumes that say nothing leave the dose as it is to the last bit.
     change = sum((w * (fit.dose_gy - mean_gy) for w, fit in zip(weights, fits, strict=True)), np.zeros(mean_gy.shape))

@@ -1,12 +1,13 @@
 """The decoder's convolutions, or their gradients alone, in half precision (bfloat16) on a CPU that has products of it.
 
-They take half the time of those in float32. A gradient shows where to go and may be a little off; what is minimised is
-not, and stays in float32.
+They take half the time of those in float32, or less. A gradient shows where to go and may be a little off; what is
+minimised stays in float32 unless half precision is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,9 +26,20 @@ def multiplies_in_half(device: torch.device) -> bool:
     return device.type == "cpu" and bool(told.get("avx512_bf16"))
 
 
-def gradient_precision(device: torch.device) -> torch.dtype:
-    """The faster one of those that do for the gradients of convolutions."""
-    return torch.bfloat16 if multiplies_in_half(device) else torch.float32
+@dataclass(frozen=True)
+class Products:
+    """The numbers in which a fit's convolutions multiply: those of the values, and those of their gradients."""
+
+    values: torch.dtype = torch.float32
+    gradients: torch.dtype = torch.float32
+
+    @classmethod
+    def fit_for(cls, device: torch.device, precision: str = "single") -> Products:
+        """Values as asked for; gradients in the faster one of those that do for them."""
+        return cls(PRECISIONS[precision], torch.bfloat16 if multiplies_in_half(device) else torch.float32)
+
+
+SINGLE = Products()
 
 
 def convolve(values: Tensor, kernel: Tensor, transposed: bool) -> Tensor:
@@ -53,13 +65,13 @@ def gradients(
 
 
 class Convolution(torch.autograd.Function):
-    """``convolve`` with gradients of a precision of their own."""
+    """``convolve`` in float32 with products of a precision of their own, and others for the gradients."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, kernel: Tensor, transposed: bool, precision: torch.dtype) -> Tensor:
+    def forward(ctx: Any, values: Tensor, kernel: Tensor, transposed: bool, products: Products) -> Tensor:
         ctx.save_for_backward(values, kernel)
-        ctx.transposed, ctx.precision = transposed, precision
-        return convolve(values, kernel, transposed)
+        ctx.transposed, ctx.precision = transposed, products.gradients
+        return convolve(values, kernel.to(products.values), transposed).float()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

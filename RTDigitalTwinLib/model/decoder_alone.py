@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from RTDigitalTwinLib.model.convolution import Convolution
+from RTDigitalTwinLib.model.convolution import SINGLE, Convolution, Products
 from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
 from RTDigitalTwinLib.model.last_stage import LastStage, rows, spread
 from RTDigitalTwinLib.model.layers import NORM_EPSILON
@@ -31,14 +31,12 @@ class DecoderAlone:
         changed in place. The share of the skip connections, which the encoding used, gets no gradient.
     """
 
-    def __init__(
-        self, network: DoseUNet, encoded: Encoded, places: Tensor, precision: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, network: DoseUNet, encoded: Encoded, places: Tensor, products: Products = SINGLE) -> None:
         """``places`` are flat indices of the wanted voxels in the field (slices, rows, columns), each once.
 
-        ``precision`` is that of the convolutions' gradients on a CPU; all else is float32.
+        ``products`` are those of the convolutions on a CPU; all else is float32.
         """
-        self._precision = precision
+        self._products = products
         self._network: DoseUNet = copy.deepcopy(network).requires_grad_(False)
         # Cloned outside inference mode, so that gradients may pass beside them.
         with torch.no_grad():
@@ -71,11 +69,11 @@ class DecoderAlone:
         return values.permute(0, 1, *axes).contiguous(memory_format=torch.channels_last_3d)
 
     def _stage(self, stage: UpStage, skip: Tensor, values: Tensor) -> Tensor:
-        if self._precision == torch.float32:
+        if self._products == SINGLE:
             return stage(skip, values)
-        raised = stage.up.adn(Convolution.apply(values, stage.weight_of_below(), True, self._precision).add_(skip))
+        raised = stage.up.adn(Convolution.apply(values, stage.weight_of_below(), True, self._products).add_(skip))
         block = stage.unit.conv.unit0
-        return block.adn(Convolution.apply(raised, block.conv.weight, False, self._precision)).add_(raised)
+        return block.adn(Convolution.apply(raised, block.conv.weight, False, self._products)).add_(raised)
 
     def dose_unclipped(self) -> Tensor:
         """Gy (voxels,), which may be negative."""
@@ -87,7 +85,7 @@ class DecoderAlone:
         block = last.unit.conv.unit0
         if hasattr(block, "adn") and values.device.type == "cpu":
             weights = last.weight_of_below(), last.up.adn.A.weight, block.conv.weight, block.adn.A.weight
-            inside = LastStage.apply(values, *weights, last_skip, self._places, self._precision)
+            inside = LastStage.apply(values, *weights, last_skip, self._places, self._products)
         else:
             raised = last.up.adn(last_skip + last.of_below(values))
             if hasattr(block, "adn"):

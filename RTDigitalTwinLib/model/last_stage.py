@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from RTDigitalTwinLib.model.convolution import gradients
+from RTDigitalTwinLib.model.convolution import Products, gradients
 from RTDigitalTwinLib.model.layers import NORM_EPSILON
 
 PART = 30720  # numbers: so few that torch shares no such loop among threads, which wait for each other
@@ -50,8 +50,8 @@ class LastStage(torch.autograd.Function):
     """From the field below to (voxels, channels) behind the last residual unit at some places.
 
     Takes the field below (1, channels, ...), the kernels of the up-sampling and of the unit, the slopes of their two
-    activations, the skip connection's share, the places as flat indices, each once, and the numbers in which gradients
-    of convolutions are worked out. Biases in front of norms do nothing.
+    activations, the skip connection's share, the places as flat indices, each once, and the products of its
+    convolutions. Biases in front of norms do nothing.
     """
 
     @staticmethod
@@ -64,16 +64,16 @@ class LastStage(torch.autograd.Function):
         slope: Tensor,
         share: Tensor,
         places: Tensor,
-        precision: torch.dtype,
+        products: Products,
     ) -> Tensor:
-        ctx.precision = precision
-        normal = raised(below, up).add_(share)
+        ctx.precision = products.gradients
+        normal = raised(below.to(products.values), up.to(products.values)).float().add_(share)
         moments = below.new_empty(2, share.shape[1])
         torch.native_batch_norm(
             normal, None, None, None, None, True, 0.0, NORM_EPSILON, out=(normal, moments[0], moments[1])
         )
         values = functional.leaky_relu(normal, float(up_slope))
-        found = convolved(values, unit)
+        found = convolved(values.to(products.values), unit.to(products.values)).float()
         mean, variance = torch.batch_norm_update_stats(found, None, None, 0.0)
         scale = (variance + NORM_EPSILON).rsqrt()
         inside = rows(found).index_select(0, places).sub_(mean).mul_(scale)
