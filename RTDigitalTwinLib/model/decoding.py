@@ -56,8 +56,8 @@ class CpuDecoder:
             values = _residual_unit(stage, unit, _active(stage, values, next(rows)), next(rows))
         up, unit = self._kernels[-1]
         doses = []
-        for one in values:
-            raised_one = raised(one[None].to(up.dtype), up).float().add_(last_share)
+        for one in values.split(1):  # with the batch's strides, by which torch knows that channels come last
+            raised_one = raised(one.to(up.dtype), up).float().add_(last_share)
             doses.append(self._dose(last, unit, _active(last, raised_one, None)))
         return torch.stack(doses)
 
