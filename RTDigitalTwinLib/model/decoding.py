@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from RTDigitalTwinLib.model.convolution import convolve
 from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
-from RTDigitalTwinLib.model.last_stage import convolved, raised
+from RTDigitalTwinLib.model.last_stage import convolved, moments, normalise_, raised
 from RTDigitalTwinLib.model.layers import NORM_EPSILON
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded, UpStage
 
@@ -53,12 +53,15 @@ class CpuDecoder:
         *shares, last_share = self._encoded.skips
         for stage, share, (up, unit) in zip(stages, shares, self._kernels, strict=False):
             values = convolve(values, up, transposed=True).float().add_(share)
-            values = _residual_unit(stage, unit, _active(stage, values, next(rows)), next(rows))
+            _normalise(values, next(rows))
+            active = functional.leaky_relu_(values, float(stage.up.adn.A.weight))
+            values = _residual_unit(stage, unit, active, next(rows))
         up, unit = self._kernels[-1]
         doses = []
         for one in values.split(1):  # with the batch's strides, by which torch knows that channels come last
             raised_one = raised(one.to(up.dtype), up).float().add_(last_share)
-            doses.append(self._dose(last, unit, _active(last, raised_one, None)))
+            normalise_(raised_one)
+            doses.append(self._dose(last, unit, functional.leaky_relu_(raised_one, float(last.up.adn.A.weight))))
         return torch.stack(doses)
 
     def _bottleneck(self, count: int, rows: Rows) -> Tensor:
@@ -81,7 +84,7 @@ class CpuDecoder:
             values = block.conv(raised)
         inside = self._inside(values)
         if hasattr(block, "adn"):
-            mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
+            mean, variance = moments(values)
             inside = (inside - mean) * (variance + NORM_EPSILON).rsqrt()
             inside = functional.leaky_relu_(inside, float(block.adn.A.weight))
         inside = inside.add_(self._inside(raised))
@@ -96,12 +99,6 @@ class CpuDecoder:
     def _inside(self, values: Tensor) -> Tensor:
         """(voxels of the mask, channels) of one sample (1, channels, ...)."""
         return values[0].permute(1, 2, 3, 0).flatten(0, 2).index_select(0, self._places)
-
-
-def _active(stage: UpStage, values: Tensor, dropped: Tensor | None) -> Tensor:
-    """Behind norm, dropout and activation of the up-sampling."""
-    _normalise(values, dropped)
-    return functional.leaky_relu_(values, float(stage.up.adn.A.weight))
 
 
 def _residual_unit(stage: UpStage, kernel: Tensor, raised: Tensor, dropped: Tensor | None) -> Tensor:

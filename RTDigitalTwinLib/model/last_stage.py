@@ -2,7 +2,8 @@
 
 Eight channels fill half a vector. Where channels come last in memory, two neighbours along the last axis are sixteen
 channels of a field of half the length, without a copy: a convolution of three becomes one of four by steps of two, a
-third more arithmetic in less time. Norms and activations go through the field in parts that stay in the cache.
+third more arithmetic in less time. Likewise sums over the field take several voxels side by side. Where gradients go
+through norms and activations they go through the field in parts that stay in the cache.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from RTDigitalTwinLib.model.convolution import Products, gradients
 from RTDigitalTwinLib.model.layers import NORM_EPSILON
 
 PART = 30720  # numbers: so few that torch shares no such loop among threads, which wait for each other
+TOGETHER = 8  # voxels side by side: a few vectors full
 CLAMPED_FROM = 0.5  # slopes above this are too near 1 to tell the two sides of 0 apart by a difference
 
 
@@ -46,6 +48,25 @@ def spread(of_rows: Tensor, shape: torch.Size) -> Tensor:
     return of_rows.view(*shape[2:], shape[1]).permute(3, 0, 1, 2)[None]
 
 
+def moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(channels,) mean and variance over (1, channels, ...), channels last."""
+    width = values.shape[1]
+    mean, variance = torch.batch_norm_update_stats(_together(rows(values)).T[None, ..., None], None, None, 0.0)
+    mean, variance = mean.view(-1, width), variance.view(-1, width)
+    middle = mean.mean(0)
+    return middle, (variance + (mean - middle).square()).mean(0)
+
+
+def normalise_(values: Tensor) -> Tensor:
+    """To mean 0 and variance 1 in place; (1, channels, ...), channels last. Returns (channels,) the factors."""
+    mean, variance = moments(values)
+    scale = (variance + NORM_EPSILON).rsqrt()
+    together = _together(rows(values))
+    count = together.shape[1] // len(scale)
+    torch.addcmul((-mean * scale).repeat(count), together, scale.repeat(count), out=together)
+    return scale
+
+
 class LastStage(torch.autograd.Function):
     """From the field below to (voxels, channels) behind the last residual unit at some places.
 
@@ -68,17 +89,14 @@ class LastStage(torch.autograd.Function):
     ) -> Tensor:
         ctx.precision = products.gradients
         normal = raised(below.to(products.values), up.to(products.values)).float().add_(share)
-        moments = below.new_empty(2, share.shape[1])
-        torch.native_batch_norm(
-            normal, None, None, None, None, True, 0.0, NORM_EPSILON, out=(normal, moments[0], moments[1])
-        )
+        up_scale = normalise_(normal)
         values = functional.leaky_relu(normal, float(up_slope))
         found = convolved(values.to(products.values), unit.to(products.values)).float()
-        mean, variance = torch.batch_norm_update_stats(found, None, None, 0.0)
+        mean, variance = moments(found)
         scale = (variance + NORM_EPSILON).rsqrt()
         inside = rows(found).index_select(0, places).sub_(mean).mul_(scale)
         ctx.save_for_backward(
-            below, up, up_slope, unit, slope, places, normal, moments[1], values, found, mean, scale, inside
+            below, up, up_slope, unit, slope, places, normal, up_scale, values, found, mean, scale, inside
         )
         return functional.leaky_relu(inside, float(slope)).add_(rows(values).index_select(0, places))
 
@@ -133,9 +151,14 @@ def _add_at(of_rows: Tensor, places: Tensor, more: Tensor) -> None:
 
 
 def _summed(of_rows: Tensor) -> Tensor:
-    """(channels,) the sums of some even number of rows; of several rows side by side, which fill a vector."""
-    together = 8 if len(of_rows) % 8 == 0 else 1
-    return of_rows.reshape(-1, together * of_rows.shape[1]).sum(0).view(together, -1).sum(0)
+    """(channels,) the sums of rows."""
+    return _together(of_rows).sum(0).view(-1, of_rows.shape[1]).sum(0)
+
+
+def _together(of_rows: Tensor) -> Tensor:
+    """(voxels / n, n channels) of (voxels, channels): n neighbours side by side; one where they are not even."""
+    count = TOGETHER if len(of_rows) % TOGETHER == 0 else 1
+    return of_rows.view(-1, count * of_rows.shape[1])
 
 
 def _parts(of_rows: Tensor) -> Iterator[slice]:
