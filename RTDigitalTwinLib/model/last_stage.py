@@ -62,8 +62,7 @@ def normalise_(values: Tensor) -> Tensor:
     mean, variance = moments(values)
     scale = (variance + NORM_EPSILON).rsqrt()
     together = _together(rows(values))
-    count = together.shape[1] // len(scale)
-    torch.addcmul((-mean * scale).repeat(count), together, scale.repeat(count), out=together)
+    torch.addcmul(_repeated(-mean * scale, together), together, _repeated(scale, together), out=together)
     return scale
 
 
@@ -112,8 +111,10 @@ class LastStage(torch.autograd.Function):
         tilt = -scale.square() * ((beside * inside).sum(0) / voxels)
         level = -scale * beside.sum(0) / voxels - tilt * mean
         of_found = torch.empty_like(found, dtype=ctx.precision)
-        for part in _parts(rows(found)):
-            rows(of_found)[part].copy_(torch.addcmul(level, rows(found)[part], tilt))
+        together, of_together = _together(rows(found)), _together(rows(of_found))
+        level, tilt = _repeated(level, together), _repeated(tilt, together)
+        for part in _parts(together):
+            of_together[part].copy_(torch.addcmul(level, together[part], tilt))
         _add_at(rows(of_found), places, beside.mul_(scale).to(ctx.precision))
         of_unit = _of_kernel(of_found, values.to(ctx.precision), unit).float()
         of_values = convolved(of_found, unit.transpose(0, 1).flip(2, 3, 4).to(ctx.precision))
@@ -128,18 +129,23 @@ def _through_norm(gradient: Tensor, normal: Tensor, slope: float, scale: Tensor)
 
     ``normal`` are values between the two, ``scale`` is one over the standard deviation. Returns the slope's gradient.
     """
-    voxels, width = gradient.shape
-    sums, along, by_slope = torch.zeros(width), torch.zeros(width), torch.zeros(())
+    voxels = len(gradient)
+    gradient, normal = _together(gradient), _together(normal)
+    sums, along = torch.zeros(2, gradient.shape[1])
+    by_slope = torch.zeros(())
     for part in _parts(gradient):
         here, n = gradient[part].float(), normal[part]
         by_slope += (here * (n if slope < CLAMPED_FROM else n.clamp(max=0))).sum()
         torch.ops.aten.leaky_relu_backward(here, n, slope, False, grad_input=here)
         gradient[part].copy_(here)
-        sums += _summed(here)
-        along += _summed(here.mul(n))
+        sums += here.sum(0)
+        along += here.mul(n).sum(0)
+    sums, along = (of_all.view(-1, len(scale)).sum(0) for of_all in (sums, along))
     if slope < CLAMPED_FROM:  # below 0 the product with n has shrunk by the slope, above it has not
         by_slope = (by_slope - along.sum()) / (1 - slope)
-    level, tilt = sums * (-scale / voxels), along * (-scale / voxels)
+    level, tilt, scale = (
+        _repeated(of_all, gradient) for of_all in (sums * (-scale / voxels), along * (-scale / voxels), scale)
+    )
     for part in _parts(gradient):
         gradient[part].copy_(torch.addcmul(level, gradient[part].float(), scale).addcmul_(normal[part], tilt))
     return by_slope
@@ -150,19 +156,19 @@ def _add_at(of_rows: Tensor, places: Tensor, more: Tensor) -> None:
     of_rows.index_copy_(0, places, of_rows.index_select(0, places).add_(more))
 
 
-def _summed(of_rows: Tensor) -> Tensor:
-    """(channels,) the sums of rows."""
-    return _together(of_rows).sum(0).view(-1, of_rows.shape[1]).sum(0)
-
-
 def _together(of_rows: Tensor) -> Tensor:
     """(voxels / n, n channels) of (voxels, channels): n neighbours side by side; one where they are not even."""
     count = TOGETHER if len(of_rows) % TOGETHER == 0 else 1
     return of_rows.view(-1, count * of_rows.shape[1])
 
 
+def _repeated(of_channels: Tensor, together: Tensor) -> Tensor:
+    """(channels,) as often as ``_together`` has them side by side."""
+    return of_channels.repeat(together.shape[1] // len(of_channels))
+
+
 def _parts(of_rows: Tensor) -> Iterator[slice]:
-    length = PART // of_rows.shape[1] // 8 * 8
+    length = PART // of_rows.shape[1]
     return (slice(first, first + length) for first in range(0, len(of_rows), length))
 
 
