@@ -46,6 +46,10 @@ JOINED = (
     "The conformity of a lower dose level is of its target joined with those of the levels above, which its isodose "
     "must enclose too."
 )
+BIOLOGY_INTERVAL = (
+    "95 % interval: what the published standard deviations of the model's parameters leave open. –: none were "
+    "published or traced, so how far the probability may be off is not known."
+)
 STYLES = {"met": "green", "acceptable": "yellow", "violated": "bold red", "not evaluated": "dim"}
 
 
@@ -196,8 +200,9 @@ def _print_review(console: Console, patient: Patient, review: DoseReview) -> Non
         for b in review.biology
     ]
     if biology:
-        biology_headings = ("structure", "effect", "endpoint", "EUD", "probability", "95 % by parameters")
+        biology_headings = ("structure", "effect", "endpoint", "EUD", "probability", "95 % interval")
         print_table(console, "biology (to rank, not to predict)", biology_headings, biology)
+        console.print(BIOLOGY_INTERVAL)
     print_notes(review.notes, console)
 
 
