@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__
+from RTDigitalTwinLib.allocation import lasting_imports
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
 from RTDigitalTwinLib.cli_options import PATIENT_HELP, require_folder
 from RTDigitalTwinLib.cli_tables import (
@@ -81,8 +82,6 @@ def _add_shared(parser: ArgumentParser) -> None:
 
 def _dose(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
-    from RTDigitalTwinLib.report.dose_review import review_dose
-
     goals = chosen_goals(options.goals)
     if options.out is not None:
         require_place(options.out, options.patient, *([options.dose] if options.dose else []))
@@ -94,6 +93,9 @@ def _dose(options: Namespace) -> int:
     else:
         read = dose_file(options.dose, patient, options.patient, choice, options.unit)
         dose, remarks = read.dose, read.remarks
+    with lasting_imports():  # after what may be refused
+        from RTDigitalTwinLib.report.dose_review import review_dose
+
     dose = dose.resampled(patient.ct.grid)
     review = review_dose(patient, dose, goals)
     review = replace(review, notes=(*remarks, *review.notes))
@@ -112,7 +114,6 @@ def _compare(options: Namespace) -> int:
 
     from RTDigitalTwinLib.dosimetry.comparison import GammaCriteria
     from RTDigitalTwinLib.files import require_writable, whole_file
-    from RTDigitalTwinLib.report.dose_comparison import compare_doses
     from RTDigitalTwinLib.source import SAMPLE, require_one_meaning
 
     goals = chosen_goals(options.goals)
@@ -135,6 +136,9 @@ def _compare(options: Namespace) -> int:
         read = dose_file(Path(options.b), patient, options.a, choice, options.unit)
         b, remarks = read.dose, read.remarks
         kinds[1] = "predicted dose in a file" if read.is_predicted else "dose in a file"
+    with lasting_imports():  # after what may be refused
+        from RTDigitalTwinLib.report.dose_comparison import compare_doses
+
     told = Console(stderr=True, highlight=False)
     told.print(
         f"Comparing, with gamma {percent:g} %/{mm:g} mm over the whole volume: seconds, or minutes on fine grids."

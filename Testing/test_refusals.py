@@ -75,6 +75,15 @@ def test_dicom_files_that_do_not_go_together_are_refused_before_heavy_imports(
         assert code == 1 and "no structure set" in words, (name, words)
 
 
+def test_commands_on_doses_refuse_names_and_goals_before_heavy_imports(clinical_set: Path, tmp_path: Path) -> None:
+    commands = {name: COMMANDS[name] for name in ("dose", "compare")}
+    for code, words in refusals(clinical_set, tmp_path / "out", commands).values():
+        assert code == 1 and "wait to be confirmed" in words
+    commands = {name: [*command, "--goals", "nothing"] for name, command in commands.items()}
+    for code, words in refusals(clinical_set, tmp_path / "out", commands).values():
+        assert code == 1 and "There are no goals of this name" in words
+
+
 @pytest.mark.parametrize("name", ["absent", "letter.txt"])
 def test_what_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
