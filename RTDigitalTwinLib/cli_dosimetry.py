@@ -15,7 +15,7 @@ from rich.text import Text
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.allocation import lasting_imports
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
-from RTDigitalTwinLib.cli_options import PATIENT_HELP, require_folder
+from RTDigitalTwinLib.cli_options import PATIENT_HELP, require_folder, require_inputs, require_sources
 from RTDigitalTwinLib.cli_tables import (
     add_goals_option,
     chosen_goals,
@@ -82,6 +82,7 @@ def _add_shared(parser: ArgumentParser) -> None:
 
 def _dose(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    require_inputs(None, options.dose)
     goals = chosen_goals(options.goals)
     if options.out is not None:
         require_place(options.out, options.patient, *([options.dose] if options.dose else []))
@@ -110,11 +111,12 @@ def _dose(options: Namespace) -> int:
 
 def _compare(options: Namespace) -> int:
     require_folder(options.a, dicom_choice(options))
+    require_sources(options.b)
     import numpy as np
 
     from RTDigitalTwinLib.dosimetry.comparison import GammaCriteria
     from RTDigitalTwinLib.files import require_writable, whole_file
-    from RTDigitalTwinLib.source import SAMPLE, require_one_meaning
+    from RTDigitalTwinLib.source import SAMPLE
 
     goals = chosen_goals(options.goals)
     percent, mm = _gamma_numbers(options.gamma)
@@ -123,7 +125,6 @@ def _compare(options: Namespace) -> int:
         require_place(options.out, options.a, options.b)
         require_writable(options.out)
     choice = dicom_choice(options)
-    require_one_meaning(options.b)
     patient = read_patient(options.a, choice)
     a = required_dose(patient)
     kinds = [PLAN_DOSE, PLAN_DOSE]

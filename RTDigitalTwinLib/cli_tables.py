@@ -128,6 +128,6 @@ def chosen_goals(chosen: list[str] | None) -> list[GoalSet] | None:
         if word not in known and not Path(word).is_file():
             raise RTDigitalTwinError(
                 f"There are no goals of this name, and no such file; there are {', '.join(known)}.",
-                where=Path(word).name,
+                where=word,
             )
     return [load_goals(known[word] if word in known else Path(word)) for word in chosen]

@@ -216,7 +216,7 @@ def test_the_word_sample_means_the_built_in_patient(
     ("arguments", "message"),
     [
         (["dose", "{folder}", "--goals", "rtog9999"], "rtog9999: There are no goals of this name"),
-        (["dose", "{folder}", "--goals", "{folder}/absent.toml"], "Error: absent.toml: There are no goals"),
+        (["dose", "{folder}", "--goals", "{folder}/absent.toml"], "Error: {folder}/absent.toml: There are no goals"),
         (["dose", "{folder}", "--out", "{folder}/inside"], "would lie in the patient's folder"),
         (["dose", "{folder}", "--dose", "{folder}/ct.csv"], "ct.csv: The file cannot be read as an image"),
         (["dose", "{folder}", "--dose", "{plain}"], "plain.nrrd: The file does not say the unit"),
@@ -236,7 +236,7 @@ def test_errors_say_what_is_wrong(
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.float32)), str(plain))
     places = {"folder": sample_folder, "empty": empty, "plain": plain}
     assert main([argument.format(**places) for argument in arguments]) == 1
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message.format(**places) in " ".join(capsys.readouterr().err.split())
 
 
 # Doses from image files

@@ -92,6 +92,27 @@ def test_what_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
     assert code == 1 and "Give the folder that holds one patient's files." in words
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run ABSENT --out OUT", "dose ABSENT", "dose sample --dose ABSENT", "dose sample --goals ABSENT",
+        "compare sample ABSENT", "accumulate sample ABSENT=3 --out OUT", "replay ABSENT sample",
+        "observe sample --measurements ABSENT --out OUT", "observe sample --new-ct ABSENT=3 --out OUT",
+        "run sample --map-file ABSENT --out OUT", "recommend sample --protocol ABSENT --out OUT",
+        "evaluate ABSENT --out OUT", "inspect ABSENT", "anonymize ABSENT --out OUT",
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_named_as_it_was_typed(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for typed in ("days/absent", str(tmp_path / "absent")):
+        assert main(command.replace("ABSENT", typed).replace("OUT", "out").split()) == 1
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"Error: {typed}: " in told and ("no such" in told.lower()), told
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("command", ["observe", "loop", "recommend"])
 def test_a_mistake_in_measurements_is_told_before_the_patient_is_made(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
