@@ -12,7 +12,7 @@ from rich.console import Console
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
-from RTDigitalTwinLib.cli_options import PATIENT_HELP, require_folder
+from RTDigitalTwinLib.cli_options import PATIENT_HELP, require_folder, require_sources
 from RTDigitalTwinLib.cli_tables import dose_file, number_text, read_patient, require_place, required_dose
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar
 from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
@@ -67,6 +67,8 @@ def add_accumulation_command(commands: Any) -> None:
 
 def _accumulate(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
+    given = [_parsed(text) for text in options.sets]
+    require_sources(*(one.source for one in given))
     from RTDigitalTwinLib.patient.image_registration import RegistrationSettings
     from RTDigitalTwinLib.report.accumulation import accumulate, require_prescribed
 
@@ -74,7 +76,6 @@ def _accumulate(options: Namespace) -> int:
         raise RTDigitalTwinError(
             f"{options.eqd2:g} has no meaning here.", where="--eqd2", remedy="Give more than 0, to 100."
         )
-    given = [_parsed(text) for text in options.sets]
     require_place(options.out, options.patient, *(one.source for one in given))
     choice = dicom_choice(options)
     patient = read_patient(options.patient, choice)
@@ -118,9 +119,8 @@ def _fraction_set(
     from RTDigitalTwinLib.patient.dicom_dose import ONE_FRACTION, WHOLE_PLAN
     from RTDigitalTwinLib.patient.identity import require_same_person
     from RTDigitalTwinLib.report.accumulation import FractionSet
-    from RTDigitalTwinLib.source import SAMPLE, belonging_of_source, require_one_meaning
+    from RTDigitalTwinLib.source import SAMPLE, belonging_of_source
 
-    require_one_meaning(given.source)
     path, where, is_sample = Path(given.source), given.where, given.source == SAMPLE
     if not is_sample and not path.is_dir():
         read = dose_file(path, patient, source, choice, unit, (WHOLE_PLAN, ONE_FRACTION))

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from RTDigitalTwinLib import __version__
+from RTDigitalTwinLib.allocation import lasting_imports
 from RTDigitalTwinLib.cli_dicom import add_dicom_options, dicom_choice
-from RTDigitalTwinLib.cli_options import PATIENT_HELP, require_folder
+from RTDigitalTwinLib.cli_options import PATIENT_HELP, require_folder, require_inputs, require_sources
 from RTDigitalTwinLib.cli_tables import (
     add_goals_option,
     chosen_goals,
@@ -45,6 +46,10 @@ PLAN_DOSE = "the plan's dose"
 JOINED = (
     "The conformity of a lower dose level is of its target joined with those of the levels above, which its isodose "
     "must enclose too."
+)
+BIOLOGY_INTERVAL = (
+    "95 % interval: what the published standard deviations of the model's parameters leave open. –: none were "
+    "published or traced, so how far the probability may be off is not known."
 )
 STYLES = {"met": "green", "acceptable": "yellow", "violated": "bold red", "not evaluated": "dim"}
 
@@ -77,8 +82,7 @@ def _add_shared(parser: ArgumentParser) -> None:
 
 def _dose(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
-    from RTDigitalTwinLib.report.dose_review import review_dose
-
+    require_inputs(None, options.dose)
     goals = chosen_goals(options.goals)
     if options.out is not None:
         require_place(options.out, options.patient, *([options.dose] if options.dose else []))
@@ -90,6 +94,9 @@ def _dose(options: Namespace) -> int:
     else:
         read = dose_file(options.dose, patient, options.patient, choice, options.unit)
         dose, remarks = read.dose, read.remarks
+    with lasting_imports():  # after what may be refused
+        from RTDigitalTwinLib.report.dose_review import review_dose
+
     dose = dose.resampled(patient.ct.grid)
     review = review_dose(patient, dose, goals)
     review = replace(review, notes=(*remarks, *review.notes))
@@ -104,12 +111,12 @@ def _dose(options: Namespace) -> int:
 
 def _compare(options: Namespace) -> int:
     require_folder(options.a, dicom_choice(options))
+    require_sources(options.b)
     import numpy as np
 
     from RTDigitalTwinLib.dosimetry.comparison import GammaCriteria
     from RTDigitalTwinLib.files import require_writable, whole_file
-    from RTDigitalTwinLib.report.dose_comparison import compare_doses
-    from RTDigitalTwinLib.source import SAMPLE, require_one_meaning
+    from RTDigitalTwinLib.source import SAMPLE
 
     goals = chosen_goals(options.goals)
     percent, mm = _gamma_numbers(options.gamma)
@@ -118,7 +125,6 @@ def _compare(options: Namespace) -> int:
         require_place(options.out, options.a, options.b)
         require_writable(options.out)
     choice = dicom_choice(options)
-    require_one_meaning(options.b)
     patient = read_patient(options.a, choice)
     a = required_dose(patient)
     kinds = [PLAN_DOSE, PLAN_DOSE]
@@ -131,6 +137,9 @@ def _compare(options: Namespace) -> int:
         read = dose_file(Path(options.b), patient, options.a, choice, options.unit)
         b, remarks = read.dose, read.remarks
         kinds[1] = "predicted dose in a file" if read.is_predicted else "dose in a file"
+    with lasting_imports():  # after what may be refused
+        from RTDigitalTwinLib.report.dose_comparison import compare_doses
+
     told = Console(stderr=True, highlight=False)
     told.print(
         f"Comparing, with gamma {percent:g} %/{mm:g} mm over the whole volume: seconds, or minutes on fine grids."
@@ -196,8 +205,9 @@ def _print_review(console: Console, patient: Patient, review: DoseReview) -> Non
         for b in review.biology
     ]
     if biology:
-        biology_headings = ("structure", "effect", "endpoint", "EUD", "probability", "95 % by parameters")
+        biology_headings = ("structure", "effect", "endpoint", "EUD", "probability", "95 % interval")
         print_table(console, "biology (to rank, not to predict)", biology_headings, biology)
+        console.print(BIOLOGY_INTERVAL)
     print_notes(review.notes, console)
 
 

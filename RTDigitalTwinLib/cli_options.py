@@ -57,11 +57,21 @@ def require_inputs(measurements: Path | None, *others: Path | None) -> None:
     """
     for path in (measurements, *others):
         if path is not None and not path.exists():
-            raise PatientDataError("There is no such file or folder.", where=path.name)
+            raise PatientDataError("There is no such file or folder.", where=str(path))
     if measurements is not None:
         from RTDigitalTwinLib.calibration.measurements import check_measurements
 
         check_measurements(measurements)
+
+
+def require_sources(*sources: str) -> None:
+    """As ``require_inputs``, of files or folders that may be the built-in patient too. Raises PatientDataError."""
+    from RTDigitalTwinLib.source import SAMPLE, require_one_meaning
+
+    for source in sources:
+        require_one_meaning(source)
+        if source != SAMPLE:
+            require_inputs(None, Path(source))
 
 
 def require_cohort(data: Path) -> None:

@@ -253,7 +253,7 @@ def _loop(options: Namespace) -> int:
 
 def _replay(options: Namespace) -> int:
     require_folder(options.patient, dicom_choice(options))
-    require_inputs(None, options.belief)
+    require_inputs(None, options.ledger, options.belief)
     from RTDigitalTwinLib.replay import replay
 
     with progress_bar() as shown:

@@ -35,7 +35,11 @@ def percent_text(probability: float) -> str:
 
 
 def range_text(low: float | None, high: float | None) -> str:
-    return "not published" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
+    """The limits of a probability, once where they read the same."""
+    if low is None or high is None:
+        return "–"
+    limits = percent_text(low), percent_text(high)
+    return limits[0] if limits[0] == limits[1] else f"{limits[0].removesuffix(' %')} to {limits[1]}"
 
 
 def required_dose(patient: Patient) -> Volume:
@@ -124,6 +128,6 @@ def chosen_goals(chosen: list[str] | None) -> list[GoalSet] | None:
         if word not in known and not Path(word).is_file():
             raise RTDigitalTwinError(
                 f"There are no goals of this name, and no such file; there are {', '.join(known)}.",
-                where=Path(word).name,
+                where=word,
             )
     return [load_goals(known[word] if word in known else Path(word)) for word in chosen]

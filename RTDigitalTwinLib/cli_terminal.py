@@ -139,7 +139,9 @@ def print_metrics(
     shown.print(table)
     flags = ("informative", *(band.informative for band in bands.values()))
     if any(row.get(flag) is False for row in rows for flag in flags):
-        shown.print(f"{NOT_INFORMATIVE}: the band leaves nearly all of 0 to 100 % open and says nothing.")
+        from RTDigitalTwinLib.report.goal_table import UNINFORMATIVE_RULE  # with numpy in tow
+
+        shown.print(f"{NOT_INFORMATIVE}: {UNINFORMATIVE_RULE}.")
 
 
 def _cell(row: Mapping[str, Any], key: str, band: Band | None, gap: str) -> Text:

@@ -101,7 +101,7 @@ def test_another_patient_is_refused(
         (["{folder}=5/1"], "It is said to be a dose of 1 fraction, but its files make it one of 35"),
         (["{folder}/RTDOSE.dcm=5"], "RTDOSE.dcm: Nothing says how many fractions the dose stands for. Say it"),
         (["{folder}", "--eqd2", "-3"], "--eqd2: -3 has no meaning"),
-        (["{folder}/absent.nrrd"], "absent.nrrd: The file cannot be read as an image"),
+        (["{folder}/absent.nrrd"], "absent.nrrd: There is no such file or folder"),
     ],
 )
 def test_errors_say_what_is_wrong(

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.cli_dosimetry import _print_review
+from RTDigitalTwinLib.cli_tables import range_text
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.dosimetry.inside_voxels import structure_dose_of
 from RTDigitalTwinLib.errors import GeometryError, PatientDataError
@@ -79,6 +80,28 @@ def test_dose_says_what_biology_is_not(reviewed: Path) -> None:
     summary = json.loads((reviewed / "summary.json").read_text())
     assert any("not calibrated outcome probabilities" in note for note in summary["notes"])
     assert summary["notice"].startswith("Research use only")
+
+
+def test_what_published_parameters_leave_open_is_explained(
+    sample_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["dose", str(sample_folder)]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split("│")[1:-1] for line in printed.splitlines() if "│ NTCP" in line]
+    intervals = {row[0].strip(): row[-1].strip() for row in rows}
+    published = {name for model in load_biology() if model.sd for name in model.structures}
+    assert {name for name, words in intervals.items() if words != "–"} == published & set(intervals)
+    assert "–" in intervals.values() and " to " in intervals["Larynx"]
+    assert "published standard deviations" in printed and "–: none were published" in printed
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.0, 0.0002, "below 0.1 %"), (0.0, 0.03, "below 0.1 to 3.0 %"), (0.1, 0.2, "10.0 to 20.0 %"), (None, None, "–")],
+)
+def test_an_interval_of_probabilities_in_words(low: float | None, high: float | None, words: str) -> None:
+    assert range_text(low, high) == words
 
 
 def test_the_outcome_reads_without_colour(sample_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +216,7 @@ def test_the_word_sample_means_the_built_in_patient(
     ("arguments", "message"),
     [
         (["dose", "{folder}", "--goals", "rtog9999"], "rtog9999: There are no goals of this name"),
-        (["dose", "{folder}", "--goals", "{folder}/absent.toml"], "Error: absent.toml: There are no goals"),
+        (["dose", "{folder}", "--goals", "{folder}/absent.toml"], "Error: {folder}/absent.toml: There are no goals"),
         (["dose", "{folder}", "--out", "{folder}/inside"], "would lie in the patient's folder"),
         (["dose", "{folder}", "--dose", "{folder}/ct.csv"], "ct.csv: The file cannot be read as an image"),
         (["dose", "{folder}", "--dose", "{plain}"], "plain.nrrd: The file does not say the unit"),
@@ -213,7 +236,7 @@ def test_errors_say_what_is_wrong(
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.float32)), str(plain))
     places = {"folder": sample_folder, "empty": empty, "plain": plain}
     assert main([argument.format(**places) for argument in arguments]) == 1
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message.format(**places) in " ".join(capsys.readouterr().err.split())
 
 
 # Doses from image files

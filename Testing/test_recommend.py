@@ -239,20 +239,21 @@ def test_recommend_refuses_bad_input(
     )
     (tmp_path / "both.toml").write_text(both)
     (tmp_path / "no.toml").write_text('[[action]]\nkind = "pray"\n')
+    absent = tmp_path / "absent.toml"
     cases = [
         ([*lax, "--risk", "0"], "risk must lie between 0 and 1"),
         ([*lax, "--risk", "1.5"], "risk must lie between 0 and 1"),
         ([*lax, "--risk", "nan"], "risk must lie between 0 and 1"),
         ([*lax, "--samples", "58"], "58 samples cannot certify a risk of 5 %"),
         ([*lax, "--samples", "0"], "0 samples cannot certify"),
-        (["--protocol", str(tmp_path / "absent.toml")], "Error: absent.toml: There is no such file"),
+        (["--protocol", str(absent)], f"Error: {absent}: There is no such file"),
         (["--protocol", str(tmp_path / "broken.toml")], "broken.toml: The file cannot be read"),
         (["--protocol", str(tmp_path / "cgy.toml")], 'dose_unit must be "Gy"'),
         (["--protocol", str(tmp_path / "both.toml")], "Two constraints contradict each other in PTV_7000"),
-        ([*lax, "--actions", str(tmp_path / "absent.toml")], "Error: absent.toml: There is no such file"),
+        ([*lax, "--actions", str(absent)], f"Error: {absent}: There is no such file"),
         ([*lax, "--actions", str(tmp_path / "no.toml")], "no.toml, action 1"),
         ([*lax, "--belief", str(tmp_path / "broken.toml")], "broken.toml"),
-        ([*lax, "--measurements", str(tmp_path / "absent.csv")], "Error: absent.csv: There is no such file"),
+        ([*lax, "--measurements", str(absent)], f"Error: {absent}: There is no such file"),
         ([*lax, "--dicom-out", str(tmp_path / "record")], "Only the dose of a DICOM patient can go back"),
         ([*lax, "--goals", "nonsense"], "no goals of this name"),
     ]

@@ -75,12 +75,42 @@ def test_dicom_files_that_do_not_go_together_are_refused_before_heavy_imports(
         assert code == 1 and "no structure set" in words, (name, words)
 
 
+def test_commands_on_doses_refuse_names_and_goals_before_heavy_imports(clinical_set: Path, tmp_path: Path) -> None:
+    commands = {name: COMMANDS[name] for name in ("dose", "compare")}
+    for code, words in refusals(clinical_set, tmp_path / "out", commands).values():
+        assert code == 1 and "wait to be confirmed" in words
+    commands = {name: [*command, "--goals", "nothing"] for name, command in commands.items()}
+    for code, words in refusals(clinical_set, tmp_path / "out", commands).values():
+        assert code == 1 and "There are no goals of this name" in words
+
+
 @pytest.mark.parametrize("name", ["absent", "letter.txt"])
 def test_what_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     one = {"run": COMMANDS["run"]}
     ((code, words),) = refusals(tmp_path / name, tmp_path / "out", one).values()
     assert code == 1 and "Give the folder that holds one patient's files." in words
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run ABSENT --out OUT", "dose ABSENT", "dose sample --dose ABSENT", "dose sample --goals ABSENT",
+        "compare sample ABSENT", "accumulate sample ABSENT=3 --out OUT", "replay ABSENT sample",
+        "observe sample --measurements ABSENT --out OUT", "observe sample --new-ct ABSENT=3 --out OUT",
+        "run sample --map-file ABSENT --out OUT", "recommend sample --protocol ABSENT --out OUT",
+        "evaluate ABSENT --out OUT", "inspect ABSENT", "anonymize ABSENT --out OUT",
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_named_as_it_was_typed(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for typed in ("days/absent", str(tmp_path / "absent")):
+        assert main(command.replace("ABSENT", typed).replace("OUT", "out").split()) == 1
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"Error: {typed}: " in told and ("no such" in told.lower()), told
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", ["observe", "loop", "recommend"])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from RTDigitalTwinLib import __version__
 from RTDigitalTwinLib.dosimetry.goals import likely_status
@@ -31,11 +32,10 @@ from RTDigitalTwinLib.report.charts import (
     DARK_PAPER,
     LEAST_CONTRAST,
     PAPER,
-    dvh_figure,
     figure_svg,
     readable_colour,
-    tag_places,
 )
+from RTDigitalTwinLib.report.dvh_panels import findings_dvh_figure
 from RTDigitalTwinLib.report.provenance import Provenance, collect_provenance
 from RTDigitalTwinLib.report.report import render_report, write_report
 from RTDigitalTwinLib.report.tables import (
@@ -236,33 +236,37 @@ def test_dvh_csv(tmp_path: Path, ensemble: DoseEnsemble, deterministic: DoseEnse
     assert float(single[0]["volume_mean"]) == 1.0
 
 
-def test_the_chart_shows_every_structure(ensemble: DoseEnsemble) -> None:
-    figure = dvh_figure(ensemble)
-    lines = {line.get_gid(): line for line in figure.axes[0].lines if line.get_gid()}
-    for number, structure in enumerate(ordered_structures(ensemble.patient), start=1):
-        curve = ensemble.dvh(structure.name)
-        x, y = np.asarray(lines[f"mean-{number}"].get_data(), dtype=float)
-        assert np.allclose(y, 100 * np.interp(x, curve.dose_gy, curve.mean))
-        assert {f"reference-{number}", f"tag-{number}"} <= lines.keys()
-    svg = figure_svg(figure, "DVH")
-    assert len(set(re.findall(r'id="(band-\d)"', svg))) == len(ensemble.patient.structures)
-    legend = figure.axes[0].get_legend()
-    assert legend is not None and len(legend.get_texts()) == len(ensemble.patient.structures)
+def test_the_chart_shows_every_structure_in_a_panel(ensemble: DoseEnsemble) -> None:
+    for legend in (True, False):
+        figure = findings_dvh_figure(Findings(ensemble), legend=legend)
+        structures = ordered_structures(ensemble.patient)
+        for number, (structure, axes) in enumerate(zip(structures, figure.axes, strict=False), start=1):
+            lines = {line.get_gid(): line for line in axes.lines if line.get_gid()}
+            assert set(lines) == {f"mean-{number}", f"reference-{number}"}  # of no other structure
+            curve = ensemble.dvh(structure.name)
+            x, y = np.asarray(lines[f"mean-{number}"].get_data(), dtype=float)
+            assert np.allclose(y, 100 * np.interp(x, curve.dose_gy, curve.mean))
+            (band,) = axes.collections
+            assert band.get_gid() == f"band-{number}"
+            edges = np.asarray(band.get_paths()[0].vertices)
+            for limit in curve.band(0.95):
+                edge = np.column_stack([x, 100 * np.interp(x, curve.dose_gy, limit)])
+                assert all(np.isclose(edges, point).all(axis=1).any() for point in edge)
+        svg = figure_svg(figure, "DVH")
+        assert len(set(re.findall(r'id="(band-\d)"', svg))) == len(structures)
 
 
 def test_a_deterministic_chart_has_no_bands(deterministic: DoseEnsemble) -> None:
-    svg = figure_svg(dvh_figure(deterministic), "DVH")
+    svg = figure_svg(findings_dvh_figure(Findings(deterministic)), "DVH")
     assert "band-" not in svg and 'id="mean-1"' in svg
 
 
-def test_numbers_in_the_chart_do_not_cover_each_other() -> None:
-    x = np.linspace(0, 80, 200)
-    curves = [(x, 100 / (1 + np.exp((x - middle) / 3))) for middle in (40, 41, 42, 43, 70, 71)]
-    places = np.array(tag_places(curves, (80, 102), room=0.045)) / (80, 102) * (8.4 / 4.7, 1)
-    apart = np.hypot(*(places[:, None] - places[None]).transpose(2, 0, 1)) + np.eye(len(curves))
-    assert apart.min() >= 2 * 0.045 * 0.98
-    for (px, py), (_, y) in zip(tag_places(curves, (80, 102)), curves, strict=True):
-        assert np.interp(px, x, y) == pytest.approx(py, abs=0.5)
+def test_words_of_the_picture_of_dvhs_are_readable_at_half_width(ensemble: DoseEnsemble) -> None:
+    """Half of a page of 900 pixels, where letters need 8."""
+    figure = findings_dvh_figure(Findings(ensemble))
+    pixels_a_point = 450 / figure.get_size_inches()[0] / 72
+    sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(sizes) * pixels_a_point >= 8
 
 
 @pytest.mark.parametrize("paper", [PAPER, DARK_PAPER])
@@ -360,9 +364,9 @@ def test_the_report_stands_alone(tmp_path: Path, ensemble: DoseEnsemble) -> None
 def test_a_hostile_structure_name_stays_text(ensemble: DoseEnsemble) -> None:
     html = report_of(ensemble, missing_pictures={HOSTILE: HOSTILE})
     assert "<script" not in html
-    assert html.count("&lt;script&gt;alert(") == 5  # two tables, the legend, the missing picture and its reason
-    assert "<script" not in figure_svg(dvh_figure(ensemble), HOSTILE)
-    assert escape(HOSTILE) in figure_svg(dvh_figure(ensemble), HOSTILE)
+    assert html.count("&lt;script&gt;alert(") == 5  # two tables, the chart, the missing picture and its reason
+    svg = figure_svg(findings_dvh_figure(Findings(ensemble)), HOSTILE)
+    assert "<script" not in svg and escape(HOSTILE) in svg
 
 
 def test_missing_pictures_are_stated(tmp_path: Path, ensemble: DoseEnsemble) -> None:

@@ -198,6 +198,8 @@ def test_calibrated_bands_are_shown_as_such(scene: Any) -> None:
     assert half == pytest.approx(prediction.half_width(0.95).values, abs=1e-4)
     inside = patient.dose_mask.mask
     assert half[inside] == pytest.approx(2 * np.hypot(prediction.std.values, 0.25)[inside], rel=1e-4)
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(shown.width)
+    assert legend.GetTitleText() == "95 % half width [Gy]"
     assert "calibrated 95 % band" in shown.dvh.chart.GetTitle() and "not" not in shown.dvh.chart.GetTitle()
     assert show_prediction(scene, patient, hand_made_ensemble(patient)).width is None
 

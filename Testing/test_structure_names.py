@@ -36,6 +36,13 @@ def match(
 def test_tg263_names_are_exact(source: str, name: str) -> None:
     found = match(source)
     assert (found.name, found.state, found.confidence, found.counts) == (name, MatchState.EXACT, 1.0, True)
+    assert found.reason == ("TG-263 name" if source == name else "TG-263 name, written otherwise")
+
+
+def test_the_dose_mask_is_exact_by_a_name_that_is_not_tg263() -> None:
+    found = match("FeasibleDose")
+    assert found.counts and found.state is MatchState.EXACT
+    assert "TG-263" not in found.reason and "where dose is predicted" in found.reason
 
 
 @pytest.mark.parametrize(

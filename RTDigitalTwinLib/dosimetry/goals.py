@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.dvh_metric import DvhMetric
 from RTDigitalTwinLib.dosimetry.metric_samples import Metrics, MetricSamples
 from RTDigitalTwinLib.dosimetry.protocol_file import (
     HIGHEST_DOSE_GY,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
+from RTDigitalTwinLib.dosimetry.dvh_metric import DvhMetric
 
 Judge = Callable[[float, bool], NDArray[np.float64]]  # of a limit, upper or lower: (samples,) how much of each keeps it
 

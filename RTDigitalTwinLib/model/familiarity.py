@@ -137,7 +137,7 @@ class Familiarity:
         order = np.argsort(-np.nan_to_num(deviations, nan=-1))[:NAMED]
         for i in order:
             if deviations[i] > STANDS_OUT:
-                usual = f"{self.mean[i]:.4g} +- {np.sqrt(self.covariance[i, i]):.2g}"
+                usual = f"{self.mean[i]:.4g} ± {np.sqrt(self.covariance[i, i]):.2g}"
                 reasons.append(f"{self.names[i]} {row[i]:.4g}, trained on {usual}")
         return FamiliarityVerdict(_score(row, self.mean, self.covariance), self.threshold, tuple(reasons))
 

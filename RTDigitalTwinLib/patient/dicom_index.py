@@ -157,7 +157,7 @@ class DicomIndex:
 def index_folder(folder: Path, progress: Progress = silent) -> DicomIndex:
     """Index a folder of any nesting. Raises PatientDataError where it is no folder or holds too many files."""
     if not folder.is_dir():
-        raise PatientDataError("There is no such folder.", where=folder.name)
+        raise PatientDataError("There is no such folder.", where=str(folder))
     files: list[IndexedFile] = []
     problems: list[Problem] = []
     other = 0

@@ -40,7 +40,7 @@ def read_mapping(path: Path) -> dict[str, str]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PatientDataError(f"The mapping cannot be read ({error.strerror}).", where=path.name) from error
+        raise PatientDataError(f"The mapping cannot be read ({error.strerror}).", where=str(path)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PatientDataError(f"The mapping is no TOML file ({error}).", where=path.name, remedy=remedy) from error
     confirmed: dict[str, str] = {}

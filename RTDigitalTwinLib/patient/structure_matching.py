@@ -1,7 +1,8 @@
 """Which structure of the model a name in a planning system means: proposed with a confidence, never guessed.
 
-Only an exact TG-263 name is taken by itself. A synonym, a side, a level read from digits or a similar spelling is a
-proposal that the user confirms or rejects; laterality comes from a word of the name and nothing else.
+Only a TG-263 name, but for case and punctuation, is taken by itself; so are a body outline by its type, and OpenKBP's
+dose mask by its name. A synonym, a side, a level read from digits or a similar spelling is a proposal that the user
+confirms or rejects; laterality comes from a word of the name and nothing else.
 """
 
 from __future__ import annotations
@@ -162,10 +163,15 @@ def _match(candidate: Candidate) -> Match:
         return Match(source, "", MatchState.HELPER, 0.0, "a helper of planning by its name")
     for name in KNOWN_NAMES:
         if words == words_of(name):
-            return Match(source, name, MatchState.EXACT, 1.0, "name of the model")
+            return _exact(source, name)
     if candidate.interpreted_type == "EXTERNAL":
         return Match(source, EXTERNAL, MatchState.EXACT, 1.0, "of type EXTERNAL")
     return _match_organ(candidate, words)
+
+
+def _exact(source: str, name: str) -> Match:
+    known = "OpenKBP's name of the region where dose is predicted" if name == DOSE_MASK else "TG-263 name"
+    return Match(source, name, MatchState.EXACT, 1.0, known if source == name else f"{known}, written otherwise")
 
 
 def _may_be_target(candidate: Candidate, is_helper: bool) -> bool:
@@ -199,7 +205,7 @@ def _match_target(candidate: Candidate, words: Sequence[str], is_helper: bool) -
         return Match(source, "", MatchState.OPEN, 0.0, reason)
     name = canonical_level(level)
     if words == words_of(name):
-        return Match(source, name, MatchState.EXACT, 1.0, "TG-263 name")
+        return _exact(source, name)
     said = " and ".join(text for text, value in (("its digits", written), ("the plan", planned)) if value is not None)
     if written is not None and planned is not None and abs(written - planned) > SAME_DOSE_GY:
         said = f"the plan, its digits say {written:g} Gy"

@@ -21,7 +21,7 @@ from RTDigitalTwinLib.report.biology_table import PredictedBiologyRow
 from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, figure_svg, readable_colour
 from RTDigitalTwinLib.report.deciding import Deciding
 from RTDigitalTwinLib.report.dvh_panels import findings_dvh_figure
-from RTDigitalTwinLib.report.goal_table import RULE
+from RTDigitalTwinLib.report.goal_table import NOT_INFORMATIVE, RULE, UNINFORMATIVE_RULE
 from RTDigitalTwinLib.report.provenance import Provenance
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
 from RTDigitalTwinLib.report.utility_chart import utility_figure
@@ -128,6 +128,11 @@ def render_report(
             goal_notes=findings.goal_choice.left_out,
             biology=findings.biology,
             uninformative=any(row.is_informative is False for row in findings.rows),
+            uninformative_goals=any(
+                row.band_words == NOT_INFORMATIVE for table in findings.goals for row in table.rows
+            ),
+            not_informative=NOT_INFORMATIVE,
+            uninformative_rule=UNINFORMATIVE_RULE[0].upper() + UNINFORMATIVE_RULE[1:],
             uncalibrated_biology=any(row.calibrated is False for row in findings.biology.rows),
             goal_rule=RULE,
             uncalibrated_goals=any(row.calibrated is False for table in findings.goals for row in table.rows),

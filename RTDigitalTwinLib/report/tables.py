@@ -74,7 +74,7 @@ class MetricRow:
 
     @property
     def is_informative(self) -> bool | None:
-        """Whether the band says anything: not where it leaves nearly all of 0 to 100 % open. None without a band."""
+        """Whether the band says anything: not where it leaves half of 0 to 100 % open. None without a band."""
         if self.low is None or self.high is None:
             return None
         return is_informative(self.low, self.high, self.unit)

@@ -170,7 +170,7 @@ def _add(scene: Any, outcome: Outcome, role: str) -> Any:
     if role == STD:
         return volume_nodes.add_spread(scene, volume, "Sampled spread (std)", outcome.shown, "Sampled std [Gy]")
     name = "Calibrated 95 % half width"
-    return volume_nodes.add_spread(scene, volume, name, outcome.shown, "Calibrated +- [Gy]")
+    return volume_nodes.add_spread(scene, volume, name, outcome.shown, "95 % half width [Gy]")
 
 
 def _beside(outcome: Outcome) -> BesideWords:
