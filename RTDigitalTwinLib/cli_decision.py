@@ -125,7 +125,7 @@ def _below(summary: dict[str, Any]) -> list[str]:
     for row in summary["actions"]:
         if row["worst_constraint"]:
             places.setdefault(row["worst_constraint"], []).append(str(row["place"]))
-    nearest = [f"- {limit}: of {', '.join(of)}" for limit, of in places.items()]
+    nearest = [f"- {limit}: of actions {', '.join(of)}" for limit, of in places.items()]
     lines = [GAIN, said, NEAREST, *nearest] if nearest else [GAIN]
     if any(row["outcome"] == NOT_CERTIFIED for row in summary["actions"]):
         lines.append(ORDER)

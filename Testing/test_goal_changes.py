@@ -10,7 +10,7 @@ import pytest
 from RTDigitalTwinLib.decision.actions import Scale, Situation
 from RTDigitalTwinLib.decision.ranking import Ranking, rank
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
-from RTDigitalTwinLib.dosimetry.goals import Criterion, Goal, GoalSet
+from RTDigitalTwinLib.dosimetry.goals import Criterion, Goal, GoalSet, Status
 from RTDigitalTwinLib.report.deciding import Deciding
 from RTDigitalTwinLib.report.goal_changes import goal_changes
 from RTDigitalTwinLib.report.goal_table import ROUNDING
@@ -85,6 +85,12 @@ def test_what_can_no_longer_be_evaluated_is_a_change(changing: Ranking) -> None:
     lost = replace(keep[3], goal=keep[0].goal, reason="The dose is not known in it.")
     (change,) = goal_changes(keep[:1], (lost,))
     assert change.words == "SpinalCord mean ≤ 67 Gy: ✓ met → – not evaluated. The dose is not known in it"
+
+
+def test_a_value_that_reads_the_same_is_told_once(changing: Ranking) -> None:
+    before = changing.keep.goals[0]
+    (change,) = goal_changes((before,), (replace(before, status=Status.UNSURE, probability_met=0.94),))
+    assert change.words.count("Gy") == 2 and "; 65.0 Gy, met with probability" in change.words
 
 
 def test_probabilities_that_are_not_calibrated_are_marked() -> None:

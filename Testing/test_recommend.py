@@ -129,14 +129,14 @@ def test_a_ranking_that_differs_or_cannot_be_made_again_is_told(
         for content, kind in zip(told, ("opened", RECOMMENDED, RECOMMENDED), strict=True):
             arrays = {"benefit": np.zeros(128)} if kind == RECOMMENDED else None
             if kind == RECOMMENDED:
-                content["ranking"] = [row | {"utility": row["utility"] + 0.5} for row in content["ranking"]]
+                content["ranking"] = [row | {"utility": row["utility"] + 0.5} for row in content["ranking"][::-1]]
                 content["recommended"] = "keep"
             ledger.append(kind, content, arrays)
     done = replay(again, target_folder, weights=narrow_weights, device="cpu")
     foreign, changed = done.repeated
     assert foreign.equal is None and "cannot tell all of: foreign" in foreign.words
     assert changed.equal is False and "utilities differ by up to 0.5" in changed.words
-    assert "scale by 1.02 is recommended, not keep" in changed.words
+    assert "scale by 1.02 is recommended, not keep" in changed.words and "in another order" in changed.words
 
 
 def test_samples_of_the_twin(patient: Patient, narrow_weights: Path, files: Path) -> None:
@@ -228,7 +228,7 @@ def test_the_terminal_says_how_to_read_the_table(
     assert recommend(target_folder, narrow_weights, tmp_path / "out", *more) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert "- PTV_7000 mean ≤ 199 Gy: of 1, 2" in lines
+    assert "- PTV_7000 mean ≤ 199 Gy: of actions 1, 2" in lines
     assert {GAIN, NEAREST, ORDER, f"* {NO_BAND}."} <= set(lines)
     (replan,) = [line for line in lines if "replan" in line and "│" in line]
     assert " * " in replan

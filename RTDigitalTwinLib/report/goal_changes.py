@@ -23,7 +23,7 @@ class GoalChange:
         said = f"{self.keep.goal}: {self.keep.outcome} → {self.action.outcome}"
         if self.keep.value is None or self.action.value is None:
             return f"{said}. {self.keep.note or self.action.note}".rstrip(". ")
-        numbers = f"{self.keep.value_words} → {self.action.value_words}"
+        numbers = " → ".join(dict.fromkeys((self.keep.value_words, self.action.value_words)))  # once where they agree
         return (
             f"{said}; {numbers}, met with probability {self.keep.probability_words} → {self.action.probability_words}"
         )
