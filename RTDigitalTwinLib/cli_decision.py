@@ -64,7 +64,6 @@ def _recommend(options: Namespace) -> int:
     from rich.console import Console
 
     with lasting_imports():
-        from RTDigitalTwinLib.decision.chance import percent
         from RTDigitalTwinLib.recommend import RecommendSettings, recommend_patient
 
     goals = chosen_goals(options.goals)
@@ -94,25 +93,64 @@ def _recommend(options: Namespace) -> int:
         )
     print_notes(summary["warnings"])
     to = Console(highlight=False)
-    headings = ("", "action", "outcome", "utility", "gain", "violated in", "allowed")
+    headings = ("", "action", "outcome", "utility", "gain\nbefore\npenalty", "violated in", "allowed")
     title = f"{summary['patient']}: {counted(summary['samples'], 'sample')}, utility by {summary['protocol']['name']}"
     print_table(to, title, headings, [_cells(row) for row in summary["actions"]])
-    confidence = percent(summary["protocol"]["confidence"])
-    said = "how many samples exceed what it accepts, and what the probability of that stays below"
-    said = f"Violated: of the limit nearest to its allowed risk, {said} with {confidence} confidence"
-    to.print(f"{said}, as far as so many samples can tell.", markup=False, soft_wrap=True)
+    for line in _below(summary):
+        to.print(line, markup=False, soft_wrap=True)
     for one in summary["refused"]:
         to.print(f"Not possible: {one['name']}. {one['reason']}", markup=False)
     to.print(summary["words"], markup=False, soft_wrap=True)
     for line in summary["obstacles"] or summary["actions"][0]["reasons"]:
         to.print(f"- {line}", markup=False, soft_wrap=True)
+    if not summary["abstains"]:
+        for line in _changed_goals(summary["actions"][0]):
+            to.print(line, markup=False, soft_wrap=True)
     print(f"{options.out}: {', '.join(summary['files'])}")
+    print(f"Doses and tables in it are of the dose {summary['dose']}.")
     print(RESEARCH_USE)
     return 0
 
 
+def _below(summary: dict[str, Any]) -> list[str]:
+    """How to read the table."""
+    from RTDigitalTwinLib.decision.chance import percent
+    from RTDigitalTwinLib.report.deciding import GAIN, NEAREST, NO_BAND, NOT_CERTIFIED, ORDER
+    from RTDigitalTwinLib.report.goal_table import UNCALIBRATED
+
+    confidence = percent(summary["protocol"]["confidence"])
+    said = "Violated: in how many samples the nearest limit is not kept, nor the variation it accepts, and what the"
+    said = f"{said} probability of that stays below with {confidence} confidence, as far as so many samples can tell."
+    places: dict[str, list[str]] = {}
+    for row in summary["actions"]:
+        if row["worst_constraint"]:
+            places.setdefault(row["worst_constraint"], []).append(str(row["place"]))
+    nearest = [f"- {limit}: of actions {', '.join(of)}" for limit, of in places.items()]
+    lines = [GAIN, said, NEAREST, *nearest] if nearest else [GAIN]
+    if any(row["outcome"] == NOT_CERTIFIED for row in summary["actions"]):
+        lines.append(ORDER)
+    if not all(row["has_band"] for row in summary["actions"]):
+        lines.append(f"{UNCALIBRATED} {NO_BAND}.")
+    return lines
+
+
+def _changed_goals(recommended: dict[str, Any]) -> list[str]:
+    """The clinical goals whose status the recommended action changes, or that there are none."""
+    from RTDigitalTwinLib.report.goal_table import ROUNDING, UNCALIBRATED_NOTE
+
+    changes = recommended["goal_changes"]
+    if not changes:
+        return ["No clinical goal changes its status by it."]
+    lines = [f"Clinical goals that change their status by it, from keeping the plan to {recommended['action']}:"]
+    lines += [f"- {change['words']}." for change in changes]
+    if any(change[side]["calibrated"] is False for change in changes for side in ("keep", "action")):
+        lines.append(UNCALIBRATED_NOTE)
+    return [*lines, ROUNDING]
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     from RTDigitalTwinLib.decision.chance import bound_percent, percent
+    from RTDigitalTwinLib.report.goal_table import UNCALIBRATED
 
     known = row["violated"] is not None
     violated = f"{row['violated']} of {row['samples']}" if known else ""
@@ -124,7 +162,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         str(row["place"]),
         row["action"],
         row["outcome"],
-        decimal(row["utility"], 3),
+        decimal(row["utility"], 3) + ("" if row["has_band"] else f" {UNCALIBRATED}"),
         "" if row["gain"] is None else decimal(row["gain"], 3, signed=True),
         violated,
         percent(row["risk"]) if known else "",

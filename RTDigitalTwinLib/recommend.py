@@ -88,7 +88,8 @@ def recommend_patient(
     """Rank what could be done next and write everything there is to see of it; returns what ``summary.json`` holds.
 
     The tables, report and scene are of the recommended action's dose, beside that of keeping the plan; where the twin
-    abstains, of the latter alone. ``record`` is a folder for the recommended dose as RTDOSE with the source's identity.
+    abstains, of the latter alone. Each says of which (``Findings.dose_words``). ``record`` is a folder for the
+    recommended dose as RTDOSE with the source's identity.
     The folder ``out`` appears when all of it is written, or not at all.
     Raises RTDigitalTwinError for a risk or a number of samples that cannot be; ProtocolError, PatientDataError,
     ModelError, LedgerError or OutputError.
@@ -117,7 +118,13 @@ def recommend_patient(
                 notes += _absorb(twin, settings, patient, part(progress, 0.05, 0.2))
         with watch.stage("ranking"):
             ranking = twin.recommend(
-                actions, None, samples, settings.seed, protocol=protocol, progress=part(progress, 0.2, 0.65)
+                actions,
+                None,
+                samples,
+                settings.seed,
+                protocol=protocol,
+                goals=settings.goals,
+                progress=part(progress, 0.2, 0.65),
             )
         belief = twin.dose_belief
         simulated = isinstance(belief, RecalibratedBelief) and belief.is_simulated
@@ -146,7 +153,7 @@ def recommend_patient(
                     place, shown, origin, ranking.recommended.action.name, label="recommended", simulated=simulated
                 )
                 write_structures_record(place, shown.patient, origin)
-        summary = _summary(deciding)
+        summary = _summary(deciding) | {"dose": findings.dose_words}
         summary["warnings"] = list(dict.fromkeys([*findings.notes, *ranking.notes, *problems]))
         summary["provenance"] = provenance.as_dict() | {"stage_seconds": watch.rounded()}
         summary["ledger"] = {"entries": len(ledger.entries), "sha256": ledger.head_sha256}

@@ -315,7 +315,9 @@ class _Again:
             differing.append(
                 f"{now['recommended'] or 'nothing'} is recommended, not {then['recommended'] or 'nothing'}"
             )
-        before = {row["action"]: row["utility"] for row in then["ranking"]}
+        before, order = ({row["action"]: row["utility"] for row in told["ranking"]} for told in (then, now))
+        if [*before] != [*order]:
+            differing.append("the actions are in another order")
         off = [abs(row["utility"] - before[row["action"]]) for row in now["ranking"] if row["action"] in before]
         differing.append(f"utilities differ by up to {max(off, default=0.0):.3g}")
         return Repeated(self.number, RECOMMENDED, False, "; ".join(differing))

@@ -239,10 +239,10 @@ def write_tables(folder: Path, findings: Findings, dose: str = "dose_mean.nrrd")
     if prediction.is_calibrated:
         half_width = prediction.half_width(findings.level)
         write_nrrd(half_width, str(folder / "dose_half_width_95.nrrd"), simulated=simulated)
-    write_dvh_csv(folder / "dvh.csv", prediction)
-    write_metrics_csv(folder / "metrics.csv", findings.rows)
-    write_goals_csv(folder / "goals.csv", findings.goals)
-    write_biology_csv(folder / "biology.csv", findings.biology)
+    write_dvh_csv(folder / "dvh.csv", prediction, dose=findings.dose_words)
+    write_metrics_csv(folder / "metrics.csv", findings.rows, findings.dose_words)
+    write_goals_csv(folder / "goals.csv", findings.goals, findings.dose_words)
+    write_biology_csv(folder / "biology.csv", findings.biology, findings.dose_words)
     findings_dvh_figure(findings).savefig(folder / "dvh.png", dpi=CHART_DPI, facecolor=PAPER)
 
 

@@ -16,6 +16,7 @@ from RTDigitalTwinLib.decision.action_file import customary_actions
 from RTDigitalTwinLib.decision.actions import Action, Situation
 from RTDigitalTwinLib.decision.protocol import DecisionProtocol, load_decision
 from RTDigitalTwinLib.decision.ranking import FEWEST_SAMPLES, Ranking, rank, require_samples, required_samples
+from RTDigitalTwinLib.dosimetry.goals import GoalSet
 from RTDigitalTwinLib.errors import ModelError, RTDigitalTwinError
 from RTDigitalTwinLib.ledger import Ledger
 from RTDigitalTwinLib.ledger_entries import (
@@ -213,12 +214,14 @@ class Twin:
         seed: int = 0,
         *,
         protocol: DecisionProtocol | None = None,
+        goals: Sequence[GoalSet] | None = None,
         progress: Progress = silent,
     ) -> Ranking:
         """Rank what could be done next by expected utility under chance constraints, on what is believed of the dose.
 
         Keeping the plan is always among it. By default the customary actions, the risk of the ``protocol`` (by default
-        the one that comes with the software), and 64 samples, or as many as that risk needs.
+        the one that comes with the software), and 64 samples, or as many as that risk needs. Clinical ``goals``, by
+        default those that fit the prescription, are told and change nothing of the order.
         Raises RTDigitalTwinError for a risk outside 0 to 1 or too few samples to certify it; ProtocolError and
         PatientDataError as ``decision.ranking.rank`` does.
         """
@@ -227,7 +230,7 @@ class Twin:
         require_samples(count, chosen)
         prediction = self._sampled(self.dose_belief, count, seed, part(progress, 0.0, 0.5))
         asked = tuple(customary_actions(prediction.patient, prediction) if actions is None else actions)
-        ranking = rank(Situation(prediction), asked, chosen, progress=part(progress, 0.5, 1.0))
+        ranking = rank(Situation(prediction), asked, chosen, goals=goals, progress=part(progress, 0.5, 1.0))
         if self._ledger is not None:
             self._opened().append(RECOMMENDED, *recommended(ranking, asked, self.dose_belief))
         return ranking

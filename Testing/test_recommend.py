@@ -24,6 +24,8 @@ from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, Nois
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.progress import Progress, silent
 from RTDigitalTwinLib.replay import replay
+from RTDigitalTwinLib.report.deciding import GAIN, NEAREST, NO_BAND, ORDER
+from RTDigitalTwinLib.report.goal_table import ROUNDING
 from RTDigitalTwinLib.report.observing import SIMULATED_NOTE
 from RTDigitalTwinLib.twin import Twin
 from Testing.dicom_sets import edited, maps
@@ -48,6 +50,16 @@ weight = 1.0
 label = "anything"
 criteria = [{{ structures = ["PTV_7000"], metric = "mean", at_most = {most}, unit = "Gy" }}]
 """
+GOALS = """
+name = "own"
+title = "for tests"
+citation = "made up"
+dose_unit = "Gy"
+[[goals]]
+label = "ours"
+priority = 1
+criteria = [{{ structures = ["PTV_7000"], metric = "mean", at_most = {most}, unit = "Gy" }}]
+"""
 ACTIONS = '[[action]]\nkind = "keep"\n[[action]]\nkind = "scale"\nfactor = 1.02\n'
 
 
@@ -57,6 +69,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "lax.toml").write_text(LAX.format(keep=0.2, most=199))
     (folder / "strict.toml").write_text(LAX.format(keep=0.0, most=0))
     (folder / "actions.toml").write_text(ACTIONS)
+    (folder / "replan.toml").write_text('[[action]]\nkind = "replan"\nsteps = 2\n')
     return folder
 
 
@@ -116,14 +129,14 @@ def test_a_ranking_that_differs_or_cannot_be_made_again_is_told(
         for content, kind in zip(told, ("opened", RECOMMENDED, RECOMMENDED), strict=True):
             arrays = {"benefit": np.zeros(128)} if kind == RECOMMENDED else None
             if kind == RECOMMENDED:
-                content["ranking"] = [row | {"utility": row["utility"] + 0.5} for row in content["ranking"]]
+                content["ranking"] = [row | {"utility": row["utility"] + 0.5} for row in content["ranking"][::-1]]
                 content["recommended"] = "keep"
             ledger.append(kind, content, arrays)
     done = replay(again, target_folder, weights=narrow_weights, device="cpu")
     foreign, changed = done.repeated
     assert foreign.equal is None and "cannot tell all of: foreign" in foreign.words
     assert changed.equal is False and "utilities differ by up to 0.5" in changed.words
-    assert "scale by 1.02 is recommended, not keep" in changed.words
+    assert "scale by 1.02 is recommended, not keep" in changed.words and "in another order" in changed.words
 
 
 def test_samples_of_the_twin(patient: Patient, narrow_weights: Path, files: Path) -> None:
@@ -174,6 +187,53 @@ def test_recommend_writes_everything(results: Path) -> None:
     assert np.allclose(change, after - before, atol=1e-4)
     entries = read_ledger(results / "ledger.jsonl")
     assert [e.kind for e in entries] == ["opened", RECOMMENDED] and summary["ledger"]["sha256"] == entries[-1].sha256
+
+
+def test_every_table_says_of_which_dose_it_is(results: Path) -> None:
+    dose = "predicted with action scale by 1.02, not delivered"
+    assert json.loads((results / "summary.json").read_text())["dose"] == dose
+    for name in ("metrics.csv", "goals.csv", "dvh.csv", "biology.csv"):
+        rows = list(csv.DictReader((results / name).open()))
+        assert next(iter(rows[0])) == "dose" and {row["dose"] for row in rows} == {dose}, name
+
+
+def test_the_goals_asked_for_are_those_whose_change_is_told(
+    target_folder: Path,
+    narrow_weights: Path,
+    files: Path,
+    results: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    metrics = {(row["structure"], row["metric"]): row for row in csv.DictReader((results / "metrics.csv").open())}
+    kept = float(metrics["PTV_7000", "mean"]["mean"]) / 1.02
+    (tmp_path / "ten.toml").write_text('[[action]]\nkind = "scale"\nfactor = 1.1\n')
+    for share, changes in ((1.05, True), (2.0, False)):  # between keeping and 10 % more, and beyond both
+        (tmp_path / "own.toml").write_text(GOALS.format(most=kept * share))
+        out = tmp_path / f"out{share}"
+        more = ["--protocol", str(files / "lax.toml"), "--actions", str(tmp_path / "ten.toml")]
+        assert recommend(target_folder, narrow_weights, out, *more, "--goals", str(tmp_path / "own.toml")) == 0
+        lines = capsys.readouterr().out.splitlines()
+        first = json.loads((out / "summary.json").read_text())["actions"][0]
+        assert first["action"] == "scale by 1.1" and bool(first["goal_changes"]) is changes
+        assert all(change["label"] == "ours" and f"- {change['words']}." in lines for change in first["goal_changes"])
+        assert ("No clinical goal changes its status by it." in lines) is not changes
+        assert (ROUNDING in lines) is changes
+
+
+def test_the_terminal_says_how_to_read_the_table(
+    target_folder: Path, narrow_weights: Path, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--protocol", str(files / "lax.toml"), "--actions", str(files / "replan.toml")]
+    assert recommend(target_folder, narrow_weights, tmp_path / "out", *more) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert "- PTV_7000 mean ≤ 199 Gy: of actions 1, 2" in lines
+    assert {GAIN, NEAREST, ORDER, f"* {NO_BAND}."} <= set(lines)
+    (replan,) = [line for line in lines if "replan" in line and "│" in line]
+    assert " * " in replan
+    assert "Doses and tables in it are of the dose predicted if nothing is changed, not delivered." in lines
+    assert "not all verified: TCP of PTV_7000" in " ".join(printed.err.split())
 
 
 def test_the_report_shows_the_ranking(results: Path) -> None:

@@ -13,12 +13,12 @@ from matplotlib.patches import Rectangle
 
 from RTDigitalTwinLib.decision.actions import Scale, Situation
 from RTDigitalTwinLib.decision.ranking import Ranking, rank
-from RTDigitalTwinLib.report.deciding import Deciding
+from RTDigitalTwinLib.report.deciding import NO_BAND, Deciding
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import render_report
 from RTDigitalTwinLib.report.tables import Findings
-from RTDigitalTwinLib.report.utility_chart import CONTROL, HEADING_ROWS, LAST, NONE, utility_figure
-from Testing.test_ranking import Boost, Impossible, cord, offsets, protocol, uniform_ensemble
+from RTDigitalTwinLib.report.utility_chart import CONTROL, HEADING_ROWS, LAST, NO_BAND_LABEL, NONE, utility_figure
+from Testing.test_ranking import Anew, Boost, Impossible, cord, offsets, protocol, uniform_ensemble
 
 
 def ranked(at_most_gy: float) -> Ranking:
@@ -61,6 +61,32 @@ def test_the_report_says_what_is_recommended_and_why(recommending: Findings) -> 
     before, now = (float(e.metric("PTV_7000", "mean").mean) for e in (recommending.before, recommending.prediction))
     assert f"mean (Gy) {before:.1f} {now:.1f}" in text and "Weights are choices" in text
     assert "Against the reference dose" not in text and "observ" not in text
+
+
+def test_the_report_says_of_which_dose_it_is(recommending: Findings, abstaining: Findings) -> None:
+    html = render_report(recommending, {}, collect_provenance(recommending.prediction, "cpu"))
+    assert "<title>Ranking of actions, dose with action scale by 1.05: small-patient</title>" in html
+    assert recommending.dose_words == "predicted with action scale by 1.05, not delivered"
+    assert abstaining.dose_words == "predicted if nothing is changed, not delivered"
+    for findings in (recommending, abstaining):
+        assert findings.dose_words in text_of(findings).partition("In short")[0]  # before the first number
+    for heading in ("In short", "Dose-volume histograms", "Clinical goals", "Metrics", "Biology"):
+        assert f"<h2>{heading}, with action scale by 1.05, predicted</h2>" in html, heading
+    plain = Findings(recommending.prediction)
+    assert plain.dose_words == "" and "delivered" not in text_of(plain)
+
+
+def test_an_action_without_a_calibrated_band_says_so_at_its_row() -> None:
+    limit = protocol(constraints=[cord(at_most=72.0)])
+    ranking = rank(Situation(uniform_ensemble(offsets())), (Scale(1.05), Anew(1.05)), limit)
+    rows = {row.action: row for row in Deciding(ranking).rows}
+    assert {name: row.has_band for name, row in rows.items()} == {"scale by 1.05": True, "keep": True, "anew": False}
+    # The same dose with a spread that is not widened has the smaller penalty.
+    assert rows["anew"].penalty < rows["scale by 1.05"].penalty
+    text = text_of(findings_of(ranking))
+    assert text.count(NO_BAND) == 1 and f"anew {NO_BAND} ✗ not certified" in text
+    labels = [label.get_text() for label in utility_figure(ranking).axes[0].get_yticklabels()]
+    assert [NO_BAND_LABEL in label for label in labels] == [False, False, True]
 
 
 def test_the_report_says_what_stands_in_the_way(abstaining: Findings) -> None:

@@ -80,7 +80,8 @@ class Chance:
             f"{self.value_at_risk:.1f} {unit} with {percent(1 - self.risk)}"
         )
         if self.excess > 0:
-            said += f", {self.excess:.1f} {unit} beyond what is accepted"
+            side = "above" if self.criterion.upper else "below"
+            said += f", {self.excess:.1f} {unit} {side} what is accepted"
         if not self.is_calibrated:
             said += "; so nothing can be certified"
         return f"{said}."

@@ -13,7 +13,7 @@ from RTDigitalTwinLib.decision.actions import Action, ActionKind, Keep, Outcome,
 from RTDigitalTwinLib.decision.chance import Chance, fewest_samples, judge_chance, most_violations, percent
 from RTDigitalTwinLib.decision.protocol import Constraint, DecisionProtocol, load_decision
 from RTDigitalTwinLib.decision.reasons import MetricChange, metric_changes, reasons_for
-from RTDigitalTwinLib.decision.utility import Gain, Term, UtilityValue, terms_for, utility_of
+from RTDigitalTwinLib.decision.utility import Gain, Term, UtilityValue, terms_for, unverified_notes, utility_of
 from RTDigitalTwinLib.dosimetry.customary import target_levels_gy
 from RTDigitalTwinLib.dosimetry.goals import GoalResult, GoalSet, evaluate_goals, fitting_goals
 from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of
@@ -78,6 +78,8 @@ class Refused:
 @dataclass(frozen=True, eq=False)
 class Ranking:
     """Actions in order: the acceptable by utility, then the others, those nearest to being acceptable first.
+
+    Last are those whose spread was not measured: whatever their samples show, more of them would certify nothing.
 
     Attributes
     ----------
@@ -172,7 +174,8 @@ def rank(
         assessed.append(judge.assessed(action, outcome, judged, keep))
     progress(1.0, "ranked")
     order = tuple(sorted(assessed, key=_place))
-    said = [*notes, *more_notes, *judge.notes, chosen.remark(patient), *_of_samples(prediction, chosen), NOTICE]
+    of_models = (*unverified_notes(terms), NOTICE)
+    said = [*notes, *more_notes, *judge.notes, chosen.remark(patient), *_of_samples(prediction, chosen), *of_models]
     obstacles = () if order[0].is_acceptable else _obstacles(order, patient, chosen)
     return Ranking(chosen, prediction, order, tuple(refused), tuple(dict.fromkeys(n for n in said if n)), obstacles)
 
@@ -265,13 +268,17 @@ def _with_keep(actions: Sequence[Action]) -> tuple[Action, ...]:
     return listed
 
 
-def _place(assessment: Assessment) -> tuple[bool, float, float, float]:
-    """Acceptable ones by utility; of the others those that violate least often, then least far, go first."""
+def _place(assessment: Assessment) -> tuple[bool, bool, float, float, float]:
+    """Acceptable ones by utility; of the others those that violate least often, then least far, go first.
+
+    Those whose spread is not calibrated come after them, for how often they violate is not known.
+    """
     utility = -assessment.utility.value
     if assessment.is_acceptable:
-        return False, 0.0, 0.0, utility
+        return False, False, 0.0, 0.0, utility
     far = max((c.excess / max(c.criterion.accepted, 1e-9) for c in assessment.chances), default=0.0)
-    return True, assessment.excess_ratio, far, utility
+    unmeasured = any(not c.is_calibrated for c in assessment.chances)
+    return True, unmeasured, assessment.excess_ratio, far, utility
 
 
 def _of_samples(prediction: DoseEnsemble, protocol: DecisionProtocol) -> tuple[str, ...]:

@@ -86,6 +86,7 @@ def _of_terms(utility: UtilityValue, keep: UtilityValue) -> list[str]:
             effect, structure = now.term.model.effect.value, now.term.structure
             told.append(
                 f"{effect} of {structure} ({now.term.model.endpoint}) {'falls' if change < 0 else 'rises'} by "
-                f"{100 * abs(change):.1f} points ({100 * before.probability:.1f} → {100 * now.probability:.1f} %)."
+                f"{100 * abs(change):.1f} points ({100 * before.probability:.1f} → {100 * now.probability:.1f} %"
+                f"{'; its parameters are not all verified' if now.term.model.unverified else ''})."
             )
     return told[:MOST_TOLD]

@@ -6,6 +6,7 @@ utility is the mean, minus the uncertainty's weight times its standard deviation
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,6 +143,18 @@ def terms_for(protocol: DecisionProtocol, patient: Patient) -> tuple[tuple[Term,
     if organs:
         notes.append(f"Not in the utility, for the structure is absent: {', '.join(dict.fromkeys(organs))}.")
     return tuple(terms), tuple(notes)
+
+
+def unverified_notes(terms: Sequence[Term]) -> tuple[str, ...]:
+    """Which models of the utility have parameters that were not verified in a source, and what of them."""
+    by_reason: dict[str, list[str]] = {}
+    for term in terms:
+        if term.model.unverified:
+            by_reason.setdefault(term.model.unverified, []).append(term.label)
+    if not by_reason:
+        return ()
+    told = "; ".join(f"{', '.join(labels)} ({reason})" for reason, labels in by_reason.items())
+    return (f"The utilities rest on models whose parameters are not all verified: {told}.",)
 
 
 def utility_of(reading: Reading, terms: tuple[Term, ...], uncertainty_weight: float, effort: float) -> UtilityValue:

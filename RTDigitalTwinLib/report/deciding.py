@@ -10,11 +10,20 @@ from RTDigitalTwinLib.decision.actions import Keep
 from RTDigitalTwinLib.decision.ranking import Assessment, Ranking
 from RTDigitalTwinLib.dosimetry.goals import GoalResult
 from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.report.goal_changes import GoalChange, goal_changes
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
 RECOMMENDED, ACCEPTABLE, NOT_CERTIFIED = "recommended", "acceptable", "not certified"
 # A sign beside every word, so that a row reads without its colour.
 SIGNS = {RECOMMENDED: "★", ACCEPTABLE: "✓", NOT_CERTIFIED: "✗"}
+# What tables of a ranking say below them.
+GAIN = "Gain on keeping: before the penalty on uncertainty, which utilities are after."
+NO_BAND = "no calibrated band: its penalty on uncertainty is too small, and its utility too high"
+ORDER = (
+    "What is not certified comes last whatever its utility: the nearest to keeping every limit first, and what has no "
+    "calibrated band at the end."
+)
+NEAREST = "Nearest limit: the hard limit whose violation is bounded highest, beside the risk allowed."
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,8 @@ class RankedRow:
     utility : expected minus the uncertainty's penalty.
     expected : mean benefit minus effort; ``low`` and ``high`` are the central 95 % of it over the samples.
     uncertainty : standard deviation of the benefit over the calibrated samples.
-    gain : expected against keeping the plan, on the same samples; None of keeping.
+    gain : expected against keeping the plan, on the same samples and so before the penalty; None of keeping.
+    has_band : whether the spread of the action's dose was measured; else it is too small, and so is the penalty.
     worst_constraint : the one with the highest bound beside its risk, with its numbers; ``violated_words`` says how
         often it is violated and what that says of the probability, and ``calibrated`` whether its spread was measured.
     reasons : sentences.
@@ -56,6 +66,7 @@ class RankedRow:
     violated_words: str
     risk: float | None
     beam_consistency_ratio: float | None
+    has_band: bool
     reasons: str
 
     @property
@@ -132,6 +143,11 @@ class Deciding:
         return None if isinstance(self.shown.action, Keep) else self.ranking.keep.outcome.prediction
 
     @property
+    def goal_changes(self) -> tuple[GoalChange, ...]:
+        """The goals whose status the action shown changes against keeping the plan."""
+        return goal_changes(self.ranking.keep.goals, self.shown.goals)
+
+    @property
     def rows(self) -> tuple[RankedRow, ...]:
         best = self.ranking.recommended
         return tuple(_row(k, a, a is best) for k, a in enumerate(self.ranking.assessed, start=1))
@@ -180,6 +196,7 @@ class Deciding:
                 ],
                 "constraints": [asdict(c) for c in self.constraints if c.action == a.action.name],
                 "goals": [_goal(result) for result in a.goals],
+                "goal_changes": [change.as_dict() for change in goal_changes(ranking.keep.goals, a.goals)],
                 "changes": [asdict(change) for change in a.changes],
             }
             for row, a in zip(self.rows, ranking.assessed, strict=True)
@@ -228,6 +245,7 @@ def _row(place: int, a: Assessment, is_best: bool) -> RankedRow:
         "" if worst is None else worst.bound_words,
         None if worst is None else worst.risk,
         a.outcome.beam_consistency_ratio,
+        a.outcome.prediction.is_calibrated,
         " ".join(a.reasons),
     )
 
@@ -239,6 +257,7 @@ def _goal(result: GoalResult) -> dict[str, Any]:
         "status": result.status.value,
         "value": result.value,
         "criterion": None if result.criterion is None else str(result.criterion),
+        "alternatives": [{"criterion": str(one.criterion), "value": one.value} for one in result.read],
         "probability_met": result.probability_met,
         "probability_acceptable": result.probability_acceptable,
         "least_probability_met": result.least_probability_met,

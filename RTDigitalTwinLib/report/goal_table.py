@@ -47,10 +47,13 @@ UNINFORMATIVE_RULE = (
     "of 0 to 100 % open, as it does where a DVH falls steeply about the dose that is asked for"
 )
 UNCALIBRATED = "*"  # after a probability whose samples have no calibrated spread
+UNCALIBRATED_NOTE = f"{UNCALIBRATED} The spread is not calibrated here and the probability too sure."
+# What ``_percent_words`` does, wherever its words are shown.
+ROUNDING = "Probabilities are in whole percent, rounded towards 50 %, so that none reads surer than it is."
 # What the words of a prediction's goals mean (``likely_status``).
 RULE = (
     f"Met: with a probability of at least {100 * SURE:g} %. Acceptable: at least the accepted variation is kept with "
-    f"{100 * SURE:g} %. Violated: not even that, with {100 * SURE:g} %. Unsure: everything between."
+    f"{100 * SURE:g} %. Violated: not even that, with {100 * SURE:g} %. Unsure: everything between. {ROUNDING}"
 )
 
 Bands = Callable[[str, DvhMetric], tuple[float, float]]
@@ -138,6 +141,12 @@ class GoalRow:
         return f"{self.number_words} ({self.value_of})" if self.value_of else self.number_words
 
     @property
+    def other_words(self) -> str:
+        """The alternatives that the goal is not judged by, with their values; "" where there are none."""
+        others = [a for a in self.alternatives if a.criterion != self.criterion]
+        return "; ".join(f"{a.criterion}: {a.number_words}" for a in others)
+
+    @property
     def band_words(self) -> str:
         if self.low is None or self.high is None:
             return ""
@@ -206,13 +215,46 @@ def goal_tables(patient: Patient, metrics: Metrics, choice: GoalChoice, bands: B
     tables = []
     for goals in choice.sets:
         results = evaluate_goals(goals, list(patient.structures), metrics)
-        rows = tuple(_row(goals, result, bands) for result in results)
+        rows = tuple(goal_row(result, goals.name, bands) for result in results)
         notes = [choice.reasons[goals.name]]
         if goals.fractions is not None and fractions != goals.fractions:
             given = "an unknown number" if fractions is None else str(fractions)
             notes.append(f"The limits are meant for {counted(goals.fractions, 'fraction')}; the plan has {given}.")
         tables.append(GoalTable(f"{goals.name}: {goals.title}", goals.citation, rows, tuple(notes)))
     return tables
+
+
+def goal_row(result: GoalResult, protocol: str, bands: Bands | None = None) -> GoalRow:
+    """A judged goal of a protocol as a row."""
+    criterion = result.criterion
+    single = result.probability_met is None
+    low, high = (None, None) if criterion is None or bands is None else _band(criterion, bands)
+    alternatives = tuple(
+        GoalValue(str(one.criterion), _of(result.goal, one), one.value, one.criterion.metric.unit)
+        for one in result.read
+    )
+    of = next((a.of for a, one in zip(alternatives, result.read, strict=True) if one.criterion is criterion), "")
+    return GoalRow(
+        protocol,
+        result.goal.priority,
+        result.goal.label,
+        str(result.goal),
+        "" if criterion is None else str(criterion),
+        "" if criterion is None else _limit_words(criterion),
+        result.value,
+        low,
+        high,
+        "" if criterion is None else criterion.metric.unit,
+        result.status.value,
+        SIGNS[result.status],
+        result.probability_met,
+        result.least_probability_met,
+        result.probability_acceptable,
+        None if single else result.is_calibrated,
+        result.reason,
+        of,
+        alternatives,
+    )
 
 
 def bands_of_prediction(prediction: DoseEnsemble, level: float = 0.95) -> Bands | None:
@@ -248,38 +290,6 @@ def _percent_words(ratio: float, calibrated: bool) -> str:
         return "above 99 %"
     # Towards 50 %, for a word and the number beside it must agree: 94.8 % is no 95 %.
     return f"{math.floor(100 * ratio + 1e-9) if ratio > 0.5 else math.ceil(100 * ratio - 1e-9)} %"
-
-
-def _row(goals: GoalSet, result: GoalResult, bands: Bands | None) -> GoalRow:
-    criterion = result.criterion
-    single = result.probability_met is None
-    low, high = (None, None) if criterion is None or bands is None else _band(criterion, bands)
-    alternatives = tuple(
-        GoalValue(str(one.criterion), _of(result.goal, one), one.value, one.criterion.metric.unit)
-        for one in result.read
-    )
-    of = next((a.of for a, one in zip(alternatives, result.read, strict=True) if one.criterion is criterion), "")
-    return GoalRow(
-        goals.name,
-        result.goal.priority,
-        result.goal.label,
-        str(result.goal),
-        "" if criterion is None else str(criterion),
-        "" if criterion is None else _limit_words(criterion),
-        result.value,
-        low,
-        high,
-        "" if criterion is None else criterion.metric.unit,
-        result.status.value,
-        SIGNS[result.status],
-        result.probability_met,
-        result.least_probability_met,
-        result.probability_acceptable,
-        None if single else result.is_calibrated,
-        result.reason,
-        of,
-        alternatives,
-    )
 
 
 def _of(goal: Goal, one: CriterionValue) -> str:

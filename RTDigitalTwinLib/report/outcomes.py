@@ -27,7 +27,8 @@ from RTDigitalTwinLib.outcome import (
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, silent
-from RTDigitalTwinLib.report.goal_table import RULE, UNCALIBRATED, GoalRow, GoalTable
+from RTDigitalTwinLib.report.deciding import GAIN
+from RTDigitalTwinLib.report.goal_table import RULE, UNCALIBRATED_NOTE, GoalRow, GoalTable
 from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
 
@@ -160,7 +161,7 @@ def _description(tables: tuple[GoalTable, ...], rows: list[GoalRow]) -> str:
     if any(row.probability_met is not None for row in rows):
         said.append(RULE)
     if any(row.calibrated is False for row in rows):
-        said.append(f"{UNCALIBRATED} The spread is not calibrated here and the probability too sure.")
+        said.append(UNCALIBRATED_NOTE)
     return " ".join(said)
 
 
@@ -220,5 +221,5 @@ def _ranking(findings: Findings) -> Table | None:
             "Violated in": tuple(row.violated_words for row in rows),
             "Reasons": tuple(row.reasons for row in rows),
         },
-        " ".join(("Research use only.", findings.deciding.words, *ranking.notes)),
+        " ".join(("Research use only.", findings.deciding.words, GAIN, *ranking.notes)),
     )

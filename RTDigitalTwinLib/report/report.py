@@ -19,9 +19,9 @@ from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.report.biology_table import PredictedBiologyRow
 from RTDigitalTwinLib.report.charts import DARK_PAPER, INK, PAPER, figure_svg, readable_colour
-from RTDigitalTwinLib.report.deciding import Deciding
+from RTDigitalTwinLib.report.deciding import GAIN, NEAREST, NO_BAND, ORDER, Deciding
 from RTDigitalTwinLib.report.dvh_panels import findings_dvh_figure
-from RTDigitalTwinLib.report.goal_table import NOT_INFORMATIVE, RULE, UNINFORMATIVE_RULE
+from RTDigitalTwinLib.report.goal_table import NOT_INFORMATIVE, RULE, UNCALIBRATED_NOTE, UNINFORMATIVE_RULE
 from RTDigitalTwinLib.report.provenance import Provenance
 from RTDigitalTwinLib.report.tables import Findings, MetricRow, ordered_structures
 from RTDigitalTwinLib.report.utility_chart import utility_figure
@@ -122,6 +122,9 @@ def render_report(
             deciding=findings.deciding,
             utility_chart=None if findings.deciding is None else _utility_chart(findings.deciding),
             words=findings.words,
+            dose_words=findings.dose_words,
+            ranking_notes=(GAIN, NEAREST, ORDER),
+            no_band=NO_BAND,
             changed=findings.deciding is not None and findings.before is not None,
             before={(row.structure, row.metric): row.mean for row in findings.rows_before},
             goals=findings.goals,
@@ -135,6 +138,7 @@ def render_report(
             uninformative_rule=UNINFORMATIVE_RULE[0].upper() + UNINFORMATIVE_RULE[1:],
             uncalibrated_biology=any(row.calibrated is False for row in findings.biology.rows),
             goal_rule=RULE,
+            uncalibrated_note=UNCALIBRATED_NOTE,
             uncalibrated_goals=any(row.calibrated is False for table in findings.goals for row in table.rows),
             covered=sum(covered),
             compared=len(covered),

@@ -134,6 +134,13 @@ class Findings:
         return BesideWords("after observing", "before observing", "Change by observing")
 
     @property
+    def dose_words(self) -> str:
+        """What the dose is, of an action's or of one that stands beside it; "" of a plain prediction."""
+        if self.deciding is None:
+            return ""
+        return f"predicted {self.words.before if self.before is None else self.words.now}, not delivered"
+
+    @property
     def simulated(self) -> bool:
         """Whether observations in it stand in for measurements."""
         return any(one is not None and one.simulated for one in (self.observing, self.deciding))
@@ -225,44 +232,47 @@ def dvh_rows(prediction: DoseEnsemble, level: float = 0.95) -> list[DvhRow]:
     return rows
 
 
-def write_metrics_csv(path: Path, rows: Iterable[MetricRow]) -> None:
+def write_metrics_csv(path: Path, rows: Iterable[MetricRow], dose: str = "") -> None:
     """Write structure, metric, unit, mean, low, high, reference. A cell is empty where there is nothing to claim.
 
+    ``dose`` says in every row of what dose it is, in this table and the others; without it there is no such column.
     Raises OutputError where it cannot be written.
     """
-    write_rows(path, MetricRow, rows)
+    write_rows(path, MetricRow, rows, dose)
 
 
-def write_goals_csv(path: Path, tables: Iterable[GoalTable]) -> None:
+def write_goals_csv(path: Path, tables: Iterable[GoalTable], dose: str = "") -> None:
     """Write a row for every goal of every protocol. Raises OutputError where it cannot be written."""
-    write_rows(path, GoalRow, [row for table in tables for row in table.rows])
+    write_rows(path, GoalRow, [row for table in tables for row in table.rows], dose)
 
 
-def write_biology_csv(path: Path, table: BiologyTable) -> None:
+def write_biology_csv(path: Path, table: BiologyTable, dose: str = "") -> None:
     """Write a row for every endpoint. Raises OutputError where it cannot be written."""
-    write_rows(path, PredictedBiologyRow, table.rows)
+    write_rows(path, PredictedBiologyRow, table.rows, dose)
 
 
-def write_dvh_csv(path: Path, prediction: DoseEnsemble, level: float = 0.95) -> None:
+def write_dvh_csv(path: Path, prediction: DoseEnsemble, level: float = 0.95, dose: str = "") -> None:
     """Write structure, dose_gy, volume_mean, volume_low, volume_high, whole_low, whole_high; volumes as shares in 0..1.
 
     The last two are the limits that hold whole curves; volume_low and volume_high hold them point by point. Limits stay
     empty where the samples are too few: one dose says nothing of its spread.
     Raises OutputError where it cannot be written.
     """
-    write_rows(path, DvhRow, dvh_rows(prediction, level))
+    write_rows(path, DvhRow, dvh_rows(prediction, level), dose)
 
 
-def write_rows(path: Path, row_type: type, rows: Iterable[Any]) -> None:
+def write_rows(path: Path, row_type: type, rows: Iterable[Any], dose: str = "") -> None:
     """Write dataclasses of one type as CSV, a column a field; a cell is empty where there is nothing to claim.
 
+    With ``dose`` a first column says in every row of what dose it is.
     Raises OutputError where it cannot be written.
     """
     names = [field.name for field in fields(row_type)]
     with whole_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([_cell(getattr(row, name)) for name in names] for row in rows)
+        heading, of = (["dose"], [dose]) if dose else ([], [])
+        writer.writerow([*heading, *names])
+        writer.writerows([*of, *(_cell(getattr(row, name)) for name in names)] for row in rows)
 
 
 def _cell(value: str | float | tuple[object, ...] | None) -> str:

@@ -19,10 +19,11 @@ from RTDigitalTwinLib.report.charts import INK, PAPER
 
 CONTROL, COMPLICATIONS, PENALTY, EFFORT = "#2f7f5f", "#b5533c", "#c9a227", "#7a7f87"
 ROW_INCHES, WIDTH_INCHES, EDGE_INCHES = 0.36, 8.4, 1.35
-MOST_LETTERS = 38  # of a line; a name has two
+MOST_LETTERS = 38  # of a line; a name has two, or one and a remark
 PALE_OPACITY = 0.45
 HEADING_ROWS = 0.8
 LAST = "Pale: not certified to keep every hard limit, so ranked last whatever the utility; nearest first"
+NO_BAND_LABEL = "no calibrated band: penalty too small"
 NONE = "Pale: none is certified to keep every hard limit; the nearest to it is first, whatever the utility"
 
 
@@ -112,9 +113,10 @@ def _draw_gains(axes: Axes, rows: Sequence[float], actions: Sequence[Assessment]
         face = INK if action.is_acceptable else PAPER
         axes.plot([action.gain.low, action.gain.high], [row, row], color=INK, linewidth=1.6, alpha=0.6)
         axes.plot(action.gain.expected, row, "o", markersize=6, color=INK, markerfacecolor=face, zorder=5)
-    axes.set_xlabel("Gain on keeping (95 % of samples)", color=INK, fontsize=9.5)
+    axes.set_xlabel("Gain on keeping, before the penalty\n(95 % of samples)", color=INK, fontsize=9.5)
 
 
 def _label(place: int, action: Assessment) -> str:
-    lines = wrap(f"{place}  {action.action.name}", MOST_LETTERS, max_lines=2, placeholder="…")
-    return "\n".join(lines).replace("$", r"\$")
+    remark = () if action.outcome.prediction.is_calibrated else (NO_BAND_LABEL,)
+    lines = wrap(f"{place}  {action.action.name}", MOST_LETTERS, max_lines=2 - len(remark), placeholder="…")
+    return "\n".join((*lines, *remark)).replace("$", r"\$")
