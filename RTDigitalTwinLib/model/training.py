@@ -128,7 +128,7 @@ class Training:
         self.network = DoseUNet(configuration).to(device, memory_format=torch.channels_last_3d)
         self.average = deepcopy(self.network).eval()
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+            self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.steps, self.skipped, self.skipped_in_a_row = 0, 0, 0
         self.seconds, self.validated_seconds = 0.0, 0.0
