@@ -23,8 +23,9 @@ from RTDigitalTwinLib.model.features import (
     assumptions,
     build_features,
 )
-from RTDigitalTwinLib.model.layers import InstanceNorm, SharedPReLU
+from RTDigitalTwinLib.model.layers import SharedPReLU
 from RTDigitalTwinLib.model.network import CONFIGURATIONS, DoseUNet, NetworkConfiguration
+from RTDigitalTwinLib.model.norm import InstanceNorm
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.model.weights import choose_device, default_weights, load_network, manifest_path, save_weights
 from RTDigitalTwinLib.patient.patient import Patient

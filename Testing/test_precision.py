@@ -17,7 +17,8 @@ from RTDigitalTwinLib.errors import ModelError
 from RTDigitalTwinLib.ledger import Ledger, read_ledger
 from RTDigitalTwinLib.model import surrogate as surrogate_module
 from RTDigitalTwinLib.model.convolution import PRECISIONS, SINGLE, Convolution, Products, convolve, multiplies_in_half
-from RTDigitalTwinLib.model.last_stage import LastStage, convolved, raised, rows
+from RTDigitalTwinLib.model.last_stage import LastStage, convolved, raised
+from RTDigitalTwinLib.model.norm import rows
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.patient.patient import Patient
 from RTDigitalTwinLib.replay import replay

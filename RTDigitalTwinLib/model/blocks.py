@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from RTDigitalTwinLib.model.layers import ChannelDropout, InstanceNorm, SharedPReLU
+from RTDigitalTwinLib.model.layers import ChannelDropout, SharedPReLU
+from RTDigitalTwinLib.model.norm import InstanceNorm
 
 KERNEL = 3
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from RTDigitalTwinLib.model.convolution import SINGLE, Convolution, Products
 from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
-from RTDigitalTwinLib.model.last_stage import LastStage, rows, spread
-from RTDigitalTwinLib.model.layers import NORM_EPSILON
+from RTDigitalTwinLib.model.last_stage import LastStage, spread
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded, UpStage
+from RTDigitalTwinLib.model.norm import NORM_EPSILON, moments, rows
 
 
 class DecoderAlone:
@@ -137,7 +137,7 @@ class _NormalisedAt(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, places: Tensor) -> Tensor:
-        mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
+        mean, variance = moments(values)
         scale = (variance + NORM_EPSILON).rsqrt()
         normalised = (rows(values).index_select(0, places) - mean) * scale
         ctx.save_for_backward(values, places, mean, scale, normalised)

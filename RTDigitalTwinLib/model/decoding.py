@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from RTDigitalTwinLib.model.convolution import convolve
 from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
-from RTDigitalTwinLib.model.last_stage import convolved, moments, normalise_, raised
-from RTDigitalTwinLib.model.layers import NORM_EPSILON
+from RTDigitalTwinLib.model.last_stage import convolved, raised
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded, UpStage
+from RTDigitalTwinLib.model.norm import NORM_EPSILON, moments, normalise_
 
 Rows = Iterator[Tensor | None]
 
@@ -108,13 +108,6 @@ def _residual_unit(stage: UpStage, kernel: Tensor, raised: Tensor, dropped: Tens
 
 
 def _normalise(values: Tensor, dropped: Tensor | None) -> None:
-    """Instance normalisation in place of (samples, channels, ...), times the dropout's factors (samples, channels).
-
-    Sample by sample as batch normalisation by its own statistics: torch's instance normalisation copies to another
-    layout.
-    """
-    spare = values.new_empty(2, values.shape[1])
-    for k in range(len(values)):
-        one = values[k : k + 1]
-        weight = None if dropped is None else dropped[k]
-        torch.native_batch_norm(one, weight, None, None, None, True, 0.0, NORM_EPSILON, out=(one, spare[0], spare[1]))
+    """Instance normalisation in place of (samples, channels, ...), times the dropout's factors (samples, channels)."""
+    for k, one in enumerate(values.split(1)):
+        normalise_(one, None if dropped is None else dropped[k])

@@ -2,8 +2,8 @@
 
 Eight channels fill half a vector. Where channels come last in memory, two neighbours along the last axis are sixteen
 channels of a field of half the length, without a copy: a convolution of three becomes one of four by steps of two, a
-third more arithmetic in less time. Likewise sums over the field take several voxels side by side. Where gradients go
-through norms and activations they go through the field in parts that stay in the cache.
+third more arithmetic in less time. Where gradients go through norms and activations they go through the field in parts
+that stay in the cache.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from RTDigitalTwinLib.model.convolution import Products, gradients
-from RTDigitalTwinLib.model.layers import NORM_EPSILON
+from RTDigitalTwinLib.model.norm import NORM_EPSILON, moments, normalise_, repeated, rows, together
 
 PART = 30720  # numbers: so few that torch shares no such loop among threads, which wait for each other
-TOGETHER = 8  # voxels side by side: a few vectors full
 CLAMPED_FROM = 0.5  # slopes above this are too near 1 to tell the two sides of 0 apart by a difference
 
 
@@ -38,32 +37,9 @@ def raised(below: Tensor, kernel: Tensor) -> Tensor:
     return _pairs_apart(functional.conv_transpose3d(_with_zeros_behind(below), pairs, None, (2, 2, 1), 1, (1, 1, 0)))
 
 
-def rows(values: Tensor) -> Tensor:
-    """(voxels, channels) of (1, channels, slices, rows, columns): a view where channels come last in memory."""
-    return values[0].permute(1, 2, 3, 0).flatten(0, 2)
-
-
 def spread(of_rows: Tensor, shape: torch.Size) -> Tensor:
     """The inverse of ``rows``."""
     return of_rows.view(*shape[2:], shape[1]).permute(3, 0, 1, 2)[None]
-
-
-def moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(channels,) mean and variance over (1, channels, ...), channels last."""
-    width = values.shape[1]
-    mean, variance = torch.batch_norm_update_stats(_together(rows(values)).T[None, ..., None], None, None, 0.0)
-    mean, variance = mean.view(-1, width), variance.view(-1, width)
-    middle = mean.mean(0)
-    return middle, (variance + (mean - middle).square()).mean(0)
-
-
-def normalise_(values: Tensor) -> Tensor:
-    """To mean 0 and variance 1 in place; (1, channels, ...), channels last. Returns (channels,) the factors."""
-    mean, variance = moments(values)
-    scale = (variance + NORM_EPSILON).rsqrt()
-    together = _together(rows(values))
-    torch.addcmul(_repeated(-mean * scale, together), together, _repeated(scale, together), out=together)
-    return scale
 
 
 class LastStage(torch.autograd.Function):
@@ -111,10 +87,10 @@ class LastStage(torch.autograd.Function):
         tilt = -scale.square() * ((beside * inside).sum(0) / voxels)
         level = -scale * beside.sum(0) / voxels - tilt * mean
         of_found = torch.empty_like(found, dtype=ctx.precision)
-        together, of_together = _together(rows(found)), _together(rows(of_found))
-        level, tilt = _repeated(level, together), _repeated(tilt, together)
-        for part in _parts(together):
-            of_together[part].copy_(torch.addcmul(level, together[part], tilt))
+        source, target = together(rows(found)), together(rows(of_found))
+        level, tilt = repeated(level, source), repeated(tilt, source)
+        for part in _parts(source):
+            target[part].copy_(torch.addcmul(level, source[part], tilt))
         _add_at(rows(of_found), places, beside.mul_(scale).to(ctx.precision))
         of_unit = _of_kernel(of_found, values.to(ctx.precision), unit).float()
         of_values = convolved(of_found, unit.transpose(0, 1).flip(2, 3, 4).to(ctx.precision))
@@ -130,7 +106,7 @@ def _through_norm(gradient: Tensor, normal: Tensor, slope: float, scale: Tensor)
     ``normal`` are values between the two, ``scale`` is one over the standard deviation. Returns the slope's gradient.
     """
     voxels = len(gradient)
-    gradient, normal = _together(gradient), _together(normal)
+    gradient, normal = together(gradient), together(normal)
     sums, along = torch.zeros(2, gradient.shape[1])
     by_slope = torch.zeros(())
     for part in _parts(gradient):
@@ -144,7 +120,7 @@ def _through_norm(gradient: Tensor, normal: Tensor, slope: float, scale: Tensor)
     if slope < CLAMPED_FROM:  # below 0 the product with n has shrunk by the slope, above it has not
         by_slope = (by_slope - along.sum()) / (1 - slope)
     level, tilt, scale = (
-        _repeated(of_all, gradient) for of_all in (sums * (-scale / voxels), along * (-scale / voxels), scale)
+        repeated(of_all, gradient) for of_all in (sums * (-scale / voxels), along * (-scale / voxels), scale)
     )
     for part in _parts(gradient):
         gradient[part].copy_(torch.addcmul(level, gradient[part].float(), scale).addcmul_(normal[part], tilt))
@@ -154,17 +130,6 @@ def _through_norm(gradient: Tensor, normal: Tensor, slope: float, scale: Tensor)
 def _add_at(of_rows: Tensor, places: Tensor, more: Tensor) -> None:
     """Add to rows at places, each once: a fifth of what ``index_add_`` takes, which allows for repeated ones."""
     of_rows.index_copy_(0, places, of_rows.index_select(0, places).add_(more))
-
-
-def _together(of_rows: Tensor) -> Tensor:
-    """(voxels / n, n channels) of (voxels, channels): n neighbours side by side; one where they are not even."""
-    count = TOGETHER if len(of_rows) % TOGETHER == 0 else 1
-    return of_rows.view(-1, count * of_rows.shape[1])
-
-
-def _repeated(of_channels: Tensor, together: Tensor) -> Tensor:
-    """(channels,) as often as ``_together`` has them side by side."""
-    return of_channels.repeat(together.shape[1] // len(of_channels))
 
 
 def _parts(of_rows: Tensor) -> Iterator[slice]:

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NORM_EPSILON = 1e-5  # under the root of the variance, as torch's norms have it
-
 
 class ChannelDropout(nn.Module):
     """Multiplies whole channels by given factors (0, or 1/(1 - p)); the identity where none are given."""
@@ -23,18 +21,6 @@ class ChannelDropout(nn.Module):
         if self.factors is None:
             return values
         return values * self.factors.to(values.dtype)[:, :, None, None, None]
-
-
-class InstanceNorm(nn.Module):
-    """Each channel of each sample to mean 0 and variance 1, as torch's, whose copies to another layout it avoids.
-
-    Over one sample it is batch normalisation by the batch's own statistics, which torch computes in place.
-    """
-
-    def forward(self, values: Tensor) -> Tensor:
-        if len(values) == 1:
-            return functional.batch_norm(values, None, None, training=True)
-        return functional.instance_norm(values)
 
 
 class SharedPReLU(nn.PReLU):

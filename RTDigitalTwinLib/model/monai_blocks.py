@@ -12,7 +12,8 @@ from monai.networks.blocks import Convolution, ResidualUnit
 from torch import nn
 
 from RTDigitalTwinLib.model.blocks import Blocks
-from RTDigitalTwinLib.model.layers import ChannelDropout, InstanceNorm, SharedPReLU
+from RTDigitalTwinLib.model.layers import ChannelDropout, SharedPReLU
+from RTDigitalTwinLib.model.norm import InstanceNorm
 
 _KIND: dict[str, Any] = {"act": "PRELU", "norm": "instance", "dropout_dim": 3}
 _ANY_RATIO = 0.1  # of the dropout that MONAI draws itself; it is replaced
