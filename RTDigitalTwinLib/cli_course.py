@@ -14,6 +14,7 @@ from RTDigitalTwinLib.cli_options import (
     add_patient_options,
     require_cohort,
     require_folder,
+    require_inputs,
     sample_count,
 )
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table, progress_bar, resumable, tell
@@ -99,6 +100,7 @@ def _fractions(text: str) -> int:
 
 
 def _course(options: Namespace) -> int:
+    _require_inputs(options)
     require_folder(options.patient, dicom_choice(options))
     with lasting_imports():
         from RTDigitalTwinLib.course_record import CourseSettings
@@ -149,6 +151,12 @@ def _row(endpoint: dict[str, Any]) -> tuple[str, ...]:
     return name, *(f"{v:.1f} Gy" if endpoint["unit"] else f"{100 * v:.1f} %" for v in numbers)
 
 
+def _require_inputs(options: Namespace) -> None:
+    """Raises PatientDataError where a file that was named is not there."""
+    actions = None if options.actions in (None, NO_ACTIONS) else Path(options.actions)
+    require_inputs(None, actions, options.protocol)
+
+
 def _deciding(options: Namespace) -> tuple[Any, Any, int]:
     """Decider, actions and number of samples; neither of the former where nothing is to be decided."""
     from RTDigitalTwinLib.calibration.calibrator import SAMPLES
@@ -172,6 +180,7 @@ def _change(options: Namespace) -> Any:
 
 
 def _study(options: Namespace) -> int:
+    _require_inputs(options)
     require_cohort(options.data)
     from RTDigitalTwinLib.cohort import is_begun
     from RTDigitalTwinLib.course_study import CourseStudySettings, run_course_study

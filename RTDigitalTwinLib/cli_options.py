@@ -92,6 +92,6 @@ def add_precision_option(parser: ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="single",
-        help="of the samples; half takes two thirds of the time on a CPU with AVX-512 BF16 and moves their mean by "
-        "hundredths of a gray (default single)",
+        help="of the samples, and of a refit of the decoder; half takes two thirds of the time on a CPU with AVX-512 "
+        "BF16 and moves the samples' mean by hundredths of a gray, a refit by more (default single)",
     )

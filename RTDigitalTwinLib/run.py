@@ -43,7 +43,7 @@ from RTDigitalTwinLib.stopwatch import Stopwatch
 from RTDigitalTwinLib.twin import Twin
 
 CHART_DPI = 150
-IN_HALF = "The samples' convolutions were in half precision (bfloat16)."
+IN_HALF = "Convolutions of the samples, and of a refit of the decoder, were in half precision (bfloat16)."
 NO_SCENE = "There is no scene and no picture."
 
 

@@ -58,7 +58,7 @@ def test_a_goal_that_changes_its_status_is_told(changing: Ranking) -> None:
     rows = {action["action"]: action["goal_changes"] for action in told["actions"]}
     assert rows["keep"] == []
     (row,) = rows["scale by 1.05"]
-    assert row["keep"]["status"] == "met" and row["action"]["status"] == "violated" and row["unit"] == "Gy"
+    assert row["keep"]["status"] == "met" and row["action"]["status"] == "violated" and row["action"]["unit"] == "Gy"
     assert row["keep"]["probability_met"] > 0.95 > 0.05 > row["action"]["probability_met"]
     assert row["keep"]["value"] == pytest.approx(65.0, abs=0.1) and row["action"]["value"] == pytest.approx(
         68.25, abs=0.1

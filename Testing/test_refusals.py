@@ -100,6 +100,8 @@ def test_what_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
         "observe sample --measurements ABSENT --out OUT", "observe sample --new-ct ABSENT=3 --out OUT",
         "run sample --map-file ABSENT --out OUT", "recommend sample --protocol ABSENT --out OUT",
         "evaluate ABSENT --out OUT", "inspect ABSENT", "anonymize ABSENT --out OUT",
+        "course sample --out OUT --actions ABSENT",
+        "course sample --out OUT --protocol ABSENT",
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_named_as_it_was_typed(

@@ -39,6 +39,7 @@ from RTDigitalTwinLib.progress import Progress, silent
 UNEXPLAINED_RATIO = 0.5  # of the belief's spread at a voxel: what no decoder of this network gives counts as noise
 LEAST_SPREAD_GY = 0.1  # where the belief is surer, the anchor is no stronger
 LEAST_SPREAD = 0.1  # of a scalar, in its unit: none is known for sure
+FIRST_STEP_SEEN = {torch.float32: 0.01, torch.bfloat16: 0.1}  # standard deviations; less is lost in rounding
 PROBES = 1  # random combinations of observations that size the prior
 
 
@@ -79,7 +80,8 @@ class DecoderMap:
     name: str = "decoder MAP"
     fits: list[DecoderFit] = field(default_factory=list, compare=False)
 
-    def absorb(self, evidence: Evidence, progress: Progress = silent) -> RecalibratedBelief:
+    def require_possible(self, evidence: Evidence) -> None:
+        """Raises RTDigitalTwinError where a decoder cannot explain what was observed."""
         if evidence.prior.prepared.is_extrapolated:
             raise RTDigitalTwinError(
                 "The decoder cannot be recalibrated under a prescription that the network does not know.",
@@ -92,6 +94,9 @@ class DecoderMap:
                 where=evidence.prior.patient.pseudonym,
                 remedy="Choose another method.",
             )
+
+    def absorb(self, evidence: Evidence, progress: Progress = silent) -> RecalibratedBelief:
+        self.require_possible(evidence)
         if not evidence.scalars and not evidence.volumes and evidence.observations:
             self.fits.append(DecoderFit((0.0,), "no dose was observed"))
             return RecalibratedBelief(evidence.prior, self.name, evidence.observations)
@@ -127,6 +132,7 @@ class _Objective:
         encoded = surrogate.encoded(evidence.prior.prepared.seen)
         places = torch.from_numpy(np.flatnonzero(features.crop.mask)).to(self.device)
         products = Products.fit_for(self.device, surrogate.precision)
+        self.step_seen = FIRST_STEP_SEEN[products.values]
         self.decoder = DecoderAlone(surrogate.network, encoded, places, products)
         self.weights = self.decoder.weights
         self.before = {name: p.detach().clone() for name, p in self.weights.items()}
@@ -206,12 +212,12 @@ class _Objective:
         return float(data.detach()) + 0.5 * float(position @ position), gradient.add_(position)
 
     def first_step(self, here: list[Tensor], gradient: Tensor) -> float:
-        """The step that minimises J along the gradient, with h linear between the start and one hundredth of a unit on.
+        """The step that minimises J along the gradient, with h linear between the start and ``FIRST_STEP_SEEN`` on.
 
         ``here`` are the deviations at the start.
         """
         length = float(gradient.norm())
-        small = 0.01 / length
+        small = self.step_seen / length
         with torch.no_grad():
             self._set(-small * gradient)
             there = self.deviations(self.dose())

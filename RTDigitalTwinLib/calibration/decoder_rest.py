@@ -32,6 +32,7 @@ class DecoderWithRest(DecoderMap):
     name: str = "decoder MAP and Gaussian process"
 
     def absorb(self, evidence: Evidence, progress: Progress = silent) -> RecalibratedBelief:
+        self.require_possible(evidence)
         known = GaussianProcess().absorb(evidence, part(progress, 0.0, 0.1))
         fitted, before = super().absorb(evidence, part(progress, 0.1, 0.7)), evidence.drawn
         if fitted.decoder is None:

@@ -25,7 +25,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The content of a file. Raises ProtocolError where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ProtocolError(f"The file cannot be read ({error.strerror}).", where=path.name) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProtocolError(f"The file cannot be read ({error}).", where=path.name) from error
 
 

@@ -59,14 +59,12 @@ def normalise_(values: Tensor, factors: Tensor | None = None) -> Tensor:
 class InstanceNorm(nn.Module):
     """Each channel of each sample to mean 0 and variance 1.
 
-    Over one sample it is batch normalisation by the batch's own statistics, which spares copies to another layout.
+    Over one sample it is batch normalisation by the batch's own statistics: torch's instance normalisation copies to
+    another layout, and of one sample with channels last its gradients are wrong (torch 2.13).
     """
 
     def forward(self, values: Tensor) -> Tensor:
         if len(values) != 1:
-            # torch's own has wrong gradients where channels come last in memory (2.13).
-            if torch.is_grad_enabled() and values.requires_grad:
-                return torch.cat([self(one) for one in values.split(1)])
             return functional.instance_norm(values)
         if values.device.type == "cpu" and values.dtype == torch.float32:
             return _Normalised.apply(values)

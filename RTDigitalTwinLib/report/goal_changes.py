@@ -29,11 +29,10 @@ class GoalChange:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it; probabilities are 0..1, and values in ``unit`` are of ``criterion``."""
+        """As JSON takes it; probabilities are 0..1, values those of ``criterion``."""
         told: dict[str, Any] = {
             "goal": self.keep.goal,
             "label": self.keep.label,
-            "unit": self.action.unit,
             "words": self.words,
         }
         for name, row in (("keep", self.keep), ("action", self.action)):
@@ -41,6 +40,7 @@ class GoalChange:
                 "status": row.status,
                 "criterion": row.criterion,
                 "value": row.value,
+                "unit": row.unit,
                 "probability_met": row.probability_met,
                 "probability_acceptable": row.probability_acceptable,
                 "calibrated": row.calibrated,

@@ -27,7 +27,7 @@ from RTDigitalTwinLib.outcome import (
 from RTDigitalTwinLib.patient.structure import Structure
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 from RTDigitalTwinLib.progress import Progress, silent
-from RTDigitalTwinLib.report.deciding import GAIN
+from RTDigitalTwinLib.report.deciding import GAIN, NO_BAND, ORDER
 from RTDigitalTwinLib.report.goal_table import RULE, UNCALIBRATED_NOTE, GoalRow, GoalTable
 from RTDigitalTwinLib.report.tables import Findings
 from RTDigitalTwinLib.solver.dose_ensemble import DoseEnsemble
@@ -219,7 +219,7 @@ def _ranking(findings: Findings) -> Table | None:
             "Better than keeping (%)": np.round(better, 1),
             "Nearest limit": tuple(row.worst_constraint for row in rows),
             "Violated in": tuple(row.violated_words for row in rows),
-            "Reasons": tuple(row.reasons for row in rows),
+            "Reasons": tuple(row.reasons if row.has_band else f"{NO_BAND}; {row.reasons}" for row in rows),
         },
-        " ".join(("Research use only.", findings.deciding.words, GAIN, *ranking.notes)),
+        " ".join(("Research use only.", findings.deciding.words, GAIN, ORDER, *ranking.notes)),
     )
