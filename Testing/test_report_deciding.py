@@ -13,7 +13,8 @@ from matplotlib.patches import Rectangle
 
 from RTDigitalTwinLib.decision.actions import Scale, Situation
 from RTDigitalTwinLib.decision.ranking import Ranking, rank
-from RTDigitalTwinLib.report.deciding import NO_BAND, Deciding
+from RTDigitalTwinLib.report.deciding import NO_BAND, ORDER, Deciding
+from RTDigitalTwinLib.report.outcomes import outcome_of
 from RTDigitalTwinLib.report.provenance import collect_provenance
 from RTDigitalTwinLib.report.report import render_report
 from RTDigitalTwinLib.report.tables import Findings
@@ -87,6 +88,10 @@ def test_an_action_without_a_calibrated_band_says_so_at_its_row() -> None:
     assert text.count(NO_BAND) == 1 and f"anew {NO_BAND} ✗ not certified" in text
     labels = [label.get_text() for label in utility_figure(ranking).axes[0].get_yticklabels()]
     assert [NO_BAND_LABEL in label for label in labels] == [False, False, True]
+    table = outcome_of(findings_of(ranking)).ranking
+    assert table is not None and ORDER in table.description
+    reasons = dict(zip(table.columns["Action"], table.columns["Reasons"], strict=True))
+    assert {name: NO_BAND in words for name, words in reasons.items()} == {n: not r.has_band for n, r in rows.items()}
 
 
 def test_the_report_says_what_stands_in_the_way(abstaining: Findings) -> None:
