@@ -18,7 +18,7 @@ from RTDigitalTwinLib.model.convolution import SINGLE, Convolution, Products
 from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
 from RTDigitalTwinLib.model.last_stage import LastStage, spread
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded, UpStage
-from RTDigitalTwinLib.model.norm import NORM_EPSILON, moments, rows
+from RTDigitalTwinLib.model.norm import mean_and_scale, rows
 
 
 class DecoderAlone:
@@ -137,8 +137,7 @@ class _NormalisedAt(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, places: Tensor) -> Tensor:
-        mean, variance = moments(values)
-        scale = (variance + NORM_EPSILON).rsqrt()
+        mean, scale = mean_and_scale(values)
         normalised = (rows(values).index_select(0, places) - mean) * scale
         ctx.save_for_backward(values, places, mean, scale, normalised)
         return normalised

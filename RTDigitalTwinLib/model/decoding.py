@@ -19,7 +19,7 @@ from RTDigitalTwinLib.model.convolution import convolve
 from RTDigitalTwinLib.model.features import PRESCRIPTION_SCALE_GY
 from RTDigitalTwinLib.model.last_stage import convolved, raised
 from RTDigitalTwinLib.model.network import DoseUNet, Encoded, UpStage
-from RTDigitalTwinLib.model.norm import NORM_EPSILON, moments, normalise_
+from RTDigitalTwinLib.model.norm import mean_and_scale, normalise_
 
 Rows = Iterator[Tensor | None]
 
@@ -84,8 +84,8 @@ class CpuDecoder:
             values = block.conv(raised)
         inside = self._inside(values)
         if hasattr(block, "adn"):
-            mean, variance = moments(values)
-            inside = (inside - mean) * (variance + NORM_EPSILON).rsqrt()
+            mean, scale = mean_and_scale(values)
+            inside = (inside - mean) * scale
             inside = functional.leaky_relu_(inside, float(block.adn.A.weight))
         inside = inside.add_(self._inside(raised))
         if self._network.configuration.fine_width:

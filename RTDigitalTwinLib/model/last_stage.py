@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from RTDigitalTwinLib.model.convolution import Products, gradients
-from RTDigitalTwinLib.model.norm import NORM_EPSILON, moments, normalise_, repeated, rows, together
+from RTDigitalTwinLib.model.norm import mean_and_scale, normalise_, repeated, rows, together
 
 PART = 30720  # numbers: so few that torch shares no such loop among threads, which wait for each other
 CLAMPED_FROM = 0.5  # slopes above this are too near 1 to tell the two sides of 0 apart by a difference
@@ -67,8 +67,7 @@ class LastStage(torch.autograd.Function):
         up_scale = normalise_(normal)
         values = functional.leaky_relu(normal, float(up_slope))
         found = convolved(values.to(products.values), unit.to(products.values)).float()
-        mean, variance = moments(found)
-        scale = (variance + NORM_EPSILON).rsqrt()
+        mean, scale = mean_and_scale(found)
         inside = rows(found).index_select(0, places).sub_(mean).mul_(scale)
         ctx.save_for_backward(
             below, up, up_slope, unit, slope, places, normal, up_scale, values, found, mean, scale, inside

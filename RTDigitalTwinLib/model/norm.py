@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NORM_EPSILON = 1e-5  # under the root of the variance, as torch's norms have it
-TOGETHER = 2048
+TOGETHER = 2048  # numbers side by side, at most
 
 
 def rows(values: Tensor) -> Tensor:
@@ -49,9 +49,15 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     return middle, (variance + (mean - middle).square()).mean(0)
 
 
+def mean_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(channels,) mean, and 1 / standard deviation as norms have it."""
+    mean, variance = moments(values)
+    return mean, (variance + NORM_EPSILON).rsqrt()
+
+
 def normalise_(values: Tensor, factors: Tensor | None = None) -> Tensor:
     """To mean 0 and variance 1 in place, times ``factors`` (channels,); returns (channels,) 1 / standard deviation."""
-    mean, scale = _mean_and_scale(values)
+    mean, scale = mean_and_scale(values)
     _apply(values, mean, scale if factors is None else scale * factors, values)
     return scale
 
@@ -74,7 +80,7 @@ class InstanceNorm(nn.Module):
 class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        mean, scale = _mean_and_scale(values)
+        mean, scale = mean_and_scale(values)
         ctx.save_for_backward(values, mean, scale)
         result = torch.empty_like(values)
         _apply(values, mean, scale, result)
@@ -86,11 +92,6 @@ class _Normalised(torch.autograd.Function):
         return torch.ops.aten.native_batch_norm_backward(
             gradient, values, None, None, None, mean, scale, True, NORM_EPSILON, [True, False, False]
         )[0]
-
-
-def _mean_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
-    mean, variance = moments(values)
-    return mean, (variance + NORM_EPSILON).rsqrt()
 
 
 def _apply(values: Tensor, mean: Tensor, scale: Tensor, result: Tensor) -> None:
