@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
     add_training_options(train)
 
+    join = commands.add_parser("join", help="put coarse networks beside a dose network, in one weights file")
+    join.set_defaults(command=_join)
+    join.add_argument("weights", type=Path, metavar="WEIGHTS", help="of the dose network")
+    join.add_argument("coarse", type=Path, nargs="+", metavar="COARSE", help="weights of coarse networks")
+    join.add_argument("--out", type=Path, required=True, help="weights file to write, ending in .safetensors")
+
     pack = commands.add_parser("pack", help="pack a cohort for training into one small file")
     pack.set_defaults(command=_pack)
     pack.add_argument("data", type=Path, metavar="DATA", help="folder with train-pats and validation-pats, or patients")
@@ -184,6 +190,19 @@ def _calibrate(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     with progress_bar() as shown:
         return train_network(options, shown, lambda line: console.print(line, markup=False, soft_wrap=True))
+
+
+def _join(options: argparse.Namespace) -> int:
+    from RTDigitalTwinLib.model.weights import WEIGHTS_SUFFIX, join_weights
+
+    if options.out.suffix != WEIGHTS_SUFFIX:
+        raise OutputError(f"The name must end in {WEIGHTS_SUFFIX}.", where=options.out.name)
+    if options.out.exists():
+        raise OutputError("There is such a file already.", where=options.out.name, remedy="Choose another name.")
+    digest = join_weights(options.weights, options.coarse, options.out)
+    print(f"{options.out}: SHA-256 {digest[:12]}, {options.out.stat().st_size / 1e6:.1f} MB")
+    print("Its bands are not calibrated: run rt-digital-twin calibrate with these weights.")
+    return 0
 
 
 def _pack(options: argparse.Namespace) -> int:

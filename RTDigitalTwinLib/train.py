@@ -29,7 +29,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log, plot and weights")
     parser.add_argument("--minutes", type=_positive, required=True, help="budget, over all resumed parts")
     parser.add_argument(
-        "--configuration", choices=("default", "paper"), default="default", help="network: ours, or the prototype's"
+        "--configuration",
+        choices=("default", "coarse", "paper"),
+        default="default",
+        help="network: ours, a coarse one to go beside it, or the prototype's",
     )
     parser.add_argument("--begin-from", type=Path, metavar="WEIGHTS", help="weights to begin from (default: random)")
     parser.add_argument("--learning-rate", type=_positive, default=1e-3, help="its peak (default 1e-3)")
@@ -84,6 +87,10 @@ def train_network(options: argparse.Namespace, progress: Progress = silent, say:
     settings = TrainingSettings(options.minutes, options.seed, options.learning_rate)
     if options.configuration == "paper":
         settings = replace(settings, dvh_weight=0.0, turned_ratio=0.0, hold_ratio=0.02, average_decay=0.998)
+    elif options.configuration == "coarse":
+        settings = replace(
+            settings, dvh_weight=0.0, upended_ratio=0.5, hold_ratio=0.4, weight_decay=5e-2, average_decay=0.9985
+        )
     if options.no_turns:
         settings = replace(settings, turned_ratio=0.0)
     begun_from = load_network(options.begin_from) if options.begin_from else None

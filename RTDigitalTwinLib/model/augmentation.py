@@ -28,7 +28,7 @@ class Example:
     ----------
     names : of the network's inputs.
     values : (slices, rows, columns, names + 2) float32: the inputs as ``Features`` has them, then the dose in Gy and
-        the dose mask as 0 or 1.
+        the dose mask as 0 or 1; of blocks see ``in_blocks``.
     """
 
     names: tuple[str, ...]
@@ -43,6 +43,24 @@ class Example:
     def dose_gy(self) -> Tensor:
         """(1, slices, rows, columns)."""
         return self.values[None, ..., -2].contiguous()
+
+    @property
+    def share(self) -> Tensor:
+        """(1, slices, rows, columns): how much of a voxel, or of a block of voxels, can receive dose."""
+        return self.values[None, ..., -1].contiguous()
+
+    def in_blocks(self, block: int) -> Example:
+        """Its means over blocks of so many voxels along each direction; of the dose, over a block's part of the mask.
+
+        The mask becomes the share of a block.
+        """
+        if block == 1:
+            return self
+        values = self.values.clone()
+        values[..., -2] *= values[..., -1]
+        means = functional.avg_pool3d(values.permute(3, 0, 1, 2)[None], block)[0].permute(1, 2, 3, 0).contiguous()
+        means[..., -2] /= means[..., -1].clamp(min=block**-3)
+        return replace(self, values=means)
 
     @property
     def mask(self) -> Tensor:
@@ -63,6 +81,7 @@ class Augmentation:
     Attributes
     ----------
     mirrored : left and right exchanged, paired organs with them.
+    upended : superior and inferior exchanged, which coplanar beams do not notice.
     turns : of 40 degrees about the superior-inferior axis.
     pixel_ratio : size of the pixels it is seen in, relative to its own; slices stay as thick as they are.
     place : of the dose mask in the crop's slack along slices, rows and columns, 0 to 1; None leaves it centred.
@@ -72,35 +91,47 @@ class Augmentation:
     turns: int = 0
     pixel_ratio: float = 1.0
     place: tuple[float, float, float] | None = None
+    upended: bool = False
 
     @classmethod
     def draw(
-        cls, generator: torch.Generator, mirrored_ratio: float, turned_ratio: float, pixel_range: float = 1.0
+        cls,
+        generator: torch.Generator,
+        mirrored_ratio: float,
+        turned_ratio: float,
+        pixel_range: float = 1.0,
+        upended_ratio: float = 0.0,
     ) -> Augmentation:
-        """A random one; so many of them mirrored, and so many turned, the others upright as patients lie.
+        """A random one; so many of them mirrored, so many upended, and so many turned, the others as patients lie.
 
         The turned ones, interpolated anyway, are seen in pixels up to ``pixel_range`` times larger or smaller.
         """
-        drawn = torch.rand(7, generator=generator).tolist()
-        place = (drawn[3], drawn[4], drawn[5])
+        drawn = torch.rand(8, generator=generator).tolist()
+        mirrored, upended, place = drawn[0] < mirrored_ratio, drawn[7] < upended_ratio, (drawn[3], drawn[4], drawn[5])
         if drawn[1] >= turned_ratio:
-            return cls(drawn[0] < mirrored_ratio, place=place)
-        return cls(drawn[0] < mirrored_ratio, 1 + int(drawn[2] * (TURNS - 1)), pixel_range ** (2 * drawn[6] - 1), place)
+            return cls(mirrored, place=place, upended=upended)
+        pixel_ratio = pixel_range ** (2 * drawn[6] - 1)
+        return cls(mirrored, 1 + int(drawn[2] * (TURNS - 1)), pixel_ratio, place, upended)
 
     def __call__(self, example: Example) -> Example:
         """The example moved; what comes in from beyond its crop is as outside the patient."""
         if self.mirrored:
             example = _mirrored(example)
+        if self.upended:
+            example = replace(example, values=example.values.flip(0))
         if self.turns or self.pixel_ratio != 1 or self.place is not None:
             angle = math.radians(BEAM_SPACING_DEG * self.turns)
             example = _moved(example, angle, self.pixel_ratio, self.place or (0.5, 0.5, 0.5))
         return example
 
 
+def mirrored_order(names: Sequence[str]) -> list[int]:
+    """Which input is which where left and right are exchanged."""
+    return [names.index(other) if (other := mirrored_name(name)) in names else i for i, name in enumerate(names)]
+
+
 def _mirrored(example: Example) -> Example:
-    names = example.names
-    order = [names.index(other) if (other := mirrored_name(name)) in names else i for i, name in enumerate(names)]
-    return replace(example, values=example.values.flip(2)[..., [*order, -2, -1]])
+    return replace(example, values=example.values.flip(2)[..., [*mirrored_order(example.names), -2, -1]])
 
 
 def _moved(example: Example, angle: float, pixel_ratio: float, place: Sequence[float]) -> Example:

@@ -45,6 +45,7 @@ class NetworkConfiguration:
     fine_width : channels of the last level, with a path from the inputs at full resolution; 0 as in the prototype:
         one channel, no such path.
     baseline : the input channel (a dose) that the output is added to; "" for none.
+    block : it sees means over blocks of so many voxels along each direction; 1 sees the voxels. See ``coarse``.
     """
 
     channels: tuple[str, ...] = DEFAULT_CHANNELS
@@ -53,6 +54,7 @@ class NetworkConfiguration:
     dropout_ratio: float = 0.1
     fine_width: int = 8
     baseline: str = FITTED_BEAMS
+    block: int = 1
 
     def __post_init__(self) -> None:
         if self.baseline and self.baseline not in self.channels:
@@ -60,6 +62,11 @@ class NetworkConfiguration:
 
     def as_dict(self) -> dict[str, object]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @property
+    def halvings(self) -> int:
+        """How often the network halves the sizes of what it sees."""
+        return len(self.widths) - 1
 
     @property
     def is_prototype(self) -> bool:
@@ -74,6 +81,7 @@ class NetworkConfiguration:
 
 CONFIGURATIONS = {
     "default": NetworkConfiguration(dropout_ratio=0.2),
+    "coarse": NetworkConfiguration(widths=(48, 64, 96, 128), fine_width=24, block=2),
     "paper": NetworkConfiguration(channels=ANATOMY_CHANNELS, fine_width=0, baseline=""),
 }
 
@@ -142,7 +150,7 @@ def _blocks_of(configuration: NetworkConfiguration) -> Blocks:
 class DoseUNet(nn.Module):
     """Features (batch, channels, slices, rows, columns) to dose in Gy (batch, slices, rows, columns), never negative.
 
-    All sizes are multiples of 16. Dose outside the feasible mask is the caller's to zero.
+    All sizes are multiples of 2 to the number of halvings. Dose outside the feasible mask is the caller's to zero.
     """
 
     def __init__(self, configuration: NetworkConfiguration | None = None) -> None:

@@ -18,6 +18,7 @@ class TrainingSettings:
     turned_ratio : share of steps on a patient turned by a multiple of 40 degrees.
     pixel_range : turned patients are seen in pixels up to so many times larger or smaller than their own.
     mirrored_ratio : share of steps on a patient with left and right exchanged.
+    upended_ratio : share of steps on a patient with superior and inferior exchanged.
     dvh_weight, dvh_from_ratio : of the DVH loss beside the masked L1, rising from that share of the budget on over the
         next fifth.
     validations : how often to score the validation patients on the way.
@@ -35,6 +36,7 @@ class TrainingSettings:
     turned_ratio: float = 0.5
     pixel_range: float = 1.25
     mirrored_ratio: float = 0.5
+    upended_ratio: float = 0.0
     dvh_weight: float = 0.15
     dvh_from_ratio: float = 0.4
     validations: int = 8

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from RTDigitalTwinLib.errors import MemoryShortage, ModelError
+from RTDigitalTwinLib.model.coarse import Committee
 from RTDigitalTwinLib.model.convolution import PRECISIONS, multiplies_in_half
 from RTDigitalTwinLib.model.decoding import CpuDecoder
 from RTDigitalTwinLib.model.familiarity import Familiarity
@@ -71,8 +72,12 @@ class DoseSurrogate:
         trained_on: Sequence[str] = (),
         familiarity: Familiarity | None = None,
         precision: str = "single",
+        committee: Committee | None = None,
     ) -> None:
-        """Raises ModelError where the device does not have the precision."""
+        """``committee``: coarse networks that correct its doses.
+
+        Raises ModelError where the device does not have the precision.
+        """
         if precision not in PRECISIONS:
             raise ModelError(f"There is no precision {precision!r}.", remedy=f"Use {' or '.join(PRECISIONS)}.")
         if precision == "half" and not multiplies_in_half(device):
@@ -82,6 +87,10 @@ class DoseSurrogate:
             )
         self.precision = precision
         self.network = network.to(device, memory_format=torch.channels_last_3d)
+        self.committee = committee
+        for member in committee.members if committee else ():
+            member.to(device, memory_format=torch.channels_last_3d)
+        self._corrected = self.network  # whose doses the committee corrects: also those of networks made from it
         self.device = device
         self.weights_sha256 = weights_sha256
         self.trained_on = frozenset(trained_on)
@@ -95,8 +104,14 @@ class DoseSurrogate:
         """From a weights file, by default the one that comes with the software. Raises ModelError."""
         chosen = choose_device(device)
         loaded = load_network(weights)
+        if loaded.network.configuration.block > 1:
+            raise ModelError(
+                "These are a coarse network's weights, which only go beside others.",
+                where=weights.name if weights else "",
+                remedy="Join them: rt-digital-twin join WEIGHTS COARSE --out FILE.",
+            )
         trained_on = loaded.manifest.get("training", {}).get("pseudonyms", ())
-        return cls(loaded.network, chosen, loaded.sha256, trained_on, loaded.familiarity, precision)
+        return cls(loaded.network, chosen, loaded.sha256, trained_on, loaded.familiarity, precision, loaded.committee)
 
     def features(self, patient: Patient) -> Features:
         """A patient as this network sees it; worked out once as long as the patient is in use."""
@@ -107,9 +122,15 @@ class DoseSurrogate:
     def with_network(self, network: DoseUNet, weights_sha256: str) -> DoseSurrogate:
         """The same with another network of the same inputs."""
         other = DoseSurrogate(
-            network, self.device, weights_sha256, tuple(self.trained_on), self.familiarity, self.precision
+            network,
+            self.device,
+            weights_sha256,
+            tuple(self.trained_on),
+            self.familiarity,
+            self.precision,
+            self.committee,
         )
-        other._features = self._features
+        other._corrected, other._features = self._corrected, self._features
         if network.encodes_as(self.network):
             other._encoded = self._encoded
         return other
@@ -138,7 +159,13 @@ class DoseSurrogate:
         """The part of the work that all samples share."""
         with _exact(self.device):
             channels = torch.from_numpy(features.channels)[None].to(self.device)
-            return self.network.encode(channels.contiguous(memory_format=torch.channels_last_3d))
+            channels = channels.contiguous(memory_format=torch.channels_last_3d)
+            encoded = self.network.encode(channels)
+            if self.committee is None:
+                return encoded
+            mask = torch.from_numpy(features.crop.mask).to(self.device)
+            uncorrected = encoded if self._corrected is self.network else self._corrected.encode(channels)
+            return self.committee.corrected(encoded, channels, self._corrected.decode(uncorrected)[0], mask)
 
     def decode(self, encoded: Encoded, features: Features, factors: Sequence[Tensor] | None = None) -> NDArray:
         """Doses in Gy (samples, mask voxels), float32: one sample a row of the factors, or one without dropout."""

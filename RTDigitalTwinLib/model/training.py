@@ -24,7 +24,7 @@ from RTDigitalTwinLib.dosimetry.openkbp_score import cohort_scores_gy, score_pat
 from RTDigitalTwinLib.errors import OutputError, TrainingError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.model.augmentation import Augmentation
-from RTDigitalTwinLib.model.crop import SIZE_MULTIPLE
+from RTDigitalTwinLib.model.coarse import coarse_dose
 from RTDigitalTwinLib.model.dvh_loss import dvh_error_gy
 from RTDigitalTwinLib.model.familiarity import FEWEST_PATIENTS, Familiarity
 from RTDigitalTwinLib.model.features import Features
@@ -44,9 +44,12 @@ CHANGEABLE_SETTINGS = {"minutes", "validations", "checkpoint_minutes"}
 OTHER_FOLDER = "Start anew without --resume in another folder."
 
 
-def masked_l1(predicted_gy: Tensor, dose_gy: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute error over the mask's voxels, as a share of the highest prescription."""
-    return (predicted_gy - dose_gy).abs()[mask].mean() / PRESCRIPTION_SCALE_GY
+def masked_l1(predicted_gy: Tensor, dose_gy: Tensor, share: Tensor) -> Tensor:
+    """Mean absolute error over the mask's voxels, as a share of the highest prescription.
+
+    ``share``: of each voxel, or block of voxels, that lies in the mask.
+    """
+    return ((predicted_gy - dose_gy).abs() * share).sum() / share.sum() / PRESCRIPTION_SCALE_GY
 
 
 def faster_precision(network: DoseUNet, device: torch.device) -> torch.dtype:
@@ -194,13 +197,14 @@ class Training:
             group["lr"] = self.settings.rate_at(self.elapsed_ratio)
         random = _stream(self.settings.seed, self.steps, 1 + self.workers.rank)
         s = self.settings
-        augmentation = Augmentation.draw(random, s.mirrored_ratio, s.turned_ratio, s.pixel_range)
-        seen = augmentation(case.example(self.network.configuration.channels))
+        augmentation = Augmentation.draw(random, s.mirrored_ratio, s.turned_ratio, s.pixel_range, s.upended_ratio)
+        configuration = self.network.configuration
+        seen = augmentation(case.example(configuration.channels)).in_blocks(configuration.block)
         factors = [f.to(self.device) for f in self.network.draw_factors(1, random)]
         half = self._precision_for(seen.channels) is torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             predicted = self.network.decode_unclipped(self.network.encode(seen.channels), factors)
-        error = masked_l1(predicted, seen.dose_gy, seen.mask)
+        error = masked_l1(predicted, seen.dose_gy, seen.share)
         loss = error
         weight = self.settings.dvh_weight_at(self.elapsed_ratio)
         if weight > 0:
@@ -233,8 +237,8 @@ class Training:
 
     def _precision_for(self, features: Tensor) -> torch.dtype:
         # oneDNN's bfloat16 weight gradient of a convolution over two slices, the bottleneck's here, holds memory
-        # that was never written: huge or no numbers. Crops of 16 slices come to two a level higher.
-        if self.device.type == "cpu" and features.shape[2] <= 2 * SIZE_MULTIPLE:
+        # that was never written: huge or no numbers. The thinnest crops come to two a level higher.
+        if self.device.type == "cpu" and features.shape[2] <= 2 * 2**self.network.configuration.halvings:
             return torch.float32
         return self.precision
 
@@ -251,7 +255,11 @@ class Training:
         for patient in patients:
             if patient.pseudonym not in self._features:
                 self._features[patient.pseudonym] = surrogate.features(patient)
-            dose = surrogate.expected_dose(patient, self._features[patient.pseudonym])
+            features = self._features[patient.pseudonym]
+            if self.network.configuration.block > 1:
+                dose = coarse_dose(self.average, features, self.device)
+            else:
+                dose = surrogate.expected_dose(patient, features)
             scores.append(score_patient(patient, dose.values))
         dose_gy, dvh_gy = cohort_scores_gy(scores)
         entry = {
@@ -324,7 +332,7 @@ class Training:
             ) from error
 
     def _go_on_from(self, state: dict) -> None:
-        if state["configuration"] != self.network.configuration.as_dict():
+        if NetworkConfiguration.from_dict(state["configuration"]) != self.network.configuration:
             raise TrainingError(
                 "The checkpoint is of another network configuration.", where=CHECKPOINT, remedy=OTHER_FOLDER
             )
