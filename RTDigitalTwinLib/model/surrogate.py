@@ -165,7 +165,12 @@ class DoseSurrogate:
                 return encoded
             mask = torch.from_numpy(features.crop.mask).to(self.device)
             uncorrected = encoded if self._corrected is self.network else self._corrected.encode(channels)
-            return self.committee.corrected(encoded, channels, self._corrected.decode(uncorrected)[0], mask)
+            if self.device.type == "cpu":
+                inside = CpuDecoder(self._corrected, uncorrected, mask).doses_gy()
+            else:
+                inside = self._corrected.decode(uncorrected)[:, mask]
+            dose_gy = torch.zeros(mask.shape, device=self.device).masked_scatter_(mask, inside)
+            return self.committee.corrected(encoded, channels, dose_gy, mask)
 
     def decode(self, encoded: Encoded, features: Features, factors: Sequence[Tensor] | None = None) -> NDArray:
         """Doses in Gy (samples, mask voxels), float32: one sample a row of the factors, or one without dropout."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,13 +81,19 @@ def agreement(surrogate: DoseSurrogate) -> dict[str, Any]:
     features, network = surrogate.features(patient), surrogate.network
     mask = torch.from_numpy(features.crop.mask)
     factors = network.draw_factors(COMPARED, torch.Generator().manual_seed(0), STRATIFIED_TOGETHER)
-    ours = surrogate.decode(surrogate.encoded(patient), features, factors)
+    encoded = surrogate.encoded(patient)
+    ours = surrogate.decode(encoded, features, factors)
     with torch.inference_mode():
         channels = torch.from_numpy(features.channels)[None]
-        passes = [network(channels, [f[k : k + 1] for f in factors])[0, mask].numpy() for k in range(COMPARED)]
+        passes = [
+            network.decode(
+                replace(network.encode(channels), baseline=encoded.baseline), [f[k : k + 1] for f in factors]
+            )[0, mask].numpy()
+            for k in range(COMPARED)
+        ]
         whole = network(full_grid(patient, network.configuration.channels))[0].numpy()
     everywhere = patient.dose_mask.mask
-    cropped = surrogate.expected_dose(patient).values
+    cropped = DoseSurrogate(network, surrogate.device).expected_dose(patient).values  # without coarse networks
     apart: dict[str, Any] = {
         "largest_difference_from_whole_passes_on_the_crop_gy": float(f"{np.abs(ours - np.stack(passes)).max():.2g}"),
         "mean_difference_that_cropping_makes_gy": round(float(np.abs(cropped - whole)[everywhere].mean()), 3),
