@@ -19,7 +19,7 @@ from RTDigitalTwinLib.cli_course import add_course_commands
 from RTDigitalTwinLib.cli_decision import add_decision_commands
 from RTDigitalTwinLib.cli_dicom import add_dicom_commands
 from RTDigitalTwinLib.cli_dosimetry import add_dosimetry_commands
-from RTDigitalTwinLib.cli_options import add_model_options, sample_count
+from RTDigitalTwinLib.cli_options import add_model_options, require_weights, sample_count
 from RTDigitalTwinLib.cli_patient import add_patient_commands
 from RTDigitalTwinLib.cli_study import add_study_command
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, console, progress_bar, terminated_as_interrupted
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     let_waiting_threads_sleep()
     try:
         with terminated_as_interrupted():
+            require_weights(getattr(options, "weights", None))
             return options.command(options)
     except (KeyboardInterrupt, Cancelled) as error:
         remedy = error.remedy if isinstance(error, Cancelled) else ""

@@ -30,7 +30,7 @@ from RTDigitalTwinLib.cli_tables import (
     with_error,
 )
 from RTDigitalTwinLib.cli_terminal import RESEARCH_USE, print_notes, print_table
-from RTDigitalTwinLib.errors import RTDigitalTwinError
+from RTDigitalTwinLib.errors import RTDigitalTwinError, told_of
 from RTDigitalTwinLib.words import decimal
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def _dose(options: Namespace) -> int:
 
 
 def _compare(options: Namespace) -> int:
-    require_folder(options.a, dicom_choice(options))
+    with told_of(options.a):
+        require_folder(options.a, dicom_choice(options))
     require_sources(options.b)
     import numpy as np
 
@@ -125,12 +126,14 @@ def _compare(options: Namespace) -> int:
         require_place(options.out, options.a, options.b)
         require_writable(options.out)
     choice = dicom_choice(options)
-    patient = read_patient(options.a, choice)
-    a = required_dose(patient)
+    with told_of(options.a):
+        patient = read_patient(options.a, choice)
+        a = required_dose(patient)
     kinds = [PLAN_DOSE, PLAN_DOSE]
     if options.b == SAMPLE or Path(options.b).is_dir():
-        other = read_patient(options.b, choice)
-        b = required_dose(other)
+        with told_of(options.b):
+            other = read_patient(options.b, choice)
+            b = required_dose(other)
         remarks = same_person(options.a, options.b, choice)
         remarks += tuple(warning for warning in other.warnings if warning not in patient.warnings)
     else:

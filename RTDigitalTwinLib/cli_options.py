@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from RTDigitalTwinLib.cli_dicom import add_dicom_options
-from RTDigitalTwinLib.errors import PatientDataError
+from RTDigitalTwinLib.errors import ModelError, PatientDataError
 from RTDigitalTwinLib.train import seed, whole_number
 
 if TYPE_CHECKING:
@@ -79,6 +79,12 @@ def require_cohort(data: Path) -> None:
     from RTDigitalTwinLib.patient.loading import choose_folders
 
     choose_folders(data)
+
+
+def require_weights(weights: Path | None) -> None:
+    """Refuse a weights file that is not there before a patient is read. Raises ModelError."""
+    if weights is not None and not weights.is_file():
+        raise ModelError("There is no such weights file.", where=str(weights))
 
 
 def add_model_options(parser: ArgumentParser) -> None:

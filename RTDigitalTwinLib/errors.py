@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class RTDigitalTwinError(Exception):
     """Something a user can act on.
@@ -59,3 +62,15 @@ class Cancelled(RTDigitalTwinError):
 
     def __init__(self, remedy: str = "") -> None:
         super().__init__("Cancelled.", remedy=remedy)
+
+
+@contextmanager
+def told_of(source: str) -> Iterator[None]:
+    """Errors of one of several inputs say of which, as the user named it."""
+    try:
+        yield
+    except Cancelled:
+        raise
+    except RTDigitalTwinError as error:
+        where = error.where if source in error.where else ": ".join(filter(None, (source, error.where)))
+        raise type(error)(error.what, where=where, remedy=error.remedy) from error

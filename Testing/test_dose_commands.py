@@ -221,7 +221,7 @@ def test_the_word_sample_means_the_built_in_patient(
         (["dose", "{folder}", "--dose", "{folder}/ct.csv"], "ct.csv: The file cannot be read as an image"),
         (["dose", "{folder}", "--dose", "{plain}"], "plain.nrrd: The file does not say the unit"),
         (["dose", "{empty}"], "holds no dose"),
-        (["compare", "{folder}", "{empty}"], "holds no dose"),
+        (["compare", "{folder}", "{empty}"], "Error: {empty}: "),
         (["compare", "{folder}", "{folder}", "--gamma", "3%2mm"], "'3%2mm' are no gamma criteria"),
         (["compare", "{folder}", "{folder}", "--gamma", "0/2"], "Gamma cannot be judged"),
     ],

@@ -101,7 +101,7 @@ def test_what_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
         "run sample --map-file ABSENT --out OUT", "recommend sample --protocol ABSENT --out OUT",
         "evaluate ABSENT --out OUT", "inspect ABSENT", "anonymize ABSENT --out OUT",
         "course sample --out OUT --actions ABSENT",
-        "course sample --out OUT --protocol ABSENT",
+        "course sample --out OUT --protocol ABSENT", "run sample --weights ABSENT --out OUT",
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_named_as_it_was_typed(
