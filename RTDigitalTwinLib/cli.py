@@ -194,12 +194,15 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _join(options: argparse.Namespace) -> int:
-    from RTDigitalTwinLib.model.weights import WEIGHTS_SUFFIX, join_weights
+    from RTDigitalTwinLib.model.weights import WEIGHTS_SUFFIX, join_weights, manifest_path
+    from RTDigitalTwinLib.patient.loading import require_outside_patients
 
+    require_outside_patients(options.out)
     if options.out.suffix != WEIGHTS_SUFFIX:
         raise OutputError(f"The name must end in {WEIGHTS_SUFFIX}.", where=options.out.name)
-    if options.out.exists():
-        raise OutputError("There is such a file already.", where=options.out.name, remedy="Choose another name.")
+    for path in (options.out, manifest_path(options.out)):
+        if path.exists():
+            raise OutputError("There is such a file already.", where=path.name, remedy="Choose another name.")
     digest = join_weights(options.weights, options.coarse, options.out)
     print(f"{options.out}: SHA-256 {digest[:12]}, {options.out.stat().st_size / 1e6:.1f} MB")
     print("Its bands are not calibrated: run rt-digital-twin calibrate with these weights.")

@@ -43,6 +43,28 @@ def test_mirroring_swaps_the_parotids(example: Example) -> None:
     assert torch.equal(Augmentation(mirrored=True)(mirrored).values, example.values)
 
 
+def test_upending_turns_the_slices_round(example: Example) -> None:
+    upended = Augmentation(upended=True)(example)
+    assert torch.equal(upended.values, example.values.flip(0)) and not torch.equal(upended.values, example.values)
+    assert torch.equal(Augmentation(upended=True)(upended).values, example.values)
+    drawn = [Augmentation.draw(torch.Generator().manual_seed(i), 0.5, 0.5, 1.25, 0.3) for i in range(400)]
+    assert np.mean([a.upended for a in drawn]) == pytest.approx(0.3, abs=0.07)
+    assert not any(Augmentation.draw(torch.Generator().manual_seed(i), 0.5, 0.5).upended for i in range(50))
+
+
+@pytest.mark.parametrize(("turns", "pixel_ratio"), [(1, 1.0), (4, 1.2)])
+def test_an_even_dose_stays_even_up_to_the_masks_edge(example: Example, turns: int, pixel_ratio: float) -> None:
+    """Also in blocks: what is interpolated across the edge would teach doses that are too low there."""
+    even = Example(example.names, example.values.clone())
+    even.values[..., -2] = 20 * even.values[..., -1]
+    moved = Augmentation(turns=turns, pixel_ratio=pixel_ratio)(even)
+    assert set(moved.share.unique().tolist()) == {0.0, 1.0}
+    assert torch.allclose(moved.dose_gy[moved.mask], torch.tensor(20.0), atol=1e-3)
+    seen = moved.in_blocks(2)
+    assert torch.allclose(seen.dose_gy[seen.share > 0], torch.tensor(20.0), atol=1e-3)
+    assert ((seen.share > 0) & (seen.share < 1)).any()
+
+
 def test_the_dvh_loss_sees_every_structure(example: Example) -> None:
     masks = Augmentation(turns=2)(example).structure_masks()
     assert Counter(kind for kind, _ in masks) == {StructureKind.ORGAN: 7, StructureKind.TARGET: 3}

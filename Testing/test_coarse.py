@@ -13,7 +13,7 @@ import torch
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.errors import ModelError
 from RTDigitalTwinLib.model.augmentation import mirrored_order
-from RTDigitalTwinLib.model.coarse import COLUMNS, SLICES, VIEWS, Committee, block_means, coarse_dose_gy, interpolated
+from RTDigitalTwinLib.model.coarse import COLUMNS, SLICES, VIEWS, Committee, coarse_dose_gy, interpolated
 from RTDigitalTwinLib.model.features import CHANNELS
 from RTDigitalTwinLib.model.network import CONFIGURATIONS, DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
@@ -57,7 +57,7 @@ def test_blocks_of_an_example_hold_means_and_the_dose_of_their_part_of_the_mask(
     example = TrainingCase.of(Patient.load(sample_folder)).example()
     seen = example.in_blocks(2)
     assert seen.values.shape[:3] == tuple(n // 2 for n in example.values.shape[:3])
-    assert torch.equal(seen.channels, block_means(example.channels, 2))
+    assert torch.equal(seen.channels, torch.nn.functional.avg_pool3d(example.channels, 2))
     assert float(seen.share.sum()) * 8 == pytest.approx(float(example.mask.sum()))
     # No dose is lost: each block's dose times its part of the mask.
     assert float((seen.dose_gy * seen.share).sum()) * 8 == pytest.approx(float(example.dose_gy.sum()), rel=1e-5)
@@ -107,7 +107,8 @@ def test_the_means_over_blocks_become_those_of_all_networks(members: tuple[DoseU
     """Where the correction is even it is exact: each network counts once."""
     encoded = network(FINE, 0).encode(torch.zeros(1, len(FINE.channels), 32, 32, 32))
     channels = torch.zeros(1, len(COARSE.channels), 32, 32, 32)
-    mask = torch.ones(32, 32, 32, dtype=torch.bool)
+    mask = torch.zeros(32, 32, 32, dtype=torch.bool)
+    mask[3:20, 5:30, 1:24] = True  # with edges inside blocks
 
     class Even(torch.nn.Module):
         """Sees everywhere the same."""
@@ -120,11 +121,11 @@ def test_the_means_over_blocks_become_those_of_all_networks(members: tuple[DoseU
             return torch.full((1, *seen.shape[2:]), self.dose_gy)
 
     committee = Committee((Even(40.0), Even(46.0)))  # type: ignore[arg-type]
-    corrected = committee.corrected(encoded, channels, torch.full(mask.shape, 34.0), mask)
+    corrected = committee.corrected(encoded, channels, torch.where(mask, 34.0, 99.0), mask)
     assert encoded.baseline is not None and corrected.baseline is not None
-    added_gy = 70 * (corrected.baseline - encoded.baseline.mean())
-    assert float(added_gy.min()) == pytest.approx(40.0 - 34.0, abs=1e-3)
-    assert float(added_gy.max()) == pytest.approx(40.0 - 34.0, abs=1e-3)
+    added_gy = 70 * (corrected.baseline - encoded.baseline)[0]
+    assert torch.allclose(added_gy[mask], torch.tensor(40.0 - 34.0), atol=1e-3)
+    assert not added_gy[~mask].any()
 
 
 def test_all_samples_share_the_correction(alone: DoseSurrogate, together: DoseSurrogate, sample: Patient) -> None:
@@ -157,17 +158,23 @@ def test_a_network_made_from_it_keeps_its_correction(together: DoseSurrogate, sa
     assert float(np.median(raised[raised > 0])) == pytest.approx(7.0, abs=0.05)
 
 
+def test_blocks_that_do_not_fit_crops_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        replace(COARSE, block=4)
+    with pytest.raises(ValueError, match="do not fit"):
+        replace(COARSE, block=0)
+
+
 def test_networks_of_other_blocks_make_no_committee(members: tuple[DoseUNet, ...]) -> None:
     with pytest.raises(ValueError, match="one size"):
-        Committee((members[0], network(replace(COARSE, block=4), 0)))
+        Committee((members[0], network(replace(COARSE, widths=(8, 8, 16), block=4), 0)))
 
 
 @pytest.fixture
 def files(tmp_path: Path, members: tuple[DoseUNet, ...]) -> list[Path]:
     paths = [tmp_path / f"{name}.safetensors" for name in ("fine", "first", "second")]
-    about = {"training": {"minutes": 3, "pseudonyms": ["pt_1"]}}
-    for path, one in zip(paths, (network(FINE, 0), *members), strict=True):
-        save_weights(one, path, about)
+    for i, (path, one) in enumerate(zip(paths, (network(FINE, 0), *members), strict=True)):
+        save_weights(one, path, {"training": {"minutes": 3, "pseudonyms": ["pt_1", f"pt_{i + 2}"]}})
     return paths
 
 
@@ -179,7 +186,8 @@ def test_joined_weights_are_one_file_that_predicts(
     assert "not calibrated" in capsys.readouterr().out
     loaded = load_network(out)
     assert loaded.committee is not None and [m.configuration for m in loaded.committee.members] == [COARSE] * 2
-    assert loaded.manifest["training"]["pseudonyms"] == ["pt_1"]
+    assert loaded.trained_on == ("pt_1", "pt_2", "pt_3", "pt_4")  # calibration must not meet any of them
+    assert DoseSurrogate.load(out, "cpu").trained_on == set(loaded.trained_on)
     told = loaded.manifest["coarse_training"]
     assert [t["sha256"] for t in told] == [load_network(f).sha256 for f in files[1:]]
     found = DoseSurrogate.load(out, "cpu").deterministic_gy(sample)
@@ -200,10 +208,18 @@ def test_what_cannot_be_joined_is_named(files: list[Path], capsys: pytest.Captur
         join_weights(fine, [first, fine], out)
     other = fine.parent / "other.safetensors"
     save_weights(DoseUNet(replace(COARSE, channels=CHANNELS)), other, {})
-    with pytest.raises(ModelError, match=r"other\.safetensors: It has other inputs"):
+    with pytest.raises(ModelError, match=r"other\.safetensors: The network has other inputs"):
         join_weights(fine, [other], out)
+    save_weights(DoseUNet(replace(COARSE, widths=(8, 8, 16), block=4)), other, {})
+    with pytest.raises(ModelError, match=r"other\.safetensors: The network sees other blocks"):
+        join_weights(fine, [first, other], out)
+    with pytest.raises(ModelError, match=r"first\.safetensors: These weights are given twice"):
+        join_weights(fine, [first, first], out)
     assert not out.exists()
     assert main(["join", str(fine), str(first), "--out", str(first)]) == 1
+    (fine.parent / "log.json").write_text("[]")
+    assert main(["join", str(fine), str(first), "--out", str(fine.parent / "log.safetensors")]) == 1
+    assert (fine.parent / "log.json").read_text() == "[]"
     assert main(["join", str(fine), str(first), "--out", str(fine.parent / "joined.pt")]) == 1
     said = capsys.readouterr().err
     assert "such a file already" in said and "must end in .safetensors" in said

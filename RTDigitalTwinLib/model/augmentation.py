@@ -56,11 +56,9 @@ class Example:
         """
         if block == 1:
             return self
-        values = self.values.clone()
-        values[..., -2] *= values[..., -1]
-        means = functional.avg_pool3d(values.permute(3, 0, 1, 2)[None], block)[0].permute(1, 2, 3, 0).contiguous()
-        means[..., -2] /= means[..., -1].clamp(min=block**-3)
-        return replace(self, values=means)
+        inputs = functional.avg_pool3d(self.values[..., :-2].permute(3, 0, 1, 2), block).permute(1, 2, 3, 0)
+        dose_gy, share = block_doses(self.values[..., -2], self.values[..., -1], block)
+        return replace(self, values=torch.cat([inputs, dose_gy[..., None], share[..., None]], -1))
 
     @property
     def mask(self) -> Tensor:
@@ -106,8 +104,9 @@ class Augmentation:
 
         The turned ones, interpolated anyway, are seen in pixels up to ``pixel_range`` times larger or smaller.
         """
-        drawn = torch.rand(8, generator=generator).tolist()
-        mirrored, upended, place = drawn[0] < mirrored_ratio, drawn[7] < upended_ratio, (drawn[3], drawn[4], drawn[5])
+        drawn = torch.rand(7, generator=generator).tolist()
+        upended = upended_ratio > 0 and float(torch.rand(1, generator=generator)) < upended_ratio
+        mirrored, place = drawn[0] < mirrored_ratio, (drawn[3], drawn[4], drawn[5])
         if drawn[1] >= turned_ratio:
             return cls(mirrored, place=place, upended=upended)
         pixel_ratio = pixel_range ** (2 * drawn[6] - 1)
@@ -123,6 +122,12 @@ class Augmentation:
             angle = math.radians(BEAM_SPACING_DEG * self.turns)
             example = _moved(example, angle, self.pixel_ratio, self.place or (0.5, 0.5, 0.5))
         return example
+
+
+def block_doses(dose_gy: Tensor, mask: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Of (slices, rows, columns): means of dose over each block's part of the mask, and that part's share of it."""
+    means = functional.avg_pool3d(torch.stack([dose_gy * mask, mask.to(dose_gy.dtype)]), block)
+    return means[0] / means[1].clamp(min=block**-3), means[1]
 
 
 def mirrored_order(names: Sequence[str]) -> list[int]:
@@ -198,4 +203,5 @@ def _sampled(values: Tensor, y: Tensor, x: Tensor, names: Sequence[str]) -> Tens
     inside = torch.where(share >= 0.5, 1 / share.clamp(min=0.5), 0.0)
     for i in (*(names.index(name) for name in CUT_AT_THE_MASK if name in names), -2):
         result[..., i] *= inside
+    result[..., -1] = share >= 0.5
     return result + outside

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from RTDigitalTwinLib.model.augmentation import mirrored_order
+from RTDigitalTwinLib.model.augmentation import block_doses, mirrored_order
 from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.network import PRESCRIPTION_SCALE_GY, DoseUNet, Encoded
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
@@ -25,17 +25,12 @@ SLICES, COLUMNS = -3, -1
 VIEWS = ((), (COLUMNS,), (SLICES,), (SLICES, COLUMNS))
 
 
-def block_means(values: Tensor, block: int) -> Tensor:
-    """Means of (batch, channels, slices, rows, columns) over blocks of so many voxels along each direction."""
-    return functional.avg_pool3d(values, block)
-
-
 def coarse_dose_gy(network: DoseUNet, channels: Tensor, views: Sequence[tuple[int, ...]] = VIEWS) -> Tensor:
     """A coarse network's dose (slices, rows, columns) of blocks, without dropout, averaged over views of the patient.
 
     ``channels``: its inputs (1, names, slices, rows, columns) in native voxels.
     """
-    means = block_means(channels, network.configuration.block)
+    means = functional.avg_pool3d(channels, network.configuration.block)
     order = mirrored_order(network.configuration.channels)
     doses = []
     for flips in views:
@@ -61,7 +56,7 @@ def coarse_dose(network: DoseUNet, features: Features, device: torch.device) -> 
         channels = torch.from_numpy(features.channels)[None].to(device)
         mask = torch.from_numpy(features.crop.mask).to(device)
         block = network.configuration.block
-        share = block_means(mask[None, None].float(), block)[0, 0]
+        _, share = block_doses(torch.zeros(mask.shape, device=device), mask, block)
         dose_gy = interpolated(coarse_dose_gy(network, channels, VIEWS[:1]), share, block)
         return features.crop.spread(dose_gy[mask].cpu().numpy(), Quantity.DOSE_GY)
 
@@ -77,16 +72,16 @@ class Committee:
             raise ValueError("coarse networks of one committee have one size of blocks")
 
     def corrected(self, encoded: Encoded, channels: Tensor, dose_gy: Tensor, mask: Tensor) -> Encoded:
-        """With a baseline by which the dose's means over blocks become those of all networks, each counting once.
+        """With a baseline that moves the dose's means over blocks to those of all networks, each counting once.
 
         ``channels``: the inputs (1, names, slices, rows, columns). ``dose_gy``: the dose network's own (slices, rows,
         columns), without dropout. ``mask``: voxels that can receive dose.
         """
         block = self.members[0].configuration.block
-        own, share = block_means(torch.stack([dose_gy * mask, mask.to(dose_gy.dtype)])[None], block)[0]
-        others = torch.stack([coarse_dose_gy(member, channels) for member in self.members]).mean(0)
+        own_gy, share = block_doses(dose_gy, mask, block)
+        others_gy = torch.stack([coarse_dose_gy(member, channels) for member in self.members]).mean(0)
         part = len(self.members) / (len(self.members) + 1)
-        difference = part * (others - own / share.clamp(min=block**-3))
-        correction = interpolated(difference, share, block) * mask / PRESCRIPTION_SCALE_GY
+        correction_gy = interpolated(part * (others_gy - own_gy), share, block) * mask
+        correction = correction_gy / PRESCRIPTION_SCALE_GY
         baseline = correction[None] if encoded.baseline is None else encoded.baseline + correction
         return replace(encoded, baseline=baseline)

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from RTDigitalTwinLib.errors import ModelError
 from RTDigitalTwinLib.model.blocks import OWN_BLOCKS, Blocks
+from RTDigitalTwinLib.model.crop import SIZE_MULTIPLE
 from RTDigitalTwinLib.model.features import (
     ANATOMY_CHANNELS,
     CHANNELS,
@@ -59,6 +60,8 @@ class NetworkConfiguration:
     def __post_init__(self) -> None:
         if self.baseline and self.baseline not in self.channels:
             raise ValueError(f"the baseline {self.baseline!r} is none of the inputs")
+        if self.block < 1 or (self.block > 1 and SIZE_MULTIPLE % (self.block * 2**self.halvings)):
+            raise ValueError(f"blocks of {self.block} and {self.halvings} halvings do not fit crops' sizes")
 
     def as_dict(self) -> dict[str, object]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

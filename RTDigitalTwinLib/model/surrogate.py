@@ -62,6 +62,7 @@ class DoseSurrogate:
     precision : ``single``, or ``half`` of the decoder's convolutions, on a CPU that multiplies in bfloat16.
     trained_on : pseudonyms of the training patients, where the manifest names them.
     familiarity : of patients, where the manifest has it.
+    committee : the coarse networks that correct its doses, or None.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class DoseSurrogate:
         self.committee = committee
         for member in committee.members if committee else ():
             member.to(device, memory_format=torch.channels_last_3d)
-        self._corrected = self.network  # whose doses the committee corrects: also those of networks made from it
+        self._corrected_for = self.network  # whose own dose the correction is worked out from
         self.device = device
         self.weights_sha256 = weights_sha256
         self.trained_on = frozenset(trained_on)
@@ -110,8 +111,9 @@ class DoseSurrogate:
                 where=weights.name if weights else "",
                 remedy="Join them: rt-digital-twin join WEIGHTS COARSE --out FILE.",
             )
-        trained_on = loaded.manifest.get("training", {}).get("pseudonyms", ())
-        return cls(loaded.network, chosen, loaded.sha256, trained_on, loaded.familiarity, precision, loaded.committee)
+        return cls(
+            loaded.network, chosen, loaded.sha256, loaded.trained_on, loaded.familiarity, precision, loaded.committee
+        )
 
     def features(self, patient: Patient) -> Features:
         """A patient as this network sees it; worked out once as long as the patient is in use."""
@@ -120,7 +122,7 @@ class DoseSurrogate:
         return self._features[patient]
 
     def with_network(self, network: DoseUNet, weights_sha256: str) -> DoseSurrogate:
-        """The same with another network of the same inputs."""
+        """The same with another network of the same inputs, made from this one: the committee's correction stays."""
         other = DoseSurrogate(
             network,
             self.device,
@@ -130,7 +132,7 @@ class DoseSurrogate:
             self.precision,
             self.committee,
         )
-        other._corrected, other._features = self._corrected, self._features
+        other._corrected_for, other._features = self._corrected_for, self._features
         if network.encodes_as(self.network):
             other._encoded = self._encoded
         return other
@@ -164,11 +166,11 @@ class DoseSurrogate:
             if self.committee is None:
                 return encoded
             mask = torch.from_numpy(features.crop.mask).to(self.device)
-            uncorrected = encoded if self._corrected is self.network else self._corrected.encode(channels)
+            uncorrected = encoded if self._corrected_for is self.network else self._corrected_for.encode(channels)
             if self.device.type == "cpu":
-                inside = CpuDecoder(self._corrected, uncorrected, mask).doses_gy()
+                inside = CpuDecoder(self._corrected_for, uncorrected, mask).doses_gy()
             else:
-                inside = self._corrected.decode(uncorrected)[:, mask]
+                inside = self._corrected_for.decode(uncorrected)[:, mask]
             dose_gy = torch.zeros(mask.shape, device=self.device).masked_scatter_(mask, inside)
             return self.committee.corrected(encoded, channels, dose_gy, mask)
 

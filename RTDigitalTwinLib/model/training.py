@@ -30,7 +30,7 @@ from RTDigitalTwinLib.model.familiarity import FEWEST_PATIENTS, Familiarity
 from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.network import PRESCRIPTION_SCALE_GY, DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.schedule import TrainingSettings
-from RTDigitalTwinLib.model.surrogate import DoseSurrogate
+from RTDigitalTwinLib.model.surrogate import DoseSurrogate, full_precision
 from RTDigitalTwinLib.model.training_data import TrainingCase
 from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.model.workers import Workers
@@ -257,7 +257,8 @@ class Training:
                 self._features[patient.pseudonym] = surrogate.features(patient)
             features = self._features[patient.pseudonym]
             if self.network.configuration.block > 1:
-                dose = coarse_dose(self.average, features, self.device)
+                with full_precision(self.device):
+                    dose = coarse_dose(self.average, features, self.device)
             else:
                 dose = surrogate.expected_dose(patient, features)
             scores.append(score_patient(patient, dose.values))
@@ -342,7 +343,7 @@ class Training:
                 where=CHECKPOINT,
                 remedy="Resume with as many, or start anew without --resume in another folder.",
             )
-        begun, now = state["settings"], asdict(self.settings)
+        begun, now = {"upended_ratio": 0.0, **state["settings"]}, asdict(self.settings)  # older ones knew no upended
         others = [f"{k} {begun[k]}, not {now[k]}" for k in now if k not in CHANGEABLE_SETTINGS and begun[k] != now[k]]
         if others:
             raise TrainingError(

@@ -35,6 +35,12 @@ class LoadedNetwork:
     familiarity: Familiarity | None = None
     committee: Committee | None = None
 
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Pseudonyms of the training patients of all its networks, where the manifest names them."""
+        trainings = (self.manifest.get("training", {}), *self.manifest.get("coarse_training", ()))
+        return tuple(dict.fromkeys(name for told in trainings for name in told.get("pseudonyms", ())))
+
 
 def default_weights() -> Path:
     """The weights that come with the software. Raises ModelError where they are missing."""
@@ -110,9 +116,10 @@ def load_network(path: Path | None = None) -> LoadedNetwork:
             where=path.name,
             remedy="Copy them anew.",
         )
-    if not set(configuration.channels) <= set(CHANNELS) or any(c.channels != configuration.channels for c in coarse):
+    others = [c.channels for c in (configuration, *coarse) if not set(c.channels) <= set(CHANNELS)]
+    if others:
         raise ModelError(
-            f"The network was trained on other inputs: {', '.join(configuration.channels)}.",
+            f"The network was trained on other inputs: {', '.join(others[0])}.",
             where=path.name,
             remedy="Use weights trained with this version.",
         )
@@ -140,34 +147,34 @@ def _made(configuration: NetworkConfiguration, state: dict[str, torch.Tensor]) -
     return network.eval()
 
 
-def join_weights(main: Path | None, coarse: Sequence[Path], out: Path) -> str:
+def join_weights(main: Path, coarse: Sequence[Path], out: Path) -> str:
     """Write a dose network and coarse ones into one file, with the dose network's manifest; returns the SHA-256.
 
-    Raises ModelError where one cannot be read, is not of its kind, or has other inputs, OutputError where the file
-    cannot be written.
+    Coarse networks that lie beside the dose network already are left out. Raises ModelError where a file cannot be
+    read, is not of its kind, is given twice or does not go with the others, OutputError where none can be written.
     """
-    loaded = load_network(main)
-    others = [load_network(path) for path in coarse]
-    for path, one, is_coarse in zip((main, *coarse), (loaded, *others), (False, *(True for _ in coarse)), strict=True):
-        if (one.network.configuration.block > 1) is not is_coarse:
+    paths = (main, *coarse)
+    loaded = [load_network(path) for path in paths]
+    dose = loaded[0].network.configuration
+    for i, (path, one) in enumerate(zip(paths, loaded, strict=True)):
+        found = one.network.configuration
+        problem = ""
+        if (found.block > 1) is not (i > 0):
+            problem = f"These are {'not ' if i else ''}a coarse network's weights."
+        elif found.channels != dose.channels:
+            problem = f"The network has other inputs than that of {main.name}."
+        elif i and found.block != loaded[1].network.configuration.block:
+            problem = f"The network sees other blocks than that of {coarse[0].name}."
+        elif one.sha256 in [other.sha256 for other in loaded[:i]]:
+            problem = "These weights are given twice."
+        if problem:
             raise ModelError(
-                f"These are {'not ' if is_coarse else ''}a coarse network's weights.",
-                where=(path or default_weights()).name,
-                remedy="Name the dose network first, then coarse ones (rt-digital-twin train --configuration coarse).",
+                problem, where=path.name, remedy="Name a dose network, then coarse ones trained to go with it."
             )
-        if one.network.configuration.channels != loaded.network.configuration.channels:
-            raise ModelError(
-                f"It has other inputs than {(main or default_weights()).name}.",
-                where=(path or default_weights()).name,
-                remedy="Train it anew with this version.",
-            )
-    own = ("sha256", "configuration", "coarse", "coarse_training")
-    about = {k: v for k, v in loaded.manifest.items() if k not in own}
-    about["coarse_training"] = [
-        {k: v for k, v in other.manifest.get("training", {}).items() if k != "pseudonyms"} | {"sha256": other.sha256}
-        for other in others
-    ]
-    return save_weights(loaded.network, out, about, [other.network for other in others])
+    made = ("sha256", "configuration", "coarse", "coarse_training")
+    about = {k: v for k, v in loaded[0].manifest.items() if k not in made}
+    about["coarse_training"] = [other.manifest.get("training", {}) | {"sha256": other.sha256} for other in loaded[1:]]
+    return save_weights(loaded[0].network, out, about, [other.network for other in loaded[1:]])
 
 
 def choose_device(wanted: str = "auto") -> torch.device:

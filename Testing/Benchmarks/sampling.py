@@ -100,8 +100,14 @@ def agreement(surrogate: DoseSurrogate) -> dict[str, Any]:
     }
     if patient.plan.dose is not None:
         known = patient.plan.dose.values[everywhere]
-        apart["dose_score_on_the_crop_gy"] = round(float(np.abs(cropped[everywhere] - known).mean()), 3)
-        apart["dose_score_on_the_full_grid_gy"] = round(float(np.abs(whole[everywhere] - known).mean()), 3)
+        corrected = surrogate.expected_dose(patient).values
+        apart["dose_score_gy"] = round(float(np.abs(corrected[everywhere] - known).mean()), 3)
+        apart["dose_score_on_the_crop_without_coarse_networks_gy"] = round(
+            float(np.abs(cropped[everywhere] - known).mean()), 3
+        )
+        apart["dose_score_on_the_full_grid_without_coarse_networks_gy"] = round(
+            float(np.abs(whole[everywhere] - known).mean()), 3
+        )
     return apart
 
 
