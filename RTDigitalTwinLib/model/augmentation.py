@@ -130,13 +130,10 @@ def block_doses(dose_gy: Tensor, mask: Tensor, block: int) -> tuple[Tensor, Tens
     return means[0] / means[1].clamp(min=block**-3), means[1]
 
 
-def mirrored_order(names: Sequence[str]) -> list[int]:
-    """Which input is which where left and right are exchanged."""
-    return [names.index(other) if (other := mirrored_name(name)) in names else i for i, name in enumerate(names)]
-
-
 def _mirrored(example: Example) -> Example:
-    return replace(example, values=example.values.flip(2)[..., [*mirrored_order(example.names), -2, -1]])
+    names = example.names
+    order = [names.index(other) if (other := mirrored_name(name)) in names else i for i, name in enumerate(names)]
+    return replace(example, values=example.values.flip(2)[..., [*order, -2, -1]])
 
 
 def _moved(example: Example, angle: float, pixel_ratio: float, place: Sequence[float]) -> Example:

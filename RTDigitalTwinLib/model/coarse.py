@@ -8,36 +8,28 @@ IEEE PAMI 12, 993, 1990). It becomes a correction that all samples of a patient 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from RTDigitalTwinLib.model.augmentation import block_doses, mirrored_order
+from RTDigitalTwinLib.model.augmentation import block_doses
 from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.network import PRESCRIPTION_SCALE_GY, DoseUNet, Encoded
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
 
-SLICES, COLUMNS = -3, -1
-# The patient as it lies, with left and right exchanged, upside down, and both: all have the same coplanar beams.
-VIEWS = ((), (COLUMNS,), (SLICES,), (SLICES, COLUMNS))
+# Coarse networks err much alike, so that their mean is one opinion beside the dose network's.
+WEIGHT_OF_COARSE = 0.5
 
 
-def coarse_dose_gy(network: DoseUNet, channels: Tensor, views: Sequence[tuple[int, ...]] = VIEWS) -> Tensor:
-    """A coarse network's dose (slices, rows, columns) of blocks, without dropout, averaged over views of the patient.
+def coarse_dose_gy(network: DoseUNet, channels: Tensor) -> Tensor:
+    """A coarse network's dose (slices, rows, columns) of blocks, without dropout.
 
     ``channels``: its inputs (1, names, slices, rows, columns) in native voxels.
     """
     means = functional.avg_pool3d(channels, network.configuration.block)
-    order = mirrored_order(network.configuration.channels)
-    doses = []
-    for flips in views:
-        seen = means[:, order] if COLUMNS in flips else means
-        dose = network(seen.flip(flips).contiguous(memory_format=torch.channels_last_3d))
-        doses.append(dose[0].flip(flips))
-    return torch.stack(doses).mean(0)
+    return network(means.contiguous(memory_format=torch.channels_last_3d))[0]
 
 
 def interpolated(of_blocks: Tensor, share: Tensor, block: int) -> Tensor:
@@ -51,13 +43,13 @@ def interpolated(of_blocks: Tensor, share: Tensor, block: int) -> Tensor:
 
 
 def coarse_dose(network: DoseUNet, features: Features, device: torch.device) -> Volume:
-    """A coarse network's own dose on a patient's grid, of the patient as it lies."""
+    """A coarse network's own dose on a patient's grid."""
     with torch.inference_mode():
         channels = torch.from_numpy(features.channels)[None].to(device)
         mask = torch.from_numpy(features.crop.mask).to(device)
         block = network.configuration.block
         _, share = block_doses(torch.zeros(mask.shape, device=device), mask, block)
-        dose_gy = interpolated(coarse_dose_gy(network, channels, VIEWS[:1]), share, block)
+        dose_gy = interpolated(coarse_dose_gy(network, channels), share, block)
         return features.crop.spread(dose_gy[mask].cpu().numpy(), Quantity.DOSE_GY)
 
 
@@ -72,7 +64,7 @@ class Committee:
             raise ValueError("coarse networks of one committee have one size of blocks")
 
     def corrected(self, encoded: Encoded, channels: Tensor, dose_gy: Tensor, mask: Tensor) -> Encoded:
-        """With a baseline that moves the dose's means over blocks to those of all networks, each counting once.
+        """With a baseline that moves the dose's means over blocks halfway to the mean of the coarse networks.
 
         ``channels``: the inputs (1, names, slices, rows, columns). ``dose_gy``: the dose network's own (slices, rows,
         columns), without dropout. ``mask``: voxels that can receive dose.
@@ -80,8 +72,7 @@ class Committee:
         block = self.members[0].configuration.block
         own_gy, share = block_doses(dose_gy, mask, block)
         others_gy = torch.stack([coarse_dose_gy(member, channels) for member in self.members]).mean(0)
-        part = len(self.members) / (len(self.members) + 1)
-        correction_gy = interpolated(part * (others_gy - own_gy), share, block) * mask
+        correction_gy = interpolated(WEIGHT_OF_COARSE * (others_gy - own_gy), share, block) * mask
         correction = correction_gy / PRESCRIPTION_SCALE_GY
         baseline = correction[None] if encoded.baseline is None else encoded.baseline + correction
         return replace(encoded, baseline=baseline)

@@ -171,8 +171,9 @@ def join_weights(main: Path, coarse: Sequence[Path], out: Path) -> str:
             raise ModelError(
                 problem, where=path.name, remedy="Name a dose network, then coarse ones trained to go with it."
             )
-    made = ("sha256", "configuration", "coarse", "coarse_training")
+    made = ("sha256", "configuration", "dose_network_sha256", "coarse", "coarse_training")
     about = {k: v for k, v in loaded[0].manifest.items() if k not in made}
+    about["dose_network_sha256"] = loaded[0].manifest.get("dose_network_sha256", loaded[0].sha256)
     about["coarse_training"] = [other.manifest.get("training", {}) | {"sha256": other.sha256} for other in loaded[1:]]
     return save_weights(loaded[0].network, out, about, [other.network for other in loaded[1:]])
 
