@@ -98,7 +98,7 @@ def test_the_means_over_blocks_go_halfway_to_the_coarse_networks_mean(members: t
         def forward(self, seen: torch.Tensor) -> torch.Tensor:
             return torch.full((1, *seen.shape[2:]), self.dose_gy)
 
-    committee = Committee((Even(40.0), Even(46.0)))  # type: ignore[arg-type]
+    committee = Committee((Even(40.0), Even(46.0)))
     corrected = committee.corrected(encoded, channels, torch.where(mask, 34.0, 99.0), mask)
     assert encoded.baseline is not None and corrected.baseline is not None
     added_gy = 70 * (corrected.baseline - encoded.baseline)[0]
