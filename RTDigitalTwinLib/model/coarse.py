@@ -43,14 +43,13 @@ def interpolated(of_blocks: Tensor, share: Tensor, block: int) -> Tensor:
 
 
 def coarse_dose(network: DoseUNet, features: Features, device: torch.device) -> Volume:
-    """A coarse network's own dose on a patient's grid."""
-    with torch.inference_mode():
-        channels = torch.from_numpy(features.channels)[None].to(device)
-        mask = torch.from_numpy(features.crop.mask).to(device)
-        block = network.configuration.block
-        _, share = block_doses(torch.zeros(mask.shape, device=device), mask, block)
-        dose_gy = interpolated(coarse_dose_gy(network, channels), share, block)
-        return features.crop.spread(dose_gy[mask].cpu().numpy(), Quantity.DOSE_GY)
+    """A coarse network's own dose on a patient's grid; the caller switches gradients off."""
+    channels = torch.from_numpy(features.channels)[None].to(device)
+    mask = torch.from_numpy(features.crop.mask).to(device)
+    block = network.configuration.block
+    _, share = block_doses(torch.zeros(mask.shape, device=device), mask, block)
+    dose_gy = interpolated(coarse_dose_gy(network, channels), share, block)
+    return features.crop.spread(dose_gy[mask].cpu().numpy(), Quantity.DOSE_GY)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from RTDigitalTwinLib.errors import MemoryShortage, ModelError
-from RTDigitalTwinLib.model.coarse import Committee
+from RTDigitalTwinLib.model.coarse import Committee, coarse_dose
 from RTDigitalTwinLib.model.convolution import PRECISIONS, multiplies_in_half
 from RTDigitalTwinLib.model.decoding import CpuDecoder
 from RTDigitalTwinLib.model.familiarity import Familiarity
@@ -203,4 +203,7 @@ class DoseSurrogate:
     def expected_dose(self, patient: Patient, features: Features | None = None) -> Volume:
         """The deterministic prediction, dropout off, on the patient's grid; of ``features`` where they are known."""
         features = features or self.features(patient)
+        if self.network.configuration.block > 1:
+            with _exact(self.device):
+                return coarse_dose(self.network, features, self.device)
         return features.crop.spread(self.decode(self.encode(features), features)[0], Quantity.DOSE_GY)

@@ -24,13 +24,12 @@ from RTDigitalTwinLib.dosimetry.openkbp_score import cohort_scores_gy, score_pat
 from RTDigitalTwinLib.errors import OutputError, TrainingError
 from RTDigitalTwinLib.files import whole_file
 from RTDigitalTwinLib.model.augmentation import Augmentation
-from RTDigitalTwinLib.model.coarse import coarse_dose
 from RTDigitalTwinLib.model.dvh_loss import dvh_error_gy
 from RTDigitalTwinLib.model.familiarity import FEWEST_PATIENTS, Familiarity
 from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.network import PRESCRIPTION_SCALE_GY, DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.schedule import TrainingSettings
-from RTDigitalTwinLib.model.surrogate import DoseSurrogate, full_precision
+from RTDigitalTwinLib.model.surrogate import DoseSurrogate
 from RTDigitalTwinLib.model.training_data import TrainingCase
 from RTDigitalTwinLib.model.weights import save_weights
 from RTDigitalTwinLib.model.workers import Workers
@@ -255,12 +254,7 @@ class Training:
         for patient in patients:
             if patient.pseudonym not in self._features:
                 self._features[patient.pseudonym] = surrogate.features(patient)
-            features = self._features[patient.pseudonym]
-            if self.network.configuration.block > 1:
-                with full_precision(self.device):
-                    dose = coarse_dose(self.average, features, self.device)
-            else:
-                dose = surrogate.expected_dose(patient, features)
+            dose = surrogate.expected_dose(patient, self._features[patient.pseudonym])
             scores.append(score_patient(patient, dose.values))
         dose_gy, dvh_gy = cohort_scores_gy(scores)
         entry = {
