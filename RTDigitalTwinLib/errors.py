@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 
 
 class RTDigitalTwinError(Exception):
@@ -66,11 +67,13 @@ class Cancelled(RTDigitalTwinError):
 
 @contextmanager
 def told_of(source: str) -> Iterator[None]:
-    """Errors of one of several inputs say of which, as the user named it."""
+    """Errors of one of several inputs say of which, as the user named it; its last part need not be said twice."""
     try:
         yield
     except Cancelled:
         raise
     except RTDigitalTwinError as error:
-        where = error.where if source in error.where else ": ".join(filter(None, (source, error.where)))
+        first, *rest = error.where.split("/")
+        inside = "/".join(rest) if first == PurePath(source).name else error.where
+        where = "/".join(filter(None, (source, inside)))
         raise type(error)(error.what, where=where, remedy=error.remedy) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib.errors import ModelError, told_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {
@@ -36,6 +37,7 @@ def refusals(folder: Path, out: Path, commands: dict[str, list[str]]) -> dict[st
 import contextlib, io, sys
 from RTDigitalTwinLib import cli_terminal
 from RTDigitalTwinLib.cli import main
+from RTDigitalTwinLib.errors import ModelError, told_of
 for name, command in {commands}.items():
     cli_terminal.console.file = told = io.StringIO()
     command = [{{"FOLDER": sys.argv[1], "OUT": sys.argv[2]}}.get(word, word) for word in command]
@@ -134,3 +136,19 @@ def test_a_mistake_in_measurements_is_told_before_the_patient_is_made(
     assert main([*whole, str(tmp_path / "none.csv")]) == 1
     assert "There is no such file" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "where", "told"),
+    [
+        ("a", "Parotid_L", "a/Parotid_L"),
+        ("days/pt_2", "pt_2", "days/pt_2"),
+        ("pt_1", "pt_1/ct.csv", "pt_1/ct.csv"),
+        ("pt_1", "pt_10", "pt_1/pt_10"),
+        ("pt_1", "", "pt_1"),
+    ],
+)
+def test_errors_of_one_of_several_inputs_name_it_once(source: str, where: str, told: str) -> None:
+    with pytest.raises(ModelError) as caught, told_of(source):
+        raise ModelError("It does not fit.", where=where, remedy="Choose another.")
+    assert caught.value.where == told and caught.value.remedy == "Choose another."

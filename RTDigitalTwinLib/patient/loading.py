@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Protocol
 
-from RTDigitalTwinLib.errors import OutputError, PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.errors import OutputError, PatientDataError, told_of
 from RTDigitalTwinLib.patient import dicom_patient, openkbp
 from RTDigitalTwinLib.patient.dicom_patient import DicomChoice
 from RTDigitalTwinLib.patient.identity import Belonging, Identity
@@ -142,9 +142,6 @@ def load_patients(folders: list[Path], progress: Progress = silent) -> list[Pati
     patients = []
     for i, folder in enumerate(folders):
         progress(i / len(folders), f"reading patient {i + 1} of {len(folders)}")
-        try:
+        with told_of(folder.name):
             patients.append(Patient.load(folder))
-        except RTDigitalTwinError as error:
-            where = "/".join(filter(None, (folder.name, error.where)))
-            raise type(error)(error.what, where=where, remedy=error.remedy) from error
     return patients

@@ -12,7 +12,7 @@ from RTDigitalTwinLib.dosimetry.accumulation import VALIDITY, AccumulatedDose, D
 from RTDigitalTwinLib.dosimetry.customary import metrics_of, target_levels_gy
 from RTDigitalTwinLib.dosimetry.dvh import DvhMetric
 from RTDigitalTwinLib.dosimetry.inside_voxels import covered_dose_of, structure_dose_of
-from RTDigitalTwinLib.errors import PatientDataError, RTDigitalTwinError
+from RTDigitalTwinLib.errors import PatientDataError, told_of
 from RTDigitalTwinLib.patient.dicom_dose import EFFECTIVE_REMARK
 from RTDigitalTwinLib.patient.image_registration import (
     DENSITY_CHANGE_HU,
@@ -134,10 +134,8 @@ def accumulate(
         registration = None
         if settings is not None and one.ct is not None:
             registration = registered(patient.ct, one.ct, settings, part(progress, k / len(sets), (k + 1) / len(sets)))
-        try:
+        with told_of(one.name):
             parts.append(DeliveredDose(one.dose, one.fractions, one.of_fractions, registration))
-        except RTDigitalTwinError as error:
-            raise type(error)(error.what, where=one.name, remedy=error.remedy) from error
         mappings.append(_mapping(patient, one, registration, mask))
         if registration is None:
             notes.append(f"{one.name}: {UNCHANGED}")
