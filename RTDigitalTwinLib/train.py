@@ -89,7 +89,13 @@ def train_network(options: argparse.Namespace, progress: Progress = silent, say:
         settings = replace(settings, dvh_weight=0.0, turned_ratio=0.0, hold_ratio=0.02, average_decay=0.998)
     elif options.configuration == "coarse":
         settings = replace(
-            settings, dvh_weight=0.0, upended_ratio=0.5, hold_ratio=0.4, weight_decay=5e-2, average_decay=0.9985
+            settings,
+            dvh_weight=0.0,
+            upended_ratio=0.5,
+            deformed_ratio=0.7,
+            hold_ratio=0.4,
+            weight_decay=5e-2,
+            average_decay=0.9985,
         )
     if options.no_turns:
         settings = replace(settings, turned_ratio=0.0)

@@ -224,7 +224,13 @@ def test_a_coarse_network_learns(tmp_path: Path) -> None:
     case = TrainingCase.of(patient)
     configuration = replace(CONFIGURATIONS["coarse"], widths=(8, 8, 16, 16), fine_width=8)
     settings = TrainingSettings(
-        minutes=1, validations=1, learning_rate=5e-3, dvh_weight=0.0, turned_ratio=0.0, upended_ratio=0.5
+        minutes=1,
+        validations=1,
+        learning_rate=5e-3,
+        dvh_weight=0.0,
+        turned_ratio=0.0,
+        upended_ratio=0.5,
+        deformed_ratio=0.5,
     )
     ticks = iter(range(10**6))
     training = Training(settings, tmp_path, CPU, configuration, clock=lambda: next(ticks) * 0.5)

@@ -259,7 +259,7 @@ def test_another_number_of_processes_is_not_resumed(small_case: TrainingCase, tm
 def test_a_checkpoint_from_before_blocks_goes_on(small_case: TrainingCase, tmp_path: Path) -> None:
     train(narrow_training(tmp_path, 2), [small_case], [small_patient()])
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
-    del state["configuration"]["block"], state["settings"]["upended_ratio"]
+    del state["configuration"]["block"], state["settings"]["upended_ratio"], state["settings"]["deformed_ratio"]
     torch.save(state, tmp_path / CHECKPOINT)
     training = narrow_training(tmp_path, 4)
     training.resume()

@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from RTDigitalTwinLib.model.crop import MARGIN_VOXELS, SIZE_MULTIPLE
+from RTDigitalTwinLib.model.deformation import Deformation, resampled
 from RTDigitalTwinLib.model.features import FITTED_BEAMS, OUTSIDE, PRESCRIBED_BEAMS
 from RTDigitalTwinLib.patient.naming import ORGANS_AT_RISK, TARGETS, mirrored_name
 from RTDigitalTwinLib.patient.structure import StructureKind
 
 BEAM_SPACING_DEG = 40
 TURNS = 360 // BEAM_SPACING_DEG
+LEAST_SHARE = 1 / 16  # of a block: less of it in the mask is not told apart from none
 CUT_AT_THE_MASK = (PRESCRIBED_BEAMS, FITTED_BEAMS)
 
 
@@ -29,10 +31,12 @@ class Example:
     names : of the network's inputs.
     values : (slices, rows, columns, names + 2) float32: the inputs as ``Features`` has them, then the dose in Gy and
         the dose mask as 0 or 1; of blocks see ``in_blocks``.
+    block : it has means over blocks of so many voxels along each direction; 1 has voxels.
     """
 
     names: tuple[str, ...]
     values: Tensor
+    block: int = 1
 
     @property
     def channels(self) -> Tensor:
@@ -49,16 +53,21 @@ class Example:
         """(1, slices, rows, columns): how much of a voxel, or of a block of voxels, can receive dose."""
         return self.values[None, ..., -1].contiguous()
 
-    def in_blocks(self, block: int) -> Example:
-        """Its means over blocks of so many voxels along each direction; of the dose, over a block's part of the mask.
+    def in_blocks(self, block: int, first: int = 0) -> Example:
+        """The means of voxels over blocks of so many along each direction; of the dose, over its part of the mask.
 
-        The mask becomes the share of a block.
+        The mask becomes the share of a block. The crop grows so that blocks may begin ``first`` voxels, fewer than
+        there are in a block, before it.
         """
         if block == 1:
             return self
-        inputs = functional.avg_pool3d(self.values[..., :-2].permute(3, 0, 1, 2), block).permute(1, 2, 3, 0)
-        dose_gy, share = block_doses(self.values[..., -2], self.values[..., -1], block)
-        return replace(self, values=torch.cat([inputs, dose_gy[..., None], share[..., None]], -1))
+        values = self.values
+        if first:
+            sizes = [-(-(n + first) // SIZE_MULTIPLE) * SIZE_MULTIPLE for n in values.shape[:3]]
+            values = _cut(values, [-first] * 3, sizes, self.names)
+        inputs = functional.avg_pool3d(values[..., :-2].permute(3, 0, 1, 2), block).permute(1, 2, 3, 0)
+        dose_gy, share = block_doses(values[..., -2], values[..., -1], block)
+        return replace(self, values=torch.cat([inputs, dose_gy[..., None], share[..., None]], -1), block=block)
 
     @property
     def mask(self) -> Tensor:
@@ -80,6 +89,7 @@ class Augmentation:
     ----------
     mirrored : left and right exchanged, paired organs with them.
     upended : superior and inferior exchanged, which coplanar beams do not notice.
+    deformation : of the anatomy, dose along with it.
     turns : of 40 degrees about the superior-inferior axis.
     pixel_ratio : size of the pixels it is seen in, relative to its own; slices stay as thick as they are.
     place : of the dose mask in the crop's slack along slices, rows and columns, 0 to 1; None leaves it centred.
@@ -90,6 +100,7 @@ class Augmentation:
     pixel_ratio: float = 1.0
     place: tuple[float, float, float] | None = None
     upended: bool = False
+    deformation: Deformation | None = None
 
     @classmethod
     def draw(
@@ -99,18 +110,21 @@ class Augmentation:
         turned_ratio: float,
         pixel_range: float = 1.0,
         upended_ratio: float = 0.0,
+        deformed_ratio: float = 0.0,
     ) -> Augmentation:
-        """A random one; so many of them mirrored, so many upended, and so many turned, the others as patients lie.
+        """A random one; so many of them mirrored, upended, deformed, and so many turned, the others as patients lie.
 
-        The turned ones, interpolated anyway, are seen in pixels up to ``pixel_range`` times larger or smaller.
+        The turned and the deformed ones, interpolated anyway, are seen in pixels up to ``pixel_range`` times larger or
+        smaller.
         """
         drawn = torch.rand(7, generator=generator).tolist()
         upended = upended_ratio > 0 and float(torch.rand(1, generator=generator)) < upended_ratio
-        mirrored, place = drawn[0] < mirrored_ratio, (drawn[3], drawn[4], drawn[5])
-        if drawn[1] >= turned_ratio:
-            return cls(mirrored, place=place, upended=upended)
-        pixel_ratio = pixel_range ** (2 * drawn[6] - 1)
-        return cls(mirrored, 1 + int(drawn[2] * (TURNS - 1)), pixel_ratio, place, upended)
+        deforms = deformed_ratio > 0 and float(torch.rand(1, generator=generator)) < deformed_ratio
+        deformation = Deformation.draw(generator) if deforms else None
+        turns = 1 + int(drawn[2] * (TURNS - 1)) if drawn[1] < turned_ratio else 0
+        pixel_ratio = pixel_range ** (2 * drawn[6] - 1) if turns or deforms else 1.0
+        place = (drawn[3], drawn[4], drawn[5])
+        return cls(drawn[0] < mirrored_ratio, turns, pixel_ratio, place, upended, deformation)
 
     def __call__(self, example: Example) -> Example:
         """The example moved; what comes in from beyond its crop is as outside the patient."""
@@ -118,9 +132,11 @@ class Augmentation:
             example = _mirrored(example)
         if self.upended:
             example = replace(example, values=example.values.flip(0))
+        angle, place = math.radians(BEAM_SPACING_DEG * self.turns), self.place or (0.5, 0.5, 0.5)
+        if self.deformation is not None:
+            return _deformed(example, self.deformation, angle, self.pixel_ratio, place)
         if self.turns or self.pixel_ratio != 1 or self.place is not None:
-            angle = math.radians(BEAM_SPACING_DEG * self.turns)
-            example = _moved(example, angle, self.pixel_ratio, self.place or (0.5, 0.5, 0.5))
+            example = _moved(example, angle, self.pixel_ratio, place)
         return example
 
 
@@ -139,16 +155,8 @@ def _mirrored(example: Example) -> Example:
 def _moved(example: Example, angle: float, pixel_ratio: float, place: Sequence[float]) -> Example:
     """Turned about the crop's middle, in new pixels, on the smallest crop with the mask, at ``place`` of the slack."""
     values = example.values
-    middle = [(n - 1) / 2 for n in values.shape[:3]]
-    voxels = values[..., -1].nonzero().double().T - torch.tensor(middle, device=values.device)[:, None]
-    z, y, x = voxels
-    turned = torch.stack([z, *(t / pixel_ratio for t in _turned(y, x, angle))])
-    starts, sizes = [], []
-    for low, high, share in zip(turned.amin(1).tolist(), turned.amax(1).tolist(), place, strict=True):
-        wanted = math.ceil(high - low - 1e-6) + 1 + 2 * MARGIN_VOXELS
-        size = -(-wanted // SIZE_MULTIPLE) * SIZE_MULTIPLE
-        starts.append(low - MARGIN_VOXELS - round(share * (size - wanted)))
-        sizes.append(size)
+    middle, (z, y, x) = _from_the_middle(values)
+    starts, sizes = _placed(torch.stack([z, *(t / pixel_ratio for t in _turned(y, x, angle))]), place, example.block)
     first = [round(start + m) for start, m in zip(starts, middle, strict=True)]
     if not angle and pixel_ratio == 1:
         return replace(example, values=_cut(values, first, sizes, example.names))
@@ -158,7 +166,65 @@ def _moved(example: Example, angle: float, pixel_ratio: float, place: Sequence[f
         for start, n in zip(starts[1:], sizes[1:], strict=True)
     )
     y, x = _turned(rows[:, None], columns[None], -angle)
-    return replace(example, values=_sampled(values, y + middle[1], x + middle[2], example.names))
+    if example.block > 1:
+        values = _with_dose_by_share(values)
+    return replace(example, values=_sharp(_sampled(values, y + middle[1], x + middle[2], example.names), example))
+
+
+def _deformed(
+    example: Example, deformation: Deformation, angle: float, pixel_ratio: float, place: Sequence[float]
+) -> Example:
+    """Deformed and turned, in new pixels, on the smallest crop with the mask, at ``place`` of the slack."""
+    middle, (z, y, x) = _from_the_middle(example.values)
+    ratios = deformation.ratios(pixel_ratio)
+    seen = torch.stack([t / ratio for t, ratio in zip((z, *_turned(y, x, angle)), ratios, strict=True)])
+    positions = deformation.positions(seen.amin(1).tolist(), seen.amax(1).tolist(), ratios, example.block)
+    slices, rows, columns = (t.to(example.values) for t in positions)
+    rows, columns = _turned(rows, columns, -angle)
+    at = [t + m for t, m in zip((slices, rows, columns), middle, strict=True)]
+    values = resampled(_with_dose_by_share(example.values), at, _outside(example.names, example.values))
+    values = _sharp(values, example)
+    starts, sizes = _placed(values[..., -1].nonzero().double().T, place, example.block)
+    return replace(example, values=_cut(values, [round(start) for start in starts], sizes, example.names))
+
+
+def _from_the_middle(values: Tensor) -> tuple[list[float], Tensor]:
+    """The crop's middle, and the positions (3, voxels) of the mask's voxels from there."""
+    middle = [(n - 1) / 2 for n in values.shape[:3]]
+    return middle, values[..., -1].nonzero().double().T - torch.tensor(middle, device=values.device)[:, None]
+
+
+def _placed(voxels: Tensor, place: Sequence[float], block: int) -> tuple[list[float], list[int]]:
+    """Where the smallest crop with these voxels (3, voxels) begins, at ``place`` of its slack, and its sizes."""
+    margin, multiple = -(-MARGIN_VOXELS // block), SIZE_MULTIPLE // block
+    starts, sizes = [], []
+    for low, high, share in zip(voxels.amin(1).tolist(), voxels.amax(1).tolist(), place, strict=True):
+        wanted = math.ceil(high - low - 1e-6) + 1 + 2 * margin
+        sizes.append(-(-wanted // multiple) * multiple)
+        starts.append(low - margin - round(share * (sizes[-1] - wanted)))
+    return starts, sizes
+
+
+def _with_dose_by_share(values: Tensor) -> Tensor:
+    """The dose of the whole voxel or block instead of that of its part of the mask: what can be interpolated."""
+    values = values.clone()
+    values[..., -2] *= values[..., -1]
+    return values
+
+
+def _sharp(values: Tensor, like: Example) -> Tensor:
+    """Interpolated values with the dose of a voxel's or block's part of the mask again; voxels lie in it or not."""
+    share = values[..., -1]
+    if like.block > 1:
+        values[..., -1] = share * (share > LEAST_SHARE)
+        values[..., -2] /= share.clamp(min=LEAST_SHARE)
+        return values
+    # What ends at the mask's edge is interpolated among the voxels inside it.
+    inside = torch.where(share >= 0.5, 1 / share.clamp(min=0.5), 0.0)
+    for i in (*(like.names.index(name) for name in CUT_AT_THE_MASK if name in like.names), -2):
+        values[..., i] *= inside
+    values[..., -1] = share >= 0.5
+    return values
 
 
 def _turned(y: Tensor, x: Tensor, angle: float) -> tuple[Tensor, Tensor]:
@@ -194,11 +260,4 @@ def _sampled(values: Tensor, y: Tensor, x: Tensor, names: Sequence[str]) -> Tens
     sums = functional.embedding_bag(
         torch.stack(pixels, 1), table, per_sample_weights=torch.stack(weights, 1).to(table.dtype), mode="sum"
     )
-    result = sums.view(*y.shape, slices, count).permute(2, 0, 1, 3).contiguous()
-    # What ends at the mask's edge is interpolated among the voxels inside it.
-    share = result[..., -1]
-    inside = torch.where(share >= 0.5, 1 / share.clamp(min=0.5), 0.0)
-    for i in (*(names.index(name) for name in CUT_AT_THE_MASK if name in names), -2):
-        result[..., i] *= inside
-    result[..., -1] = share >= 0.5
-    return result + outside
+    return sums.view(*y.shape, slices, count).permute(2, 0, 1, 3).contiguous() + outside

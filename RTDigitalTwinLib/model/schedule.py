@@ -16,9 +16,10 @@ class TrainingSettings:
     learning_rate : reached after ``warm_up_ratio`` of the budget, held up to ``hold_ratio`` of it, then a cosine to 0.
     average_decay : of the moving average of weights, at its end.
     turned_ratio : share of steps on a patient turned by a multiple of 40 degrees.
-    pixel_range : turned patients are seen in pixels up to so many times larger or smaller than their own.
+    pixel_range : turned or deformed patients are seen in pixels up to so many times larger or smaller than their own.
     mirrored_ratio : share of steps on a patient with left and right exchanged.
     upended_ratio : share of steps on a patient with superior and inferior exchanged.
+    deformed_ratio : share of steps on a patient whose anatomy, and dose with it, is deformed at random.
     dvh_weight, dvh_from_ratio : of the DVH loss beside the masked L1, rising from that share of the budget on over the
         next fifth.
     validations : how often to score the validation patients on the way.
@@ -37,6 +38,7 @@ class TrainingSettings:
     pixel_range: float = 1.25
     mirrored_ratio: float = 0.5
     upended_ratio: float = 0.0
+    deformed_ratio: float = 0.0
     dvh_weight: float = 0.15
     dvh_from_ratio: float = 0.4
     validations: int = 8

@@ -196,9 +196,12 @@ class Training:
             group["lr"] = self.settings.rate_at(self.elapsed_ratio)
         random = _stream(self.settings.seed, self.steps, 1 + self.workers.rank)
         s = self.settings
-        augmentation = Augmentation.draw(random, s.mirrored_ratio, s.turned_ratio, s.pixel_range, s.upended_ratio)
-        configuration = self.network.configuration
-        seen = augmentation(case.example(configuration.channels)).in_blocks(configuration.block)
+        augmentation = Augmentation.draw(
+            random, s.mirrored_ratio, s.turned_ratio, s.pixel_range, s.upended_ratio, s.deformed_ratio
+        )
+        channels, block = self.network.configuration.channels, self.network.configuration.block
+        first = int(torch.randint(block, (1,), generator=random)) if block > 1 else 0
+        seen = augmentation(case.example(channels).in_blocks(block, first))
         factors = [f.to(self.device) for f in self.network.draw_factors(1, random)]
         half = self._precision_for(seen.channels) is torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
@@ -337,7 +340,8 @@ class Training:
                 where=CHECKPOINT,
                 remedy="Resume with as many, or start anew without --resume in another folder.",
             )
-        begun, now = {"upended_ratio": 0.0, **state["settings"]}, asdict(self.settings)  # older ones knew no upended
+        unknown_before = {"upended_ratio": 0.0, "deformed_ratio": 0.0}
+        begun, now = {**unknown_before, **state["settings"]}, asdict(self.settings)
         others = [f"{k} {begun[k]}, not {now[k]}" for k in now if k not in CHANGEABLE_SETTINGS and begun[k] != now[k]]
         if others:
             raise TrainingError(
