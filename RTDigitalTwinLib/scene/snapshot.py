@@ -60,14 +60,16 @@ def save_pictures(nodes: PredictionNodes, folder: Path, progress: Progress = sil
     drawn: dict[str, Path] = {}
     with ExitStack() as shown:  # one window for all slices: each would compile its drawing programs anew
         shown.enter_context(haloed(nodes.patient.segmentation))
+        shown.enter_context(_isodoses_shown(nodes))
         view = SliceView(nodes.mean.GetScene(), application_logic)
         shown.callback(view.close)
         for orientation in ORIENTATIONS:
             view.frame(orientation, points, _through_ras(nodes), slab_mm)
+            named = _named(nodes, cut_by(nodes.patient.segmentation, _through_ras(nodes), view.normal_ras))
             for overlay in overlays:
                 path = Path(folder) / f"{orientation.lower()}_{overlay.name}.png"
                 progress(len(drawn) / count, f"Drawing {path.name}")
-                _save_slice(view, nodes, orientation, overlay, path)
+                _save_slice(view, nodes, orientation, overlay, named, path)
                 drawn[f"{orientation}: {overlay.caption}"] = path
     with _solid_view(nodes, application_logic) as solid:
         for name, (title, caption, isodose) in solids.items():
@@ -118,15 +120,22 @@ def _solids(nodes: PredictionNodes) -> dict[str, tuple[str, str, bool]]:
     return solids
 
 
-def _save_slice(view: SliceView, nodes: PredictionNodes, orientation: str, overlay: _Overlay, path: Path) -> None:
+def _save_slice(
+    view: SliceView,
+    nodes: PredictionNodes,
+    orientation: str,
+    overlay: _Overlay,
+    named: Sequence[tuple[str, Colour]],
+    path: Path,
+) -> None:
     with ExitStack() as shown:
-        shown.enter_context(_isodoses_shown(nodes, in_slices=overlay.volume is None))
         view.show(nodes.patient.ct, overlay.volume, _OPACITY)
         if overlay.volume is None:
+            shown.enter_context(_isodoses_shown(nodes, in_slices=True))
             shown.enter_context(targets_filled(nodes.patient.segmentation, list(nodes.patient.patient.targets)))
             key = [(f"{level.percent:g} %", f"{level.dose_gy:.1f} Gy", level.colour) for level in nodes.isodoses.levels]
             view.list_key("Isodoses", key)
-        _annotate_slice(view, nodes, orientation, overlay.title)
+        _annotate_slice(view, nodes, orientation, overlay.title, named)
         view.save(path)
 
 
@@ -146,14 +155,16 @@ def _isodoses_shown(nodes: PredictionNodes, *, in_slices: bool = False, in_space
             display.SetVisibility3D(surface)
 
 
-def _annotate_slice(view: SliceView, nodes: PredictionNodes, orientation: str, title: str) -> None:
+def _annotate_slice(
+    view: SliceView, nodes: PredictionNodes, orientation: str, title: str, named: Sequence[tuple[str, Colour]]
+) -> None:
     view.letters()
     position = dict(zip(("Sagittal", "Coronal", "Axial"), _through_ras(nodes), strict=True))[orientation]
     letter = {"Sagittal": "RL", "Coronal": "AP", "Axial": "SI"}[orientation][int(position < 0)]
     view.text(title, PANEL_PIXELS + 10, SIZE[1] - 22, 17)
     view.text(f"{orientation}, {letter} {abs(position):.0f} mm", SIZE[0] - 14, SIZE[1] - 22, 16, _GREY, "right")
     view.text(NOTICE, 16, 22, 13, _GREY)
-    view.list_names(_named(nodes, cut_by(nodes.patient.segmentation, _through_ras(nodes), view.normal_ras)))
+    view.list_names(named)
 
 
 def _named(nodes: PredictionNodes, shown: Container[str] | None = None) -> list[tuple[str, Colour]]:
