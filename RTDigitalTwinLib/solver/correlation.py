@@ -22,7 +22,7 @@ DISTANCES_MM = tuple(float(d) for d in (0, 2, 4, 6, 9, 12, 16, 20, 25, 30, 40, 5
 CUSTOMARY_SHARES = (0.05, 0.3, 0.35, 0.15, 0.15)  # where none were measured
 FARTHEST_MM = DISTANCES_MM[-1]
 LEAST_SHARE_OF_VARIANCE = 1e-6  # along an axis: what less of a drawn field comes of is left out
-LEAST_BLUR_RATIO = 1e-12  # of a blur's highest weight: less makes subnormal numbers, which a processor is slow with
+LEAST_BLUR_RATIO = 1e-9  # of a blur's highest weight: less makes subnormal numbers, which a processor is slow with
 
 
 class MaskBox:
