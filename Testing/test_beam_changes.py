@@ -12,7 +12,7 @@ from RTDigitalTwinLib.decision.actions import added
 from RTDigitalTwinLib.decision.beam_changes import ExplainedDose, PatientBeams, beam_consistent_ratio, explained_dose
 from RTDigitalTwinLib.decision.bounds import ChangeBounds, steepest_gy_per_mm
 from RTDigitalTwinLib.decision.fluence import FluenceSettings, optimised_fluence
-from RTDigitalTwinLib.decision.objective import kept_parts, mean_gy, penalty_parts
+from RTDigitalTwinLib.decision.objective import Part, kept_parts, mean_gy, penalty_parts
 from RTDigitalTwinLib.decision.penalties import Penalty, tail_mean
 from RTDigitalTwinLib.dosimetry.planning import planned
 from RTDigitalTwinLib.errors import GeometryError, PatientDataError, RTDigitalTwinError
@@ -201,6 +201,30 @@ def test_the_search_lessens_its_objective_with_fluence_that_exists(
     for wrong in ({"steps": 0}, {"tail_ratio": 0.0}, {"change_scale_gy": 0.0}, {"change_weight": -1.0}):
         with pytest.raises(RTDigitalTwinError, match="No fluence"):
             FluenceSettings(**wrong)
+
+
+def test_slopes_are_those_of_automatic_differentiation(prediction: DoseEnsemble) -> None:
+    """Of every kind of part, also where a change takes samples below 0 Gy, and with a tail of them only."""
+    penalties = [
+        Penalty("PTV_7000", 70.0, False, False, 100.0),
+        Penalty("PTV_7000", 60.0, True, False, 100.0),
+        Penalty("Parotid_R", 5.0, True, True, 1.0),
+        Penalty("SpinalCord", 4.0, False, False, 1.0),
+    ]
+    parts = [part for tail in (1.0, 0.3) for part in penalty_parts(prediction, penalties, tail)]
+    present = torch.from_numpy(mean_gy(prediction))
+    noise = torch.randn(len(present), generator=torch.Generator().manual_seed(0))
+    change_gy = 0.8 * present * noise
+    lowest = [float((part.samples_gy + change_gy[part.places]).min()) for part in parts if not part.penalty.of_mean]
+    assert max(lowest) < 0
+    every: list[Part] = [*parts, *kept_parts(prediction)]
+    for part in every:
+        free = change_gy.clone().requires_grad_()
+        (wanted,) = torch.autograd.grad(part.value(free), free)
+        found = torch.zeros_like(present)
+        part.slope(change_gy, found)
+        assert float(wanted.abs().max()) > 0, part.label
+        assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max()), part.label  # float32
 
 
 def test_what_is_kept_is_penalised_where_it_changes(prediction: DoseEnsemble) -> None:

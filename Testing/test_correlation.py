@@ -13,7 +13,7 @@ from RTDigitalTwinLib.calibration.outliers import Earlier, _joint_probability, j
 from RTDigitalTwinLib.calibration.readings import blurred, read_scalars, read_volumes, sampled_doses
 from RTDigitalTwinLib.calibration.scalar_posterior import EVIDENCE_DEGREES, posterior
 from RTDigitalTwinLib.calibration.treatment_change import Mover
-from RTDigitalTwinLib.calibration.volume_posterior import inflation_ratio
+from RTDigitalTwinLib.calibration.volume_posterior import from_volumes, inflation_ratio
 from RTDigitalTwinLib.dosimetry.delivery import Change, delivered_dose
 from RTDigitalTwinLib.model.crop import Crop, crop_around
 from RTDigitalTwinLib.patient.observation import MetricObservation, Moment, NoiseModel, Observation
@@ -77,6 +77,15 @@ def test_a_blur_has_the_variance_asked_for(crop: Crop, blur_mm: float) -> None:
     full[crop.mask_indices[place]] = 1
     measured = blurred(full.reshape(crop.grid.shape), crop, blur_mm)
     assert np.abs(box.blurred(point, blur_mm)[0] - measured).max() < 0.02 * measured.max()
+
+
+def test_a_blur_leaves_no_subnormal_numbers(crop: Crop) -> None:
+    """Far from a dose at one corner its blur is 0, not too small for full precision: that takes processors long."""
+    box = MaskBox(crop)
+    corner = np.zeros((1, box.places.size), np.float32)
+    corner[0, 0] = 1e-6
+    sizes = np.abs(box.blurred(corner, 1.5))
+    assert (sizes == 0).any() and not ((sizes > 0) & (sizes < np.finfo(np.float32).tiny)).any()
 
 
 def test_correlation_by_distance_is_that_of_all_pairs(crop: Crop) -> None:
@@ -208,6 +217,28 @@ def test_a_volume_says_how_much_larger_errors_are(drawn: DoseEnsemble) -> None:
     mean = volume.values + 3 * np.random.default_rng(0).standard_normal(volume.values.size).astype(np.float32)
     assert inflation_ratio([volume], MaskBox(crop), mean, np.ones(mean.size)) == pytest.approx(9.0, rel=0.05)
     assert inflation_ratio([volume], MaskBox(crop), mean, np.full(mean.size, 100.0)) == 1.0
+
+
+def test_deblurring_solves_its_equations(drawn: DoseEnsemble) -> None:
+    """Two volumes of their own blurs, one of half the voxels: after many steps what is found has no residual."""
+    patient, crop, box = drawn.patient, drawn.crop, MaskBox(drawn.crop)
+    truth, noise = delivered_dose(patient, Change()), NoiseModel(0.02, 0.02)
+    measured = [
+        measure_volume(patient, truth, FIRST, noise, Change(), k, blur_mm) for k, blur_mm in ((1, 3.0), (2, 0.0))
+    ]
+    whole, half = read_volumes(measured, patient, crop)
+    values = half.values.copy()
+    values[::2] = np.nan
+    half = replace(half, values=values)
+    mean, variance = 0.9 * np.nan_to_num(whole.values), np.linspace(0.1, 4.0, whole.values.size)
+    found = from_volumes([whole, half], box, mean, variance, 60)
+    wanted, given = np.zeros(found.size), found / variance
+    for volume in (whole, half):
+        precision = np.where(volume.known, 1 / np.square(volume.std.astype(float)), 0)
+        off = np.where(volume.known, volume.values - box.blurred(mean[None], volume.blur_mm)[0], 0)
+        wanted += box.blurred((precision * off)[None], volume.blur_mm)[0]
+        given += box.blurred((precision * box.blurred(found[None], volume.blur_mm)[0])[None], volume.blur_mm)[0]
+    assert np.abs(given - wanted).max() < 1e-3 * np.abs(wanted).max()  # float32
 
 
 def test_the_joint_probability_is_that_of_a_chi_square(drawn: DoseEnsemble) -> None:

@@ -354,6 +354,11 @@ def test_beliefs_are_saved_loaded_and_compared(
     save_belief(posterior, path)
     again = load_belief(path, case.belief)
     assert again.same_as(posterior) and again.is_simulated
+    packed = tmp_path / "packed.belief.npz"  # every array, as all files once were
+    with np.load(path) as stored:
+        np.savez_compressed(packed, **{name: stored[name] for name in stored.files})
+    assert load_belief(packed, case.belief).same_as(posterior)
+    assert path.stat().st_size < 2 * packed.stat().st_size
     assert np.array_equal(again.sample(2, 3).deviations_gy, posterior.sample(2, 3).deviations_gy)
     assert not again.same_as(calibrator.absorb(gather(case.belief, case.observed(), sampled)))
     other = DoseSurrogate(case.belief.surrogate.network, torch.device("cpu"), "1" * 64)

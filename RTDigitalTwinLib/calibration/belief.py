@@ -11,9 +11,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
-from zipfile import BadZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from RTDigitalTwinLib.solver.narrowing import ErrorPaths, Narrowing
 SUFFIX = ".belief.npz"
 FORMAT = 2
 READ_FORMATS = (1, 2)  # 1 has no hash of the dose mask; one from before errors were stored with it has no paths
+PACKING_LEVEL = 1
 LEAST_SHIFT_GY = 1e-6  # less is rounding, which shows where the dose is 0
 
 
@@ -236,8 +238,13 @@ def save_belief(belief: RecalibratedBelief, path: Path) -> None:
     if belief.decoder is not None:
         arrays |= {f"decoder {name}": share for name, share in belief.decoder.shares.items()}
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    with whole_file(path) as aside, aside.open("wb") as out:
-        np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+    with whole_file(path) as aside, ZipFile(aside, "w") as archive:
+        for name, values in arrays.items():
+            array = BytesIO()
+            np.save(array, values, allow_pickle=False)
+            # Of a dose volume most voxels are 0; the digits of all else are like noise, and packing them takes long.
+            packed = ZIP_DEFLATED if name.startswith("dose ") else ZIP_STORED
+            archive.writestr(ZipInfo(f"{name}.npy"), array.getbuffer(), packed, PACKING_LEVEL)
 
 
 def load_belief(path: Path, prior: DoseBelief) -> RecalibratedBelief:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.covariance import Hypothesis, ScalarErrors, slopes_of
-from RTDigitalTwinLib.calibration.treatment_change import FoundChange, Mover, best_change, probabilities
+from RTDigitalTwinLib.calibration.treatment_change import FoundChange, Mover, Off, best_change, probabilities
 
 EVIDENCE_DEGREES = 20.0  # of freedom of the t distribution: how surely the size of errors is known
 
@@ -158,14 +158,15 @@ class _ScalarsTold:
 
     errors: ScalarErrors
 
-    def of_changes(
-        self, changes: NDArray[np.float32], dose_gy: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        errors = self.errors
-        seen = slopes_of(errors.readings, dose_gy).astype(float) @ changes.T.astype(float)
-        weighted = np.linalg.solve(errors.as_planned, seen).T
-        return weighted @ seen, weighted @ errors.off_at(dose_gy)
+    def off(self, dose_gy: NDArray[np.float32]) -> Off:
+        return [self.errors.off_at(dose_gy)]
 
-    def misfit(self, dose_gy: NDArray[np.float32]) -> float:
-        off = self.errors.off_at(dose_gy)
-        return float(off @ np.linalg.solve(self.errors.as_planned, off))
+    def of_changes(
+        self, changes: NDArray[np.float32], dose_gy: NDArray[np.float32], off: Off
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        seen = slopes_of(self.errors.readings, dose_gy).astype(float) @ changes.T.astype(float)
+        weighted = np.linalg.solve(self.errors.as_planned, seen).T
+        return weighted @ seen, weighted @ off[0]
+
+    def misfit(self, off: Off) -> float:
+        return float(off[0] @ np.linalg.solve(self.errors.as_planned, off[0]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,16 +35,23 @@ CONFIRM = (
 )
 
 
+Off: TypeAlias = Sequence[NDArray]
+
+
 class Told(Protocol):
     """What observations say of a dose (mask voxels,)."""
 
-    def of_changes(
-        self, changes: NDArray[np.float32], dose_gy: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """J' W J and J' W d: J what is seen of changes (changes, mask voxels), d what is off, W its weight."""
+    def off(self, dose_gy: NDArray[np.float32]) -> Off:
+        """d: observed minus expected, of each that is told of by itself."""
         ...
 
-    def misfit(self, dose_gy: NDArray[np.float32]) -> float:
+    def of_changes(
+        self, changes: NDArray[np.float32], dose_gy: NDArray[np.float32], off: Off
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """J' W J and J' W d: J what is seen of changes (changes, mask voxels), d the dose's ``off``, W its weight."""
+        ...
+
+    def misfit(self, off: Off) -> float:
         """d' W d."""
         ...
 
@@ -96,18 +103,20 @@ def best_change(mover: Mover, hypothesis: Hypothesis, told: Told) -> Changed:
     """The maximum a posteriori by Gauss-Newton, steps halved where they make things worse; from no change on."""
     free = np.flatnonzero(hypothesis.sizes)
     sizes, now, total = np.zeros(4), mover.dose_gy, np.eye(len(free))
-    misfit = told.misfit(now)
+    off = told.off(now)
+    misfit = told.misfit(off)
     for _ in range(GAUSS_NEWTON_STEPS if len(free) else 0):
-        information, pull = told.of_changes(mover.changes(now, sizes)[free], now)
+        information, pull = told.of_changes(mover.changes(now, sizes)[free], now, off)
         total = np.eye(len(free)) + information
         step = np.zeros(4)
         step[free] = np.linalg.solve(total, pull - sizes[free])
         worse = misfit + float(sizes @ sizes)
         for _ in range(HALVINGS):
             tried = mover.moved(sizes + step)
-            left = told.misfit(tried)
+            tried_off = told.off(tried)
+            left = told.misfit(tried_off)
             if left + float(np.square(sizes + step).sum()) <= worse:
-                sizes, now, misfit = sizes + step, tried, left
+                sizes, now, off, misfit = sizes + step, tried, tried_off, left
                 break
             step = step / 2
         else:
@@ -222,18 +231,22 @@ class _VolumesTold:
         weights = [alike * v.known / (variance + np.square(v.std.astype(float))) for v in volumes]
         return cls(tuple(volumes), tuple(weights), covariance.box)
 
+    def off(self, dose_gy: NDArray[np.float32]) -> Off:
+        return [
+            np.where(v.known, v.values - self.box.blurred(dose_gy[None], v.blur_mm)[0], 0)  # NaN where it is not known
+            for v in self.volumes
+        ]
+
     def of_changes(
-        self, changes: NDArray[np.float32], dose_gy: NDArray[np.float32]
+        self, changes: NDArray[np.float32], dose_gy: NDArray[np.float32], off: Off
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         total, pull = np.zeros((len(changes), len(changes))), np.zeros(len(changes))
-        for volume, weight in zip(self.volumes, self.weights, strict=True):
+        for volume, weight, d in zip(self.volumes, self.weights, off, strict=True):
             seen = self.box.blurred(changes, volume.blur_mm).astype(float)
-            total = total + (seen * weight) @ seen.T
-            pull = pull + (seen * weight) @ self._off(volume, dose_gy)
+            weighted = seen * weight
+            total = total + weighted @ seen.T
+            pull = pull + weighted @ d
         return total, pull
 
-    def misfit(self, dose_gy: NDArray[np.float32]) -> float:
-        return sum(float(w @ np.square(self._off(v, dose_gy))) for v, w in zip(self.volumes, self.weights, strict=True))
-
-    def _off(self, volume: VolumeReading, dose_gy: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.where(volume.known, volume.values - self.box.blurred(dose_gy[None], volume.blur_mm)[0], 0)
+    def misfit(self, off: Off) -> float:
+        return sum(float(w @ np.square(d)) for w, d in zip(self.weights, off, strict=True))

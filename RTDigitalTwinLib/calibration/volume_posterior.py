@@ -8,8 +8,10 @@ the dose (Hanke 1995).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from RTDigitalTwinLib.calibration.covariance import ErrorCovariance
@@ -28,7 +30,7 @@ def from_volumes(
 ) -> NDArray[np.float64]:
     """(mask voxels,) what dose volumes say of the error of a dose, in Gy."""
     off = [np.where(v.known, v.values - _seen(v, box, mean_gy), 0) for v in volumes]
-    return _deblurred(volumes, box, off, variance, steps)
+    return _Deblurring.of(volumes, box, variance).found(off, steps).astype(float)
 
 
 def left_by_volumes(
@@ -42,11 +44,12 @@ def left_by_volumes(
 ) -> NDArray[np.float32]:
     """(draws, mask voxels) what is left of errors when volumes are measured of them and taken for what they say."""
     noises = [[v.std * rng.standard_normal(v.std.shape, dtype=np.float32) for v in volumes] for _ in errors]
+    deblurring = _Deblurring.of(volumes, box, variance)
 
     def left_of(drawn: tuple[NDArray[np.float32], list[NDArray[np.float32]]]) -> NDArray[np.float32]:
         error, noise = drawn
         off = [np.where(v.known, _seen(v, box, error) + n, 0) for v, n in zip(volumes, noise, strict=True)]
-        return (error - _deblurred(volumes, box, off, variance, steps)).astype(np.float32)
+        return error - deblurring.found(off, steps)
 
     left = np.empty_like(errors)
     with side_by_side(left_of, list(zip(errors, noises, strict=True)), "cpu") as done:
@@ -60,40 +63,71 @@ def _seen(volume: VolumeReading, box: MaskBox, values: NDArray) -> NDArray[np.fl
     return box.blurred(values[None], volume.blur_mm)[0]
 
 
-def _deblurred(
-    volumes: Sequence[VolumeReading], box: MaskBox, off: Sequence[NDArray], variance: NDArray[np.float64], steps: int
-) -> NDArray[np.float64]:
+@dataclass(frozen=True, eq=False)
+class _Deblurring:
     """x (mask voxels,) of (1 / variance + sum B' R^-1 B) x = sum B' R^-1 d, B the blur (Shewchuk 1994, B2).
 
-    ``off`` are the d of each volume.
+    Attributes
+    ----------
+    blurs_mm : of each volume.
+    precisions : R^-1 of each, (slices, rows, columns) on the box; 0 where nothing is known.
+    information : (mask voxels,) 1 / variance.
+    scale : (mask voxels,) 1 over what each voxel tells by itself.
     """
-    precisions = [np.where(v.known, 1 / np.square(v.std.astype(float)), 0) for v in volumes]
 
-    def matrix(values: NDArray) -> NDArray:
-        parts = (_seen(v, box, p * _seen(v, box, values)) for v, p in zip(volumes, precisions, strict=True))
-        return values / variance + sum(parts, np.zeros_like(values))
+    box: MaskBox
+    blurs_mm: tuple[float, ...]
+    precisions: tuple[torch.Tensor, ...]
+    information: NDArray[np.float32]
+    scale: NDArray[np.float32]
 
-    def dot(one: NDArray, other: NDArray) -> float:
-        return float(np.einsum("x,x->", one, other))  # a product of the libraries' own would wake all cores
+    @classmethod
+    def of(cls, volumes: Sequence[VolumeReading], box: MaskBox, variance: NDArray[np.float64]) -> _Deblurring:
+        precisions = [np.where(v.known, 1 / np.square(v.std.astype(float)), 0) for v in volumes]
+        information = 1 / variance
+        scale = 1 / (information + np.sum(precisions, axis=0))
+        boxes = tuple(torch.from_numpy(full) for full in box.spread(np.stack(precisions)))
+        blurs_mm = tuple(v.blur_mm for v in volumes)
+        return cls(box, blurs_mm, boxes, information.astype(np.float32), scale.astype(np.float32))
 
-    scale = 1 / (1 / variance + np.sum(precisions, axis=0))
-    wanted, found = np.zeros(len(variance)), np.zeros(len(variance))
-    for volume, precision, d in zip(volumes, precisions, off, strict=True):
-        wanted += _seen(volume, box, precision * d)
-        found += scale * precision * d  # each voxel by itself, to begin with
-    left = wanted - matrix(found)
-    along = scale * left
-    size = dot(left, along)
-    for _ in range(steps):
-        if size <= 0:
-            break
-        moved = matrix(along)
-        length = size / dot(along, moved)
-        found += length * along
-        left -= length * moved
-        before, size = size, dot(left, scale * left)
-        along = scale * left + size / before * along
-    return found
+    def found(self, off: Sequence[NDArray], steps: int) -> NDArray[np.float32]:
+        """After a few ``steps``; ``off`` are the d (mask voxels,) of each volume."""
+        wanted = [torch.from_numpy(full) for full in self.box.spread(np.stack(off))]
+        told = [
+            (precision * d).numpy().reshape(-1)[self.box.places]
+            for precision, d in zip(self.precisions, wanted, strict=True)
+        ]
+        found = self.scale * sum(told, np.zeros_like(self.scale))  # each voxel by itself, to begin with
+        left = self._back(found, wanted) - self.information * found
+        along = self.scale * left
+        size = _dot(left, along)
+        for _ in range(steps):
+            if size <= 0:
+                break
+            moved = self.information * along + self._back(along)
+            length = size / _dot(along, moved)
+            found += np.float32(length) * along
+            left -= np.float32(length) * moved
+            scaled = self.scale * left
+            before, size = size, _dot(left, scaled)
+            along = scaled + np.float32(size / before) * along
+        return found
+
+    def _back(self, values: NDArray[np.float32], wanted: Sequence[torch.Tensor] = ()) -> NDArray[np.float32]:
+        """(mask voxels,) sum of B' R^-1 B values over the volumes; of B' R^-1 (d - B values) for ``wanted`` d."""
+        total = np.zeros_like(values)
+        for k, (blur_mm, precision) in enumerate(zip(self.blurs_mm, self.precisions, strict=True)):
+
+            def weighed(seen: torch.Tensor, k: int = k, precision: torch.Tensor = precision) -> torch.Tensor:
+                return precision * (wanted[k] - seen if wanted else seen)
+
+            total += self.box.blurred_twice(values, blur_mm, weighed)
+        return total
+
+
+def _dot(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """By numpy alone: a product of the libraries' own would wake all cores."""
+    return float(np.einsum("x,x->", one, other, dtype=float))
 
 
 def inflation_ratio(

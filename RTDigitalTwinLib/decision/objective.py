@@ -46,18 +46,27 @@ class PenaltyPart:
 
     def value(self, change_gy: Tensor) -> Tensor:
         """Weighted, of a change (mask voxels,)."""
+        return self._of(self._changed_gy(change_gy))
+
+    def slope(self, change_gy: Tensor, total: Tensor) -> None:
+        """Add to ``total`` (mask voxels,) the derivative of ``value`` by the change."""
+        found = self.penalty.slope(self._changed_gy(change_gy), self._weights, self.tail_ratio)
+        total[self.places] += self.penalty.weight * (self.shares * found if self.penalty.of_mean else found)
+
+    def _changed_gy(self, change_gy: Tensor) -> Tensor:
         change = change_gy[self.places]
-        if self.penalty.of_mean:
-            change = (self.shares * change).sum()
-        return self._of(self.samples_gy + change)
+        return self.samples_gy + ((self.shares * change).sum() if self.penalty.of_mean else change)
+
+    @property
+    def _weights(self) -> Tensor:
+        return self.samples_gy.new_ones(1) if self.penalty.of_mean else self.shares
 
     def scaled(self, factor: float) -> float:
         """Weighted, of the samples times a factor."""
         return float(self._of(self.samples_gy * factor))
 
     def _of(self, doses_gy: Tensor) -> Tensor:
-        weights = doses_gy.new_ones(1) if self.penalty.of_mean else self.shares
-        return self.penalty.weight * self.penalty.of(doses_gy.clamp(min=0), weights, self.tail_ratio)
+        return self.penalty.weight * self.penalty.of(doses_gy.clamp(min=0), self._weights, self.tail_ratio)
 
     def curvature(self, open_dose_gy: Tensor, bound: Tensor) -> None:
         """Add to ``bound`` (mask voxels,) what bounds the curvature along fluences, as A^T bound does."""
@@ -90,6 +99,12 @@ class KeptPart:
         change = change_gy[self.places]
         beyond = (change - self.highest_gy).clamp(min=0) + (self.lowest_gy - change).clamp(min=0)
         return self.weight * (self.shares * (beyond / self.dose_gy).square()).sum()
+
+    def slope(self, change_gy: Tensor, total: Tensor) -> None:
+        """As of a penalty."""
+        change = change_gy[self.places]
+        beyond = (change - self.highest_gy).clamp(min=0) - (self.lowest_gy - change).clamp(min=0)
+        total[self.places] += 2 * self.weight / self.dose_gy**2 * self.shares * beyond
 
     def curvature(self, open_dose_gy: Tensor, bound: Tensor) -> None:
         bound[self.places] += 2 * self.weight / self.dose_gy**2 * self.shares * open_dose_gy[self.places]

@@ -58,6 +58,29 @@ class Penalty:
         beyond = (doses_gy - self.limit_gy) if self.upper else (self.limit_gy - doses_gy)
         return tail_mean(((beyond.clamp(min=0) / self.limit_gy).square() * weights).sum(dim=1), tail_ratio)
 
+    def slope(self, doses_gy: Tensor, weights: Tensor, tail_ratio: float = 1.0) -> Tensor:
+        """(voxels,) derivative of ``of`` by a dose added to all samples, none of them kept above 0 before.
+
+        By hand: for a search it takes a third of what automatic differentiation does. Of a mean, ``doses_gy`` are the
+        means (samples, 1).
+        """
+        beyond = (doses_gy.clamp(min=0) - self.limit_gy).mul_((1 if self.upper else -1) / self.limit_gy).clamp_(min=0)
+        counted = beyond.new_full((len(beyond),), 1 / len(beyond))
+        if tail_ratio < 1:
+            counted = tail_shares(beyond.square() @ weights, tail_ratio)
+        if not self.upper:
+            beyond.masked_fill_(doses_gy < 0, 0)
+        return (2 if self.upper else -2) / self.limit_gy * weights * (counted @ beyond)
+
+
+def tail_shares(values: Tensor, tail_ratio: float) -> Tensor:
+    """(samples,) derivative of ``tail_mean``: how much each sample counts where the tail is not all."""
+    wanted = max(tail_ratio * len(values), 1.0)
+    shares = torch.empty_like(values)
+    order = values.argsort(descending=True)
+    shares[order] = (wanted - torch.arange(len(values), device=values.device)).clamp(0, 1).to(values) / wanted
+    return shares
+
 
 def tail_mean(values: Tensor, tail_ratio: float) -> Tensor:
     """Conditional value at risk: the mean of the highest ``tail_ratio`` of samples (samples,), differentiable.

@@ -69,7 +69,9 @@ def displacement_mm(patient: Patient, change: Change) -> NDArray[np.float64]:
     share asked for is lost; outside, that displacement falls off as a Gaussian of the distance to the gland. The skin
     moves inwards along the surface's normal, tissue below it less as an exponential of its depth. The parts are added.
     """
-    grid = patient.ct.grid
+    grid, shift_mm = patient.ct.grid, np.asarray(change.shift_mm, dtype=float)
+    if not change.parotid_shrinkage_ratio and not change.weight_loss_mm:
+        return np.broadcast_to(shift_mm, (*grid.shape, 3))
     moved = np.zeros((*grid.shape, 3))
     if change.parotid_shrinkage_ratio:
         scale = np.cbrt(1 - change.parotid_shrinkage_ratio)
@@ -82,7 +84,7 @@ def displacement_mm(patient: Patient, change: Change) -> NDArray[np.float64]:
                 moved += weight[..., None] * (scale - 1) * (positions - gland.centroid_mm)
     if change.weight_loss_mm:
         moved += _inwards_mm(patient, change.weight_loss_mm)
-    return moved + np.asarray(change.shift_mm)
+    return moved + shift_mm
 
 
 def delivered_dose(patient: Patient, change: Change) -> Volume:
@@ -95,11 +97,11 @@ def delivered_dose(patient: Patient, change: Change) -> Volume:
     if not patient.plans or patient.plan.dose is None:
         raise PatientDataError("There is no reference dose to deliver.", remedy="Use a patient whose plan has a dose.")
     grid, planned = patient.ct.grid, patient.plan.dose.values.astype(np.float32)
-    moved = displacement_mm(patient, change)
     inside = patient.dose_mask.mask
+    moved = displacement_mm(patient, change)[inside]
     values = np.zeros_like(planned)
     # As an offset in voxels: adding positions first would lose the last digits of whole shifts.
-    at = np.argwhere(inside) + offsets_in_voxels(grid, moved[inside])
+    at = np.argwhere(inside) + offsets_in_voxels(grid, moved)
     values[inside] = interpolated(planned, at.T) if moved.any() else planned[inside]
     factor = np.float32(1 + change.output_error_ratio)
     return Volume(factor * values, grid, Quantity.DOSE_GY)

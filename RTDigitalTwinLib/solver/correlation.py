@@ -22,6 +22,7 @@ DISTANCES_MM = tuple(float(d) for d in (0, 2, 4, 6, 9, 12, 16, 20, 25, 30, 40, 5
 CUSTOMARY_SHARES = (0.05, 0.3, 0.35, 0.15, 0.15)  # where none were measured
 FARTHEST_MM = DISTANCES_MM[-1]
 LEAST_SHARE_OF_VARIANCE = 1e-6  # along an axis: what less of a drawn field comes of is left out
+LEAST_BLUR_RATIO = 1e-9  # of a blur's highest weight: less makes subnormal numbers, which a processor is slow with
 
 
 class MaskBox:
@@ -74,13 +75,26 @@ class MaskBox:
         kernels = self._kernels(blur_mm)
         return self._each(values, lambda field: _along_axes(field, *kernels))
 
+    def blurred_twice(
+        self, values: NDArray, blur_mm: float, between: Callable[[torch.Tensor], torch.Tensor]
+    ) -> NDArray[np.float32]:
+        """(mask voxels,) blurred, changed by ``between`` on the box (slices, rows, columns), and blurred again.
+
+        What ``between`` leaves outside the mask is blurred as well.
+        """
+
+        def blur(field: torch.Tensor) -> torch.Tensor:
+            return _along_axes(field, *self._kernels(blur_mm)) if blur_mm else field
+
+        return self._each(values[None], lambda field: blur(between(blur(field))))[0]
+
     def _each(self, values: NDArray, change: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
         """Fields (fields, mask voxels) changed one by one on the box: one fits the processor's cache."""
         changed = np.empty(values.shape, np.float32)
         full = np.zeros(self.shape, np.float32)
         for row, field in zip(changed, values, strict=True):
             full.reshape(-1)[self.places] = field
-            row[:] = change(torch.from_numpy(full)).numpy().reshape(-1)[self.places]
+            change(torch.from_numpy(full)).numpy().reshape(-1).take(self.places, out=row)
         return changed
 
     def _kernels(self, blur_mm: float) -> list[torch.Tensor]:
@@ -88,6 +102,7 @@ class MaskBox:
             kernels = []
             for n, h in zip(self.shape, self.spacing_mm, strict=True):
                 weights = _discrete_gaussian(n, (blur_mm / h) ** 2)
+                weights[weights < LEAST_BLUR_RATIO * weights[0]] = 0
                 kernel = weights[np.abs(np.arange(n)[:, None] - np.arange(n))]
                 kernels.append(torch.from_numpy(kernel.astype(np.float32)))
             self._blurs[blur_mm] = kernels
