@@ -93,7 +93,8 @@ def train_network(options: argparse.Namespace, progress: Progress = silent, say:
             dvh_weight=0.0,
             upended_ratio=0.5,
             deformed_ratio=0.7,
-            hold_ratio=0.4,
+            settled_from_ratio=0.6,
+            hold_ratio=0.6,
             weight_decay=5e-2,
             average_decay=0.9985,
         )

@@ -122,6 +122,13 @@ def test_the_learning_rate_is_held_for_a_share_of_the_budget() -> None:
     assert [settings.rate_at(r) for r in (0.1, 0.3, 0.6, 0.8, 1.0)] == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4, 0])
 
 
+def test_towards_the_end_patients_lie_as_they_do() -> None:
+    settings = TrainingSettings(10, turned_ratio=0.5, upended_ratio=0.4, deformed_ratio=0.7, settled_from_ratio=0.6)
+    assert settings.moves_at(0.59) == (0.5, 0.4, 0.7)
+    assert settings.moves_at(0.6) == settings.moves_at(1.1) == pytest.approx((0.15, 0.12, 0.0))
+    assert TrainingSettings(10).moves_at(0.99) == (0.5, 0.0, 0.0)
+
+
 def test_the_dvh_loss_comes_late() -> None:
     settings = TrainingSettings(minutes=10, dvh_weight=0.2, dvh_from_ratio=0.5)
     assert [settings.dvh_weight_at(r) for r in (0.0, 0.5, 0.6, 0.7, 1.0)] == pytest.approx([0, 0, 0.1, 0.2, 0.2])
@@ -259,7 +266,9 @@ def test_another_number_of_processes_is_not_resumed(small_case: TrainingCase, tm
 def test_a_checkpoint_from_before_blocks_goes_on(small_case: TrainingCase, tmp_path: Path) -> None:
     train(narrow_training(tmp_path, 2), [small_case], [small_patient()])
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
-    del state["configuration"]["block"], state["settings"]["upended_ratio"], state["settings"]["deformed_ratio"]
+    del state["configuration"]["block"]
+    for unknown in ("upended_ratio", "deformed_ratio", "settled_from_ratio"):
+        del state["settings"][unknown]
     torch.save(state, tmp_path / CHECKPOINT)
     training = narrow_training(tmp_path, 4)
     training.resume()

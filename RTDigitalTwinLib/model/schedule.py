@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+SETTLED_SHARE = 0.3
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -20,6 +22,8 @@ class TrainingSettings:
     mirrored_ratio : share of steps on a patient with left and right exchanged.
     upended_ratio : share of steps on a patient with superior and inferior exchanged.
     deformed_ratio : share of steps on a patient whose anatomy, and dose with it, is deformed at random.
+    settled_from_ratio : from that share of the budget on none is deformed, and ``SETTLED_SHARE`` of the turned and the
+        upended are left: what a network learns last is patients as they lie. 1 for never.
     dvh_weight, dvh_from_ratio : of the DVH loss beside the masked L1, rising from that share of the budget on over the
         next fifth.
     validations : how often to score the validation patients on the way.
@@ -39,6 +43,7 @@ class TrainingSettings:
     mirrored_ratio: float = 0.5
     upended_ratio: float = 0.0
     deformed_ratio: float = 0.0
+    settled_from_ratio: float = 1.0
     dvh_weight: float = 0.15
     dvh_from_ratio: float = 0.4
     validations: int = 8
@@ -51,6 +56,12 @@ class TrainingSettings:
             return self.learning_rate * max(elapsed_ratio / self.warm_up_ratio, 0.01)
         along = (min(elapsed_ratio, 1.0) - self.hold_ratio) / (1 - self.hold_ratio)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * max(along, 0.0)))
+
+    def moves_at(self, elapsed_ratio: float) -> tuple[float, float, float]:
+        """Shares of turned, upended and deformed patients after a share of the budget."""
+        if elapsed_ratio < self.settled_from_ratio:
+            return self.turned_ratio, self.upended_ratio, self.deformed_ratio
+        return SETTLED_SHARE * self.turned_ratio, SETTLED_SHARE * self.upended_ratio, 0.0
 
     def dvh_weight_at(self, elapsed_ratio: float) -> float:
         """Weight of the DVH loss after a share of the budget."""

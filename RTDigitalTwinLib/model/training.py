@@ -196,9 +196,8 @@ class Training:
             group["lr"] = self.settings.rate_at(self.elapsed_ratio)
         random = _stream(self.settings.seed, self.steps, 1 + self.workers.rank)
         s = self.settings
-        augmentation = Augmentation.draw(
-            random, s.mirrored_ratio, s.turned_ratio, s.pixel_range, s.upended_ratio, s.deformed_ratio
-        )
+        turned, upended, deformed = s.moves_at(self.elapsed_ratio)
+        augmentation = Augmentation.draw(random, s.mirrored_ratio, turned, s.pixel_range, upended, deformed)
         channels, block = self.network.configuration.channels, self.network.configuration.block
         first = int(torch.randint(block, (1,), generator=random)) if block > 1 else 0
         seen = augmentation(case.example(channels).in_blocks(block, first))
@@ -340,7 +339,7 @@ class Training:
                 where=CHECKPOINT,
                 remedy="Resume with as many, or start anew without --resume in another folder.",
             )
-        unknown_before = {"upended_ratio": 0.0, "deformed_ratio": 0.0}
+        unknown_before = {"upended_ratio": 0.0, "deformed_ratio": 0.0, "settled_from_ratio": 1.0}
         begun, now = {**unknown_before, **state["settings"]}, asdict(self.settings)
         others = [f"{k} {begun[k]}, not {now[k]}" for k in now if k not in CHANGEABLE_SETTINGS and begun[k] != now[k]]
         if others:
