@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from RTDigitalTwinLib.cli import main
 from RTDigitalTwinLib.errors import ModelError
-from RTDigitalTwinLib.model.coarse import Committee, interpolated
+from RTDigitalTwinLib.model.augmentation import Augmentation
+from RTDigitalTwinLib.model.coarse import Committee, coarse_dose_gy, interpolated
 from RTDigitalTwinLib.model.features import CHANNELS
 from RTDigitalTwinLib.model.network import CONFIGURATIONS, DoseUNet, NetworkConfiguration
 from RTDigitalTwinLib.model.surrogate import DoseSurrogate
@@ -52,7 +54,7 @@ def test_blocks_of_an_example_hold_means_and_the_dose_of_their_part_of_the_mask(
     example = TrainingCase.of(Patient.load(sample_folder)).example()
     seen = example.in_blocks(2)
     assert seen.values.shape[:3] == tuple(n // 2 for n in example.values.shape[:3])
-    assert torch.equal(seen.channels, torch.nn.functional.avg_pool3d(example.channels, 2))
+    assert torch.equal(seen.channels, functional.avg_pool3d(example.channels, 2))
     assert float(seen.share.sum()) * 8 == pytest.approx(float(example.mask.sum()))
     # No dose is lost: each block's dose times its part of the mask.
     assert float((seen.dose_gy * seen.share).sum()) * 8 == pytest.approx(float(example.dose_gy.sum()), rel=1e-5)
@@ -104,6 +106,18 @@ def test_the_means_over_blocks_go_halfway_to_the_coarse_networks_mean(members: t
     added_gy = 70 * (corrected.baseline - encoded.baseline)[0]
     assert torch.allclose(added_gy[mask], torch.tensor(0.5 * (43.0 - 34.0)), atol=1e-3)
     assert not added_gy[~mask].any()
+
+
+def test_a_coarse_network_sees_a_patient_and_its_mirror_image_alike(
+    members: tuple[DoseUNet, ...], sample_folder: Path
+) -> None:
+    example = TrainingCase.of(Patient.load(sample_folder)).example(COARSE.channels)
+    mirrored = Augmentation(mirrored=True)(example)
+    with torch.inference_mode():
+        dose, of_mirrored = (coarse_dose_gy(members[0], e.channels) for e in (example, mirrored))
+        by_itself = members[0](functional.avg_pool3d(example.channels, 2))[0]
+    assert torch.allclose(of_mirrored.flip(-1), dose, atol=1e-3)
+    assert (by_itself - dose).abs().max() > 0.1
 
 
 def test_all_samples_share_the_correction(alone: DoseSurrogate, together: DoseSurrogate, sample: Patient) -> None:

@@ -32,13 +32,13 @@ def test_tests_that_a_page_names_exist(page: str) -> None:
     assert [f"{file}::{test}" for file, test in named if test not in functions(file)] == []
 
 
-def test_the_study_is_of_the_weights_that_come_with_the_software() -> None:
+def test_the_study_says_of_which_weights_it_is() -> None:
     manifest = json.loads((TESTING.parent / "Resources" / "Models" / "dose-unet.json").read_text(encoding="utf-8"))
     page = (DOCS / "recalibration.md").read_text(encoding="utf-8")
     named = re.findall(r"Weights ([0-9a-f]{8,})", page)
-    # Of the dose network without its coarse one only where the page says so.
-    says_alone = "without the coarse one" in " ".join(page.split())
-    of = manifest["dose_network_sha256" if says_alone else "sha256"]
+    # Of the dose network that training went on from, without a coarse one, only where the page says so.
+    says_before = "that the last stage of training began from, without a coarse one" in " ".join(page.split())
+    of = manifest["training"]["begun_from"] if says_before else manifest["sha256"]
     assert named and all(of.startswith(digest) for digest in named)
 
 

@@ -126,7 +126,7 @@ def test_towards_the_end_patients_lie_as_they_do() -> None:
     settings = TrainingSettings(10, turned_ratio=0.5, upended_ratio=0.4, deformed_ratio=0.7, settled_from_ratio=0.6)
     assert settings.moves_at(0.59) == (0.5, 0.4, 0.7)
     assert settings.moves_at(0.6) == settings.moves_at(1.1) == pytest.approx((0.15, 0.12, 0.0))
-    assert TrainingSettings(10).moves_at(0.99) == (0.5, 0.0, 0.0)
+    assert TrainingSettings(10, settled_from_ratio=1.0).moves_at(0.99) == (0.5, 0.0, 0.0)
 
 
 def test_the_dvh_loss_comes_late() -> None:

@@ -147,9 +147,12 @@ def block_doses(dose_gy: Tensor, mask: Tensor, block: int) -> tuple[Tensor, Tens
 
 
 def _mirrored(example: Example) -> Example:
-    names = example.names
-    order = [names.index(other) if (other := mirrored_name(name)) in names else i for i, name in enumerate(names)]
-    return replace(example, values=example.values.flip(2)[..., [*order, -2, -1]])
+    return replace(example, values=example.values.flip(2)[..., [*mirrored_order(example.names), -2, -1]])
+
+
+def mirrored_order(names: Sequence[str]) -> list[int]:
+    """Which of the inputs stands for each where left and right are exchanged."""
+    return [names.index(other) if (other := mirrored_name(name)) in names else i for i, name in enumerate(names)]
 
 
 def _moved(example: Example, angle: float, pixel_ratio: float, place: Sequence[float]) -> Example:

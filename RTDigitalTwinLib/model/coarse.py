@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from RTDigitalTwinLib.model.augmentation import block_doses
+from RTDigitalTwinLib.model.augmentation import block_doses, mirrored_order
 from RTDigitalTwinLib.model.features import Features
 from RTDigitalTwinLib.model.network import PRESCRIPTION_SCALE_GY, DoseUNet, Encoded
 from RTDigitalTwinLib.patient.volume import Quantity, Volume
@@ -24,12 +24,14 @@ WEIGHT_OF_COARSE = 0.5
 
 
 def coarse_dose_gy(network: DoseUNet, channels: Tensor) -> Tensor:
-    """A coarse network's dose (slices, rows, columns) of blocks, without dropout.
+    """A coarse network's dose (slices, rows, columns) of blocks, without dropout: the mean of two views, one mirrored.
 
     ``channels``: its inputs (1, names, slices, rows, columns) in native voxels.
     """
     means = functional.avg_pool3d(channels, network.configuration.block)
-    return network(means.contiguous(memory_format=torch.channels_last_3d))[0]
+    mirrored = means[:, mirrored_order(network.configuration.channels)].flip(-1)
+    seen, otherwise = (network(view.contiguous(memory_format=torch.channels_last_3d))[0] for view in (means, mirrored))
+    return (seen + otherwise.flip(-1)) / 2
 
 
 def interpolated(of_blocks: Tensor, share: Tensor, block: int) -> Tensor:
