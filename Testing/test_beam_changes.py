@@ -222,9 +222,10 @@ def test_slopes_are_those_of_automatic_differentiation(prediction: DoseEnsemble)
         free = change_gy.clone().requires_grad_()
         (wanted,) = torch.autograd.grad(part.value(free), free)
         found = torch.zeros_like(present)
-        part.slope(change_gy, found)
+        for _ in range(2):  # it adds to what is there
+            part.slope(change_gy, found)
         assert float(wanted.abs().max()) > 0, part.label
-        assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max()), part.label  # float32
+        assert float((found / 2 - wanted).abs().max()) < 1e-5 * float(wanted.abs().max()), part.label  # float32
 
 
 def test_what_is_kept_is_penalised_where_it_changes(prediction: DoseEnsemble) -> None:

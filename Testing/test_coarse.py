@@ -22,6 +22,7 @@ from RTDigitalTwinLib.model.training import WEIGHTS, Training, TrainingSettings,
 from RTDigitalTwinLib.model.training_data import TrainingCase
 from RTDigitalTwinLib.model.weights import join_weights, load_network, manifest_path, save_weights
 from RTDigitalTwinLib.patient.patient import Patient
+from RTDigitalTwinLib.report.training_plot import write_training_plot
 from RTDigitalTwinLib.solver.sampling import sample_dose
 from Testing.builders import small_patient
 
@@ -118,6 +119,14 @@ def test_a_coarse_network_sees_a_patient_and_its_mirror_image_alike(
         by_itself = members[0](functional.avg_pool3d(example.channels, 2))[0]
     assert torch.allclose(of_mirrored.flip(-1), dose, atol=1e-3)
     assert (by_itself - dose).abs().max() > 0.1
+
+
+def test_the_log_of_the_coarse_network_that_comes_with_the_software_is_drawn(tmp_path: Path) -> None:
+    (trained,) = load_network().manifest["coarse_training"]
+    errors = [entry["validation_error_of_blocks_gy"] for entry in trained["log"]]
+    assert len(errors) > 3 and errors[-1] < errors[0]
+    write_training_plot(trained["log"], tmp_path / "log.png")
+    assert (tmp_path / "log.png").stat().st_size > 5000
 
 
 def test_all_samples_share_the_correction(alone: DoseSurrogate, together: DoseSurrogate, sample: Patient) -> None:

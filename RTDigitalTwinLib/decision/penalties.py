@@ -59,7 +59,7 @@ class Penalty:
         return tail_mean(((beyond.clamp(min=0) / self.limit_gy).square() * weights).sum(dim=1), tail_ratio)
 
     def slope(self, doses_gy: Tensor, weights: Tensor, tail_ratio: float = 1.0) -> Tensor:
-        """(voxels,) derivative of ``of`` by a dose added to all samples, none of them kept above 0 before.
+        """(voxels,) derivative of ``of``, of doses kept above 0, by a dose added to all samples.
 
         By hand: for a search it takes a third of what automatic differentiation does. Of a mean, ``doses_gy`` are the
         means (samples, 1).

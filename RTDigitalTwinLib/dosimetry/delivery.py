@@ -68,6 +68,7 @@ def displacement_mm(patient: Patient, change: Change) -> NDArray[np.float64]:
     Inside a parotid the map is a scaling about its centroid by the cube root of the volume left, so that exactly the
     share asked for is lost; outside, that displacement falls off as a Gaussian of the distance to the gland. The skin
     moves inwards along the surface's normal, tissue below it less as an exponential of its depth. The parts are added.
+    Read-only where it is the same everywhere.
     """
     grid, shift_mm = patient.ct.grid, np.asarray(change.shift_mm, dtype=float)
     if not change.parotid_shrinkage_ratio and not change.weight_loss_mm:

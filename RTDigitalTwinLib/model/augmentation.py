@@ -53,18 +53,18 @@ class Example:
         """(1, slices, rows, columns): how much of a voxel, or of a block of voxels, can receive dose."""
         return self.values[None, ..., -1].contiguous()
 
-    def in_blocks(self, block: int, first: int = 0) -> Example:
+    def in_blocks(self, block: int, first: Sequence[int] = (0, 0, 0)) -> Example:
         """The means of voxels over blocks of so many along each direction; of the dose, over its part of the mask.
 
-        The mask becomes the share of a block. The crop grows so that blocks may begin ``first`` voxels, fewer than
-        there are in a block, before it.
+        The mask becomes the share of a block. Blocks begin ``first`` voxels before the crop, along slices, rows and
+        columns, fewer than there are in a block; the crop grows for that.
         """
         if block == 1:
             return self
         values = self.values
-        if first:
-            sizes = [-(-(n + first) // SIZE_MULTIPLE) * SIZE_MULTIPLE for n in values.shape[:3]]
-            values = _cut(values, [-first] * 3, sizes, self.names)
+        if any(first):
+            sizes = [-(-(n + f) // SIZE_MULTIPLE) * SIZE_MULTIPLE for n, f in zip(values.shape, first, strict=False)]
+            values = _cut(values, [-f for f in first], sizes, self.names)
         inputs = functional.avg_pool3d(values[..., :-2].permute(3, 0, 1, 2), block).permute(1, 2, 3, 0)
         dose_gy, share = block_doses(values[..., -2], values[..., -1], block)
         return replace(self, values=torch.cat([inputs, dose_gy[..., None], share[..., None]], -1), block=block)
@@ -127,7 +127,9 @@ class Augmentation:
         return cls(drawn[0] < mirrored_ratio, turns, pixel_ratio, place, upended, deformation)
 
     def __call__(self, example: Example) -> Example:
-        """The example moved; what comes in from beyond its crop is as outside the patient."""
+        """The example moved; what comes in from beyond its crop, or of a deformed one from far off the dose mask, is as
+        outside the patient.
+        """
         if self.mirrored:
             example = _mirrored(example)
         if self.upended:
@@ -220,7 +222,7 @@ def _sharp(values: Tensor, like: Example) -> Tensor:
     share = values[..., -1]
     if like.block > 1:
         values[..., -1] = share * (share > LEAST_SHARE)
-        values[..., -2] /= share.clamp(min=LEAST_SHARE)
+        values[..., -2] *= (share > LEAST_SHARE) / share.clamp(min=LEAST_SHARE)
         return values
     # What ends at the mask's edge is interpolated among the voxels inside it.
     inside = torch.where(share >= 0.5, 1 / share.clamp(min=0.5), 0.0)

@@ -22,7 +22,7 @@ KNOTS = 5  # along each direction
 SLICE_SHIFT_VOXELS = 1.2  # standard deviations at the knots: of slices along slices,
 SLIDE_VOXELS = 1.0  # of whole slices over one another,
 BEND_VOXELS = 1.0  # and of what is in them
-SPARE_VOXELS = 6  # beyond the mask's box: no displacement is likely to be larger
+SPARE_VOXELS = 10  # beyond the mask's box is seen: more than a displacement is likely to be
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class TrainingSettings:
     mirrored_ratio: float = 0.5
     upended_ratio: float = 0.0
     deformed_ratio: float = 0.0
-    settled_from_ratio: float = 0.7
+    settled_from_ratio: float = 1.0
     dvh_weight: float = 0.15
     dvh_from_ratio: float = 0.4
     validations: int = 8

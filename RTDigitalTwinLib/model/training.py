@@ -199,7 +199,7 @@ class Training:
         turned, upended, deformed = s.moves_at(self.elapsed_ratio)
         augmentation = Augmentation.draw(random, s.mirrored_ratio, turned, s.pixel_range, upended, deformed)
         channels, block = self.network.configuration.channels, self.network.configuration.block
-        first = int(torch.randint(block, (1,), generator=random)) if block > 1 else 0
+        first = torch.randint(block, (3,), generator=random).tolist() if block > 1 else (0, 0, 0)
         seen = augmentation(case.example(channels).in_blocks(block, first))
         factors = [f.to(self.device) for f in self.network.draw_factors(1, random)]
         half = self._precision_for(seen.channels) is torch.bfloat16
